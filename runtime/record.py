@@ -1,0 +1,227 @@
+"""The record of a container in the state directory: `containers/<id>/container.json`, schema 1.
+
+This file is the contract between whoever launches a VM and the collector; `docs/reference/state-directory.md`
+describes it. A record is immutable: the runtime writes a new one over the old one, atomically.
+
+Raises:
+    RecordError: the file is not a record, or its schema is not known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+T = TypeVar("T")
+
+SCHEMA = 1
+FILE_NAME = "container.json"
+MAX_RECORD_BYTES = 1 << 20
+
+State = Literal["created", "starting", "running", "paused", "stopping", "exited", "dead", "removing"]
+Desired = Literal["running", "stopped"]
+Health = Literal["none", "starting", "healthy", "unhealthy"]
+StartPath = Literal["cold", "template", "pool"]
+
+STATES: tuple[State, ...] = get_args(State)
+LIVE_STATES: frozenset[State] = frozenset({"starting", "running", "paused", "stopping"})
+
+
+class RecordError(ValueError):
+    """A `container.json` that is not a record of a schema this program knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the container may use. `cpu_quota` is in CPUs (1.5 = one and a half), None = all its vCPUs."""
+
+    memory_bytes: int
+    vcpus: int
+    cpu_quota: float | None = None
+    disk_bytes: int = 10 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """The QEMU process; valid only while field 22 of `/proc/<pid>/stat` equals `pid_start_ticks`."""
+
+    pid: int
+    pid_start_ticks: int
+    ram_bytes: int
+    vcpus: int
+    accel: Literal["tcg", "kvm"]
+    machine: str
+    uid: int
+    kernel: str
+    start_path: StartPath
+    start_path_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroups:
+    """Absolute directories of the VM's host cgroups; `v1` maps a controller's name to its directory."""
+
+    v2: str | None = None
+    v1: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One published port."""
+
+    host_ip: str
+    host_port: int
+    container_port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The VM's tap and address."""
+
+    tap: str
+    bridge: str
+    address: str
+    mac: str
+    ports: tuple[Port, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Names of the statistics sockets, relative to the record's directory."""
+
+    qmp_stats: str = "qmp-stats.sock"
+    agent_stats: str = "agent-stats.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Where things are inside the guest."""
+
+    cgroup: str = "/sys/fs/cgroup/container"
+    interface: str = "eth0"
+    writable_device: str | None = "vdb"
+    image_device: str = "vda"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """State, and how it came about. Times are seconds since 1970.
+
+    `epoch` grows by one at every start; `restarts` counts the starts after the first.
+    """
+
+    state: State
+    desired: Desired
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+    error: str | None = None
+    restarts: int = 0
+    epoch: int = 0
+    health: Health = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One container, as the state directory tells it. `start_phases` maps a phase to seconds."""
+
+    id: str
+    name: str
+    image: str
+    image_digest: str
+    limits: Limits
+    lifecycle: Lifecycle
+    tenant: str = "default"
+    project: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    vm: Vm | None = None
+    cgroups: Cgroups = field(default_factory=Cgroups)
+    network: Network | None = None
+    sockets: Sockets = field(default_factory=Sockets)
+    guest: Guest = field(default_factory=Guest)
+    start_phases: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The record as one JSON text, with its schema number."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a record; members it does not know are ignored.
+
+        Raises:
+            RecordError: not JSON, not of schema 1, or a member is missing or of the wrong shape.
+        """
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as err:
+            raise RecordError(f"not JSON: {err}") from err
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            raise RecordError(f"schema {SCHEMA} expected")
+        try:
+            network = raw.get("network")
+            if network is not None:
+                ports = tuple(_build(Port, port) for port in network.get("ports", ()))
+                network = _build(Network, {**network, "ports": ports})
+            vm = raw.get("vm")
+            record = _build(
+                cls,
+                {
+                    **raw,
+                    "limits": _build(Limits, raw["limits"]),
+                    "lifecycle": _build(Lifecycle, raw["lifecycle"]),
+                    "vm": None if vm is None else _build(Vm, vm),
+                    "cgroups": _build(Cgroups, raw.get("cgroups") or {}),
+                    "network": network,
+                    "sockets": _build(Sockets, raw.get("sockets") or {}),
+                    "guest": _build(Guest, raw.get("guest") or {}),
+                },
+            )
+        except (KeyError, TypeError, AttributeError) as err:
+            raise RecordError(f"not a container record: {err}") from err
+        if record.lifecycle.state not in STATES:
+            raise RecordError(f"unknown state {record.lifecycle.state!r}")
+        return record
+
+
+def _build(kind: type[T], raw: Mapping[str, Any]) -> T:
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # every caller passes a dataclass
+    return kind(**{key: value for key, value in raw.items() if key in names})
+
+
+def write(directory: Path, record: Record) -> None:
+    """Replace the record in `directory` atomically; a reader sees the old one or the new one.
+
+    Raises:
+        OSError: the directory is gone or the disk is full; the old record is then still whole.
+    """
+    temporary = directory / f".{FILE_NAME}.{os.getpid()}"
+    try:
+        temporary.write_text(record.to_json())
+        temporary.replace(directory / FILE_NAME)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read(directory: Path) -> Record:
+    """The record in `directory`.
+
+    Raises:
+        FileNotFoundError: there is none (yet, or any more).
+        RecordError: it is not one.
+    """
+    with (directory / FILE_NAME).open("rb") as file:
+        text = file.read(MAX_RECORD_BYTES + 1)
+    if len(text) > MAX_RECORD_BYTES:
+        raise RecordError(f"larger than {MAX_RECORD_BYTES} bytes")
+    return Record.from_json(text)
