@@ -1,0 +1,75 @@
+"""Configuration of all programs: `HYPER_*` in the environment over `/etc/hyper/hyper.toml` over what stands here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+CONFIG_FILE = Path(os.environ.get("HYPER_CONFIG", "/etc/hyper/hyper.toml"))
+
+
+class Config(BaseSettings):
+    """What can be set. A member `state_dir` is `HYPER_STATE_DIR` in the environment, `state_dir` in the file."""
+
+    model_config = SettingsConfigDict(env_prefix="HYPER_", extra="forbid", frozen=True)
+
+    state_dir: Path = Field(Path("/run/hyper"), description="Sockets and container records.")
+    data_dir: Path = Field(
+        Path("/var/lib/hyper"), description="Images, disks, logs, templates, the database."
+    )
+    bridge: str = Field("hyper0", max_length=15, description="Bridge that the micro-VMs are attached to.")
+    subnet: str = Field(
+        "10.97.0.0/16", description="IPv4 network of the bridge; its first address is the bridge's own."
+    )
+    dns: list[str] = Field(default_factory=list, description="Name servers of containers; empty: the host's.")
+    insecure_registries: list[str] = Field(
+        default_factory=list, description="host:port of registries without TLS, beside those on loopback."
+    )
+    qemu: str = Field("qemu-system-x86_64", description="QEMU program, a name on PATH or a path.")
+    kernel: Path | None = Field(None, description="Guest kernel; unset: the newest found.")
+    accel: str = Field("auto", pattern="^(auto|kvm|tcg)$", description="auto probes KVM by booting a guest.")
+    uid_base: int = Field(900_000, ge=1000, description="First of the unprivileged uids that VMs run under.")
+    default_memory_bytes: int = Field(
+        128 * 1024**2, ge=16 * 1024**2, description="Memory limit of a container."
+    )
+    default_disk_bytes: int = Field(
+        10 * 1024**3, ge=16 * 1024**2, description="Apparent size of the writable layer."
+    )
+    template: bool = Field(default=True, description="Start VMs from a template where one is ready.")
+    node: str = Field(default_factory=lambda: os.uname().nodename, description="Name of this host in labels.")
+
+    exporter_listen: str = Field("127.0.0.1:9720", description="Address of /metrics.")
+    exporter_url: str = Field("http://127.0.0.1:9720", description="Where `hyper stats` finds the exporter.")
+    interval_s: float = Field(10.0, gt=0, description="Seconds between two samples.")
+    tombstone_ttl_s: float = Field(
+        600.0, ge=0, description="How long a removed container keeps its last words."
+    )
+    influx_url: str | None = Field(None, description="InfluxDB v2 endpoint; unset: no InfluxDB output.")
+    influx_org: str = Field("hyper", description="InfluxDB organisation.")
+    influx_bucket: str = Field("hyper", description="InfluxDB bucket.")
+    influx_token_file: Path | None = Field(None, description="File that holds the InfluxDB token.")
+
+    remediation_listen: str = Field("127.0.0.1:9721", description="Address of the Alertmanager webhook.")
+    remediation_token_file: Path | None = Field(
+        None, description="File with the webhook's bearer token; unset: loopback only."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, the environment over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=CONFIG_FILE)
