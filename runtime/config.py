@@ -22,9 +22,7 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HYPER_", extra="forbid", frozen=True)
 
     state_dir: Path = Field(Path("/run/hyper"), description="Sockets and container records.")
-    data_dir: Path = Field(
-        Path("/var/lib/hyper"), description="Images, disks, logs, templates, the database."
-    )
+    data_dir: Path = Field(Path("/var/lib/hyper"), description="Images, disks, logs, templates, the database.")
     bridge: str = Field("hyper0", max_length=15, description="Bridge that the micro-VMs are attached to.")
     subnet: str = Field(
         "10.97.0.0/16", description="IPv4 network of the bridge; its first address is the bridge's own."
@@ -37,21 +35,15 @@ class Config(BaseSettings):
     kernel: Path | None = Field(None, description="Guest kernel; unset: the newest found.")
     accel: str = Field("auto", pattern="^(auto|kvm|tcg)$", description="auto probes KVM by booting a guest.")
     uid_base: int = Field(900_000, ge=1000, description="First of the unprivileged uids that VMs run under.")
-    default_memory_bytes: int = Field(
-        128 * 1024**2, ge=16 * 1024**2, description="Memory limit of a container."
-    )
-    default_disk_bytes: int = Field(
-        10 * 1024**3, ge=16 * 1024**2, description="Apparent size of the writable layer."
-    )
+    default_memory_bytes: int = Field(128 * 1024**2, ge=16 * 1024**2, description="Memory limit of a container.")
+    default_disk_bytes: int = Field(10 * 1024**3, ge=16 * 1024**2, description="Apparent size of the writable layer.")
     template: bool = Field(default=True, description="Start VMs from a template where one is ready.")
     node: str = Field(default_factory=lambda: os.uname().nodename, description="Name of this host in labels.")
 
     exporter_listen: str = Field("127.0.0.1:9720", description="Address of /metrics.")
     exporter_url: str = Field("http://127.0.0.1:9720", description="Where `hyper stats` finds the exporter.")
     interval_s: float = Field(10.0, gt=0, description="Seconds between two samples.")
-    tombstone_ttl_s: float = Field(
-        600.0, ge=0, description="How long a removed container keeps its last words."
-    )
+    tombstone_ttl_s: float = Field(600.0, ge=0, description="How long a removed container keeps its last words.")
     influx_url: str | None = Field(None, description="InfluxDB v2 endpoint; unset: no InfluxDB output.")
     influx_org: str = Field("hyper", description="InfluxDB organisation.")
     influx_bucket: str = Field("hyper", description="InfluxDB bucket.")
