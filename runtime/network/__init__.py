@@ -1,0 +1,5 @@
+"""The host's side of container networking: one bridge, one tap a VM, one nftables table.
+
+All that is made here carries the names of the configuration (bridge) or begins with `hyp` (taps); nothing else on
+the host is touched.
+"""

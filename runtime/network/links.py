@@ -1,0 +1,138 @@
+"""Bridge and taps, over netlink.
+
+A tap is not persistent: it lives as long as somebody (QEMU) holds its descriptor, so that a dead VM leaves none.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import ipaddress
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyroute2 import AsyncIPRoute, NetlinkError
+
+from runtime.errors import HostUnable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TAP_PREFIX = "hyp"
+
+# linux/if_tun.h
+_TUNSETIFF = 0x400454CA
+_IFF_TAP = 0x0002
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000  # lets offloads through: half the throughput is lost without it
+
+
+def tap_name(container_id: str) -> str:
+    """The tap of a container; an interface name has at most 15 characters."""
+    return TAP_PREFIX + container_id[:12]
+
+
+def mac_of(address: str) -> str:
+    """A MAC derived from the IPv4 address, so that a reused address never meets a stale ARP entry."""
+    packed = ipaddress.IPv4Address(address).packed
+    return "52:54:" + ":".join(f"{byte:02x}" for byte in packed)
+
+
+def open_tap(name: str) -> int:
+    """Make a tap and return its descriptor (inheritable by nobody until it is passed on).
+
+    Raises:
+        HostUnable: no `/dev/net/tun`, or no right to use it.
+    """
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as err:
+        raise HostUnable(
+            f"cannot open /dev/net/tun: {err.strerror}. Run hyperd as root and load the kernel's 'tun' module"
+        ) from err
+    try:
+        request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+        fcntl.ioctl(fd, _TUNSETIFF, request)
+    except OSError as err:
+        os.close(fd)
+        raise HostUnable(f"cannot make the tap {name}: {err.strerror}. hyperd needs CAP_NET_ADMIN") from err
+    return fd
+
+
+async def attach_tap(name: str, bridge: str) -> None:
+    """Put the tap on the bridge and set it up.
+
+    Raises:
+        HostUnable: the bridge is gone, or netlink refuses.
+    """
+    async with AsyncIPRoute() as netlink:
+        try:
+            tap = await _index(netlink, name)
+            await netlink.link("set", index=tap, master=await _index(netlink, bridge), state="up")
+        except NetlinkError as err:
+            raise HostUnable(f"cannot attach {name} to the bridge {bridge}: {err}") from err
+
+
+async def ensure_bridge(name: str, subnet: str) -> None:
+    """Make the bridge with the first address of the subnet, unless it is there; allow forwarding.
+
+    Raises:
+        HostUnable: another interface has the name, or the rights are missing.
+    """
+    network = ipaddress.IPv4Network(subnet)
+    async with AsyncIPRoute() as netlink:
+        try:
+            if not await netlink.link_lookup(ifname=name):
+                await netlink.link("add", ifname=name, kind="bridge")
+            index = await _index(netlink, name)
+            await _add_address(netlink, index, str(network[1]), network.prefixlen)
+            await netlink.link("set", index=index, state="up")
+        except NetlinkError as err:
+            raise HostUnable(
+                f"cannot make the bridge {name}: {err}. hyperd needs root (CAP_NET_ADMIN); "
+                "set HYPER_BRIDGE if the name is taken"
+            ) from err
+    _sysctl(
+        {
+            "net/ipv4/ip_forward": "1",
+            # A published port on 127.0.0.1 is rewritten to the guest's address on its way out of the bridge.
+            f"net/ipv4/conf/{name}/route_localnet": "1",
+            f"net/ipv6/conf/{name}/disable_ipv6": "1",
+        }
+    )
+
+
+async def remove_bridge(name: str) -> None:
+    """Remove the bridge; none is no failure."""
+    async with AsyncIPRoute() as netlink:
+        for index in await netlink.link_lookup(ifname=name):
+            await netlink.link("del", index=index)
+
+
+async def _add_address(netlink: AsyncIPRoute, index: int, address: str, prefix: int) -> None:
+    try:
+        await netlink.addr("add", index=index, address=address, prefixlen=prefix)
+    except NetlinkError as err:
+        if err.code != errno.EEXIST:
+            raise
+
+
+async def _index(netlink: AsyncIPRoute, name: str) -> int:
+    found = await netlink.link_lookup(ifname=name)
+    if not found:
+        raise HostUnable(f"there is no network interface {name}")
+    return int(found[0])
+
+
+def _sysctl(values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        path = Path("/proc/sys") / name
+        try:
+            if path.read_text().strip() != value:
+                path.write_text(value)
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+        except OSError as err:
+            raise HostUnable(f"cannot set {name.replace('/', '.')} to {value}: {err.strerror}") from err

@@ -1,0 +1,69 @@
+"""Reservation of host ports: a bound socket for each, so that a taken port is found before a VM starts."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+from runtime.errors import InvalidInput, PortInUse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runtime.record import Port
+
+
+class PortReservations:
+    """Sockets that hold the published ports of running containers.
+
+    They never accept: packets are rewritten before they reach a socket of the host.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, list[socket.socket]] = {}
+
+    def reserve(self, container_id: str, ports: Iterable[Port]) -> None:
+        """Bind all the ports for the container, or none.
+
+        Raises:
+            PortInUse: somebody listens there already.
+            InvalidInput: the address is not of this host, or the port needs a right that is missing.
+        """
+        self.release(container_id)
+        held: list[socket.socket] = []
+        try:
+            for port in ports:
+                held.append(_bind(port))  # noqa: PERF401 -- what is bound so far must be known if the next one fails
+        except BaseException:
+            for one in held:
+                one.close()
+            raise
+        self._sockets[container_id] = held
+
+    def release(self, container_id: str) -> None:
+        """Give the container's ports back; a container that holds none is no failure."""
+        for held in self._sockets.pop(container_id, ()):
+            held.close()
+
+
+def _bind(port: Port) -> socket.socket:
+    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+    held = socket.socket(socket.AF_INET, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            # Connections of an earlier server in TIME_WAIT are no reason to refuse; a listener is.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((port.host_ip, port.host_port))
+        if kind == socket.SOCK_STREAM:
+            held.listen(1)
+    except OSError as err:
+        held.close()
+        where = f"{port.host_ip}:{port.host_port}/{port.protocol}"
+        if err.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"port {where} is already in use on this host: publish another one (-p) or stop what listens there",
+                field="ports",
+            ) from err
+        raise InvalidInput(f"cannot publish {where}: {err.strerror}", field="ports") from err
+    return held
