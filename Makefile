@@ -1,0 +1,39 @@
+# Everything starts here: `make help` lists what there is.
+VENV ?= .venv
+BUILD ?= build
+PY = $(VENV)/bin/python
+PYTEST_ARGS ?=
+CODE = collector exporter runtime dashboards alerts
+SUITES = tests/unit tests/golden tests/contract tests/property tests/rules tests/e2e
+export VENV BUILD
+
+.DEFAULT_GOAL = help
+.PHONY: help setup check test bench generate demo down lock
+
+help: ## Show this table
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: ## Install what is missing: packages, .venv, guest program, guest kernel (Debian 12, root)
+	@scripts/setup
+
+check: ## Lint, formatting, types, import contracts, generated files
+	@scripts/check
+
+test: setup check ## Set up, check, and run all tests
+	@mkdir -p $(BUILD)
+	@$(PY) -m pytest --junitxml=$(BUILD)/junit.xml $(PYTEST_ARGS) && $(PY) -m scripts.suites $(BUILD)/junit.xml
+
+bench: setup ## Measure: template clone against cold boot, cost of a scrape
+	@$(PY) -m pytest tests/bench -s $(PYTEST_ARGS)
+
+generate: ## Write the generated files again: dashboards, rules, reference pages
+	@scripts/generate
+
+demo: setup ## Set up, start the stack, run nginx as a micro-VM, show its vital signs
+	@$(PY) -m scripts.demo
+
+down: ## End the demo: its containers, the stack, taps, bridge, rules
+	@$(PY) -m scripts.stack down
+
+lock: ## Resolve the Python dependencies again into requirements.lock
+	@scripts/lock
