@@ -1,0 +1,1 @@
+"""Declarations of all metrics, one module per first word of their names."""

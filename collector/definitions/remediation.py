@@ -1,0 +1,26 @@
+"""`hyper_remediation_*`: what the alert controller does. It exports them itself, `hyper-exporter` does not."""
+
+from __future__ import annotations
+
+from collector.metric import Metric
+
+ACTIONS_TOTAL = Metric(
+    "hyper_remediation_actions_total", "counter", "", "Actions taken on containers.",
+    "hyper_remediation", "remediation controller", labels=("action", "reason", "outcome"), scope="remediation",
+)  # fmt: skip
+DECISIONS_TOTAL = Metric(
+    "hyper_remediation_decisions_total", "counter", "", "Alerts received, by what was decided.",
+    "hyper_remediation", "remediation controller", labels=("decision", "reason"), scope="remediation",
+)  # fmt: skip
+LAST_ACTION_TIMESTAMP_SECONDS = Metric(
+    "hyper_remediation_last_action_timestamp_seconds", "gauge", "seconds", "Time of the last action, since 1970.",
+    "hyper_remediation", "remediation controller", scope="remediation",
+)  # fmt: skip
+ACTION_DURATION_SECONDS = Metric(
+    "hyper_remediation_action_duration_seconds", "histogram", "seconds", "How long an action took.",
+    "hyper_remediation", "remediation controller", labels=("action",), scope="remediation",
+)  # fmt: skip
+WEBHOOK_REQUESTS_TOTAL = Metric(
+    "hyper_remediation_webhook_requests_total", "counter", "", "Requests to the Alertmanager webhook, by HTTP status.",
+    "hyper_remediation", "remediation controller", labels=("code",), scope="remediation",
+)  # fmt: skip
