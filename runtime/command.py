@@ -1,0 +1,155 @@
+"""Run a program: with a deadline, bounded output, and nothing left of it when the caller goes away.
+
+A program runs in a session of its own and dies with this process (`setpriv --pdeathsig`), also when this process is
+killed with -9. On cancellation, on the deadline and on too much output its whole process group is killed and reaped
+before the exception goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runtime.errors import HostUnable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+STDOUT_LIMIT_BYTES = 8 << 20
+STDERR_KEPT_BYTES = 16 << 10
+_CHUNK_BYTES = 64 << 10
+
+DEBIAN_PACKAGES: Mapping[str, str] = {
+    "busybox": "busybox-static",
+    "fsck.erofs": "erofs-utils",
+    "ip": "iproute2",
+    "mke2fs": "e2fsprogs",
+    "mkfs.erofs": "erofs-utils",
+    "nft": "nftables",
+    "prlimit": "util-linux",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+    "skopeo": "skopeo",
+    "umoci": "umoci",
+}
+
+
+class OutputTooLarge(Exception):  # noqa: N818 -- reads as what happened, and callers map it to an error of their own
+    """The program wrote more to stdout than the caller takes; it was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended. `returncode` is negative for a signal; `stderr` is the last 16 KiB of it."""
+
+    program: str
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line of stderr that says anything: where most programs put their error."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        if lines:
+            return lines[-1]
+        return f"{self.program} ended with {self.returncode} and said nothing"
+
+
+def find(program: str) -> str:
+    """The absolute path of a program.
+
+    Raises:
+        HostUnable: it is not installed; the message names the Debian package.
+    """
+    path = shutil.which(program)
+    if path is None:
+        package = DEBIAN_PACKAGES.get(program)
+        remedy = f"install it: apt-get install {package}" if package else "install it, or put its directory on PATH"
+        raise HostUnable(f"the program {program} is not on this host; {remedy}")
+    return path
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    stdout_limit_bytes: int = STDOUT_LIMIT_BYTES,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    memory_limit_bytes: int | None = None,
+    file_limit_bytes: int | None = None,
+) -> Finished:
+    """Run a program to its end; a non-zero exit is a result, not an exception.
+
+    Args:
+        argv: Program and arguments; no shell.
+        timeout_s: After this it is killed.
+        stdout_limit_bytes: More on stdout kills it. Of stderr the end is kept.
+        env: Added to this process's environment.
+        cwd: Its working directory.
+        memory_limit_bytes: `RLIMIT_AS`. Go programs reserve much more than they use: not for them.
+        file_limit_bytes: `RLIMIT_FSIZE`, the largest file it may write.
+
+    Raises:
+        HostUnable: the program is not installed.
+        TimeoutError: it did not end in time.
+        OutputTooLarge: it wrote more than the caller takes.
+    """
+    command = [find("setpriv"), "--pdeathsig", "KILL", find(argv[0]), *argv[1:]]
+    limits = [f"--as={memory_limit_bytes}"] if memory_limit_bytes is not None else []
+    limits += [f"--fsize={file_limit_bytes}"] if file_limit_bytes is not None else []
+    if limits:
+        command = [find("prlimit"), *limits, *command]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+    )
+    assert process.stdout is not None  # noqa: S101 -- for the type checker: both were asked for as pipes
+    assert process.stderr is not None  # noqa: S101 -- as above
+    readers = asyncio.gather(_read_all(process.stdout, stdout_limit_bytes), _read_tail(process.stderr))
+    try:
+        async with asyncio.timeout(timeout_s):
+            stdout, stderr = await readers
+            returncode = await process.wait()
+    except BaseException:
+        readers.cancel()
+        await asyncio.shield(_end(process))
+        raise
+    return Finished(argv[0], returncode, stdout, stderr.decode(errors="replace"))
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill the process group. The leader is not reaped yet (or is ours to reap), so its id cannot be another's."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+            os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+async def _read_all(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
+    parts = bytearray()
+    while chunk := await stream.read(_CHUNK_BYTES):
+        parts += chunk
+        if len(parts) > limit_bytes:
+            raise OutputTooLarge(f"more than {limit_bytes} bytes")
+    return bytes(parts)
+
+
+async def _read_tail(stream: asyncio.StreamReader) -> bytes:
+    tail = bytearray()
+    while chunk := await stream.read(_CHUNK_BYTES):
+        tail += chunk
+        del tail[:-STDERR_KEPT_BYTES]
+    return bytes(tail)

@@ -1,0 +1,86 @@
+"""What an image is to the rest of the runtime, and what a pull tells of its progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+Status = Literal["resolving", "waiting", "downloading", "downloaded", "checking", "unpacking", "writing", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """The part of the OCI image configuration that says how to run it (image-spec, `config.md`)."""
+
+    env: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    exposed_ports: tuple[str, ...] = ()
+    stop_signal: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    healthcheck: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """In the names of the OCI configuration, as the API has it."""
+        return {
+            "Env": list(self.env),
+            "Cmd": list(self.cmd),
+            "Entrypoint": list(self.entrypoint),
+            "User": self.user,
+            "WorkingDir": self.working_dir,
+            "ExposedPorts": {port: {} for port in self.exposed_ports},
+            "StopSignal": self.stop_signal,
+            "Labels": dict(self.labels),
+            "Healthcheck": None if self.healthcheck is None else dict(self.healthcheck),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image on this host.
+
+    `digest` is that of its platform's manifest; `created_at` is None if the image does not say.
+    """
+
+    digest: str
+    references: tuple[str, ...]
+    created_at: float | None
+    pulled_at: float
+    size_bytes: int
+    file: Path
+    config: ImageConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the API has it (`docs/reference/api.md`, "An image")."""
+        return {
+            "digest": self.digest,
+            "references": list(self.references),
+            "created_at": self.created_at,
+            "pulled_at": self.pulled_at,
+            "size_bytes": self.size_bytes,
+            "file": str(self.file),
+            "config": self.config.to_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a pull.
+
+    `current` and `total` are bytes of the whole image, or of `layer` (a digest) where one is named.
+    """
+
+    status: Status
+    layer: str | None = None
+    current: int | None = None
+    total: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a line of the API's pull answer."""
+        return {"status": self.status, "layer": self.layer, "current": self.current, "total": self.total}

@@ -1,0 +1,163 @@
+"""The SQLite tables of images and of the references to them, in the daemon's database.
+
+Methods block for well under a millisecond, or for as long as another connection holds the write lock (at most 10 s):
+call them in a thread. Each is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import DiskFull, HostUnable
+from runtime.images.image import Image, ImageConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BUSY_TIMEOUT_S = 10.0
+
+# `doomed`: removed by its user while a container still needed the file; `collect` takes it when none does.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (
+    digest TEXT PRIMARY KEY,
+    created_at REAL,
+    pulled_at REAL NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    config TEXT NOT NULL,
+    doomed INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS image_references (
+    reference TEXT PRIMARY KEY,
+    digest TEXT NOT NULL REFERENCES images (digest) ON DELETE CASCADE
+) STRICT;
+CREATE INDEX IF NOT EXISTS image_references_digest ON image_references (digest);
+"""
+
+
+class ImageIndex:
+    """Which images are here, and under what references."""
+
+    def __init__(self, database: Path, images_dir: Path) -> None:
+        self._images_dir = images_dir
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        with self._transaction(begin=False):
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def file(self, digest: str) -> Path:
+        """Where the image file of a digest is, or would be."""
+        return self._images_dir / digest.removeprefix("sha256:") / "image.erofs"
+
+    def put(self, image: Image) -> None:
+        """Add an image, or renew it."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO images (digest, created_at, pulled_at, size_bytes, config) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET created_at = excluded.created_at, pulled_at = excluded.pulled_at,"
+                " size_bytes = excluded.size_bytes, config = excluded.config",
+                (image.digest, image.created_at, image.pulled_at, image.size_bytes, json.dumps(image.config.to_dict())),
+            )
+
+    def tag(self, reference: str, digest: str) -> None:
+        """Let a reference name this image, and no other from now on."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO image_references VALUES (?, ?)"
+                " ON CONFLICT (reference) DO UPDATE SET digest = excluded.digest",
+                (reference, digest),
+            )
+            self._db.execute("UPDATE images SET doomed = 0 WHERE digest = ?", (digest,))
+
+    def untag(self, reference: str) -> None:
+        """Forget a reference; the image stays."""
+        with self._transaction():
+            self._db.execute("DELETE FROM image_references WHERE reference = ?", (reference,))
+
+    def doom(self, digest: str) -> None:
+        """Mark an image for `collect`."""
+        with self._transaction():
+            self._db.execute("UPDATE images SET doomed = 1 WHERE digest = ?", (digest,))
+
+    def doomed(self) -> tuple[str, ...]:
+        """Digests of images that were removed while in use."""
+        with self._lock:
+            return tuple(row[0] for row in self._db.execute("SELECT digest FROM images WHERE doomed = 1"))
+
+    def remove(self, digest: str) -> None:
+        """Forget an image and all references to it."""
+        with self._transaction():
+            self._db.execute("DELETE FROM images WHERE digest = ?", (digest,))
+
+    def by_reference(self, reference: str) -> Image | None:
+        """The image that a canonical reference names."""
+        found = self._select("WHERE digest = (SELECT digest FROM image_references WHERE reference = ?)", reference)
+        return found[0] if found else None
+
+    def by_digest(self, beginning: str) -> tuple[Image, ...]:
+        """The images whose digest begins so (with its `sha256:`; hexadecimal digits only)."""
+        return self._select("WHERE substr(digest, 1, length(?1)) = ?1", beginning)
+
+    def all(self) -> tuple[Image, ...]:
+        """All images, the newest first."""
+        return self._select("ORDER BY pulled_at DESC")
+
+    def _select(self, clause: str, *values: object) -> tuple[Image, ...]:
+        columns = "digest, created_at, pulled_at, size_bytes, config"
+        query = f"SELECT {columns} FROM images {clause}"  # noqa: S608 -- clauses stand in this class
+        names = "SELECT reference FROM image_references WHERE digest = ? ORDER BY reference"
+        with self._transaction():
+            return tuple(
+                Image(
+                    digest=row[0],
+                    references=tuple(name for (name,) in self._db.execute(names, (row[0],))),
+                    created_at=row[1],
+                    pulled_at=row[2],
+                    size_bytes=row[3],
+                    file=self.file(row[0]),
+                    config=_config(json.loads(row[4])),
+                )
+                for row in self._db.execute(query, values).fetchall()
+            )
+
+    @contextmanager
+    def _transaction(self, *, begin: bool = True) -> Iterator[None]:
+        with self._lock:
+            try:
+                if begin:
+                    self._db.execute("BEGIN")
+                yield
+                if begin:
+                    self._db.execute("COMMIT")
+            except sqlite3.Error as err:
+                if "full" in str(err):
+                    raise DiskFull(f"the database cannot be written: {err}; free some space") from err
+                raise HostUnable(f"the database cannot be used: {err}") from err
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+
+def _config(raw: dict[str, Any]) -> ImageConfig:
+    return ImageConfig(
+        env=tuple(raw["Env"]),
+        cmd=tuple(raw["Cmd"]),
+        entrypoint=tuple(raw["Entrypoint"]),
+        user=raw["User"],
+        working_dir=raw["WorkingDir"],
+        exposed_ports=tuple(raw["ExposedPorts"]),
+        stop_signal=raw["StopSignal"],
+        labels=raw["Labels"],
+        healthcheck=raw["Healthcheck"],
+    )
