@@ -1,0 +1,227 @@
+/* What the files of the guest init share. One thread, one epoll loop; nothing here blocks it for long. */
+#ifndef HYPER_H
+#define HYPER_H
+
+#include "json.h"
+
+#include <stdarg.h>
+#include <sys/types.h>
+
+#define RUN_DIR "/run/hyper"              /* files of ours; a tmpfs */
+#define ETC_DIR RUN_DIR "/etc"            /* hostname, hosts, resolv.conf, machine-id for the container */
+#define CGROUP_ROOT "/sys/fs/cgroup"
+#define CONTAINER_CGROUP CGROUP_ROOT "/container"
+
+/* --- main.c: sources of events. Edge-triggered: a flag stays set until a read or write says EAGAIN. */
+struct source {
+    int fd; /* -1: closed */
+    bool readable, writable;
+};
+bool source_open(struct source *source, int fd);
+void source_close(struct source *source);
+int64_t now_ns(int clock);
+
+/* --- boot.c */
+void say(const char *format, ...) __attribute__((format(printf, 1, 2))); /* one line on the console */
+bool write_file(const char *path, const char *text);                     /* existing file, one write */
+ssize_t read_small_file(const char *path, char *data, size_t size);      /* NUL-terminated; -1 and errno */
+void boot_mounts(void);
+void boot_modules(void);
+void boot_network(void);
+void boot_cgroups(void);
+/* Open the named virtio-serial ports, non-blocking; what has not come by the deadline is -1. */
+void boot_ports(const char *const *names, int *fds, int count, int64_t deadline_ns);
+
+/* --- faults: why a request is refused */
+struct fault {
+    const char *class; /* NULL: none */
+    char text[512];
+};
+bool refuse(struct fault *fault, const char *class, const char *format, ...) __attribute__((format(printf, 3, 4)));
+#define GENERIC "GenericError"
+#define NOT_FOUND "NotFound"
+#define NOT_EXECUTABLE "NotExecutable"
+#define INVALID "InvalidArgument"
+#define BAD_STATE "BadState"
+
+/* --- line.c: lines out of a byte stream */
+#define LINE_MAX_BYTES (1 << 20)
+struct line_buffer {
+    size_t start, scan, end;
+    bool skipping; /* until the next newline */
+    char data[LINE_MAX_BYTES + 1];
+};
+enum line_event { LINE_NONE, LINE_READY, LINE_TOO_LONG };
+char *line_space(struct line_buffer *lines, size_t *room);
+void line_added(struct line_buffer *lines, size_t length);
+enum line_event line_next(struct line_buffer *lines, char **line, size_t *length);
+
+/* --- port.c: the JSON ports */
+#define REPLY_MAX_BYTES (8 << 20)
+#define ID_MAX_BYTES 1024
+struct port {
+    struct source source;
+    bool stats;          /* read-only commands */
+    bool waiting;        /* the answer to the last request is yet to come; nothing is read before */
+    bool delimited;      /* the answer begins with 0xFF */
+    char id[ID_MAX_BYTES]; /* of the last request, as JSON; empty: it had none */
+    struct buffer out;
+    size_t out_sent;
+    struct line_buffer in;
+};
+void port_open(struct port *port, int fd, bool stats);
+bool port_pump(struct port *port); /* a bounded piece of work; true: there may be more */
+/* The answer to a request: `body` is JSON, or NULL for the fault. */
+void port_answer(struct port *port, const char *body, const struct fault *fault);
+
+/* --- commands.c */
+enum outcome { DONE, LATER };
+/* Run one request line; the body of `return` is written to `out`. LATER: port_answer() will be called. */
+enum outcome command_run(struct port *port, char *line, size_t length, struct buffer *out, struct fault *fault);
+
+/* --- requests.c: what requests ask for, checked. Strings point into the request line. */
+#define MAX_ARGS 4096
+#define MAX_ENV 4096
+#define MAX_TMPFS 32
+#define MAX_READ_FILES 128
+#define MAX_STATVFS 32
+#define MAX_HOSTS 64
+
+struct process_request {
+    const char *args[MAX_ARGS + 1], *env[MAX_ENV + 1];
+    int args_count, env_count;
+    const char *cwd, *user;
+    bool tty, want_stdin;
+    int rows, columns;
+};
+struct start_request {
+    struct process_request process;
+    const char *image_device, *image_type;
+    const char *writable_device, *writable_type, *writable_options; /* device NULL: none */
+    bool read_only;
+    struct { const char *path, *options; } tmpfs[MAX_TMPFS];
+    int tmpfs_count;
+    int64_t memory_max, memory_swap_max, cpu_quota_us, cpu_period_us, cpu_weight, pids_max; /* -1: not set */
+};
+struct exec_request {
+    struct process_request process;
+    uint32_t session;
+};
+struct identity_request {
+    int64_t time_ns; /* -1: not given */
+    unsigned char entropy[512];
+    int entropy_bytes;
+    const char *machine_id, *hostname;
+    bool network;
+    char interface[16];
+    unsigned char mac[6];
+    uint32_t address, gateway; /* network byte order; gateway 0: none */
+    int prefix, mtu;           /* mtu 0: leave */
+    const char *dns[16], *search[16];
+    int dns_count, search_count;
+    struct { const char *address, *name; } hosts[MAX_HOSTS];
+    int hosts_count;
+};
+struct read_request {
+    const char *files[MAX_READ_FILES], *statvfs[MAX_STATVFS];
+    int files_count, statvfs_count;
+    int64_t max_bytes;
+    bool stats; /* only /proc and /sys */
+};
+bool parse_start(const struct json *json, const struct json_node *arguments, struct start_request *request,
+                 struct fault *fault);
+bool parse_exec(const struct json *json, const struct json_node *arguments, struct exec_request *request,
+                struct fault *fault);
+bool parse_read(const struct json *json, const struct json_node *arguments, struct read_request *request,
+                struct fault *fault);
+bool parse_identity(const struct json *json, const struct json_node *arguments, struct identity_request *request,
+                    struct fault *fault);
+/* arguments.c: one member of a type. `fallback` is taken where the member is absent or null. */
+bool want_int(const struct json *json, const struct json_node *object, const char *key, int64_t low, int64_t high,
+              const int64_t *fallback, int64_t *value, struct fault *fault);
+bool want_bool(const struct json *json, const struct json_node *object, const char *key, bool *value,
+               struct fault *fault);
+bool want_text(const struct json *json, const struct json_node *object, const char *key, const char *fallback,
+               const char **value, struct fault *fault);
+bool want_texts(const struct json *json, const struct json_node *object, const char *key, const char **values,
+                int limit, int *count, struct fault *fault);
+
+/* --- container.c: the one container, and its states */
+enum container_state { IDLE, STARTING, RUNNING, EXITED };
+struct container {
+    enum container_state state;
+    pid_t pid;
+    int exit_code, signal; /* signal 0: none; valid once EXITED */
+    bool oom_killed;
+    int64_t oom_kills, started_ns, finished_ns;
+};
+extern struct container container;
+bool container_start(struct port *port, const struct start_request *request, struct fault *fault);
+bool container_exec(struct port *port, const struct exec_request *request, struct fault *fault);
+bool container_signal(int signal, bool all, struct fault *fault);
+int64_t container_oom_kills(void);
+void container_exited(pid_t pid, int status); /* any child of PID 1 */
+/* After events: answers from children, OOM, the way to the end. Returns how long the loop may sleep (-1: no limit). */
+int container_step(void);
+void machine_end(const char *mode) __attribute__((noreturn)); /* sync and end the VM */
+
+/* --- spawn.c and the files beside it: what happens in the child */
+struct child_report { /* sent over a SOCK_SEQPACKET pair; end of file without one: exec worked */
+    enum { CHILD_PID, CHILD_TTY, CHILD_FAULT } kind;
+    pid_t pid;
+    char class[20];
+    char text[480];
+};
+struct spawn {
+    const struct process_request *process;
+    const struct start_request *start; /* NULL: a session of the running container */
+    const char *const *base_env;       /* of the container, for sessions */
+    pid_t container;                   /* for sessions */
+    int report;                        /* the child's end */
+    int standard[3];                   /* -1: /dev/null, or the tty */
+};
+/* Returns the child's pid, or -1 with the fault set. */
+pid_t spawn_process(const struct spawn *spawn, struct fault *fault);
+/* In the child: report and end. */
+void child_fail(int report, const char *class, const char *format, ...)
+    __attribute__((format(printf, 3, 4), noreturn));
+void child_send(int report, struct child_report *message, int fd);
+void rootfs_enter(const struct start_request *request, int report);     /* rootfs.c */
+void process_exec(const struct spawn *spawn) __attribute__((noreturn)); /* process.c */
+struct user { /* user.c */
+    uid_t uid;
+    gid_t gid, groups[64];
+    int groups_count;
+    char home[256];
+};
+void user_find(const char *text, struct user *user, int report);
+
+/* --- log.c: hyper.log */
+void log_open(int fd);
+void log_sources(int out, int err); /* the container's output: pipes, or a tty and -1 */
+void log_event(const char *json);
+bool log_pump(void);
+bool log_drained(bool no_writer); /* all output is in the port; `no_writer`: nobody is left who could write more */
+void log_flush(void);             /* blocking: the last record has left the guest */
+
+/* --- streams.c: hyper.streams */
+void streams_open(int fd);
+void streams_container(int input, int tty); /* session 0: its stdin and its tty, or -1 */
+bool streams_can_start(uint32_t session, struct fault *fault);
+/* A session's ends of its pipes; a tty is both `input` and `out`. */
+bool streams_start(uint32_t session, pid_t pid, int input, int out, int err, struct fault *fault);
+void streams_exited(pid_t pid, int exit_code, int signal);
+bool streams_resize(uint32_t session, int rows, int columns, struct fault *fault);
+bool streams_pump(void);
+bool streams_idle(void); /* nothing left to send */
+
+/* --- identity.c, netlink.c */
+bool identity_set(const struct identity_request *request, struct fault *fault);
+bool network_set(const struct identity_request *request, struct fault *fault);
+
+/* --- stats.c */
+void stats_read(const struct read_request *request, struct buffer *out);
+
+extern int64_t boot_ns;
+
+#endif
