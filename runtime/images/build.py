@@ -1,7 +1,7 @@
 """Make an image file from an OCI layout: check the layers, unpack them with umoci, write erofs.
 
 Uncompressed erofs without inlined data reads fastest in a guest. The same image gives the same file: the file
-system's UUID comes from the manifest's digest, and its build time is 0.
+system's UUID comes from the manifest's digest, and its build time is a constant.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from runtime.images.image import Progress
 from runtime.images.registry import LAYOUT, TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 STEP_TIMEOUT_S = 3600.0
 SCAN_MEMORY_BYTES = 1 << 30
+# mkfs.erofs takes it as its build time and cuts later file times down to it. Files keep their own times (programs
+# compare them), so it must be later than all of them: 2100-01-01. With `-T` every file would get that one time.
+BUILD_TIME_S = 4_102_444_800
 ROOT = "root"
 FILE = "image.erofs"
 
@@ -61,8 +64,8 @@ async def build(temporary: Path, digest: str, limits: Limits, progress: Callable
     if done.returncode != 0:
         raise _fault(done, temporary, BadLayer(f"a layer cannot be unpacked: {_say_umoci(done)}", field="image"))
     progress(Progress("writing"))
-    make = ["mkfs.erofs", "--quiet", "-Enoinline_data", "-T0", "--preserve-mtime", "-U", _uuid(digest), FILE, ROOT]
-    done = await _run(make, temporary)
+    make = ["mkfs.erofs", "--quiet", "-Enoinline_data", "--preserve-mtime", "-U", _uuid(digest), FILE, ROOT]
+    done = await _run(make, temporary, env={"SOURCE_DATE_EPOCH": str(BUILD_TIME_S)})
     if done.returncode != 0:
         raise _fault(done, temporary, BadLayer(f"the image file cannot be written: {done.last_line}", field="image"))
     file = temporary / FILE
@@ -92,13 +95,19 @@ async def _scan(temporary: Path, manifest_digest: str, limits: Limits) -> None:
 
 
 async def _run(
-    argv: list[str], cwd: Path, *, memory_limit_bytes: int | None = None, file_limit_bytes: int | None = None
+    argv: list[str],
+    cwd: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    memory_limit_bytes: int | None = None,
+    file_limit_bytes: int | None = None,
 ) -> command.Finished:
     try:
         return await command.run(
             argv,
             timeout_s=STEP_TIMEOUT_S,
             cwd=cwd,
+            env=env,
             memory_limit_bytes=memory_limit_bytes,
             file_limit_bytes=file_limit_bytes,
         )

@@ -92,6 +92,8 @@ def check(entry: tarfile.TarInfo) -> None:
         raise Refused(f"the entry {entry.name!r} leaves the image's root")
     if entry.islnk() and not inside(entry.linkname):
         raise Refused(f"the hard link {entry.name!r} leads to {entry.linkname!r}, outside the image's root")
+    if entry.name.rpartition("/")[2] in (".wh.", ".wh..", ".wh..."):
+        raise Refused(f"the entry {entry.name!r} deletes no file but its own directory, or the one above")
     is_root = not [part for part in entry.name.split("/") if part not in ("", ".")]
     if is_root and not entry.isdir():
         raise Refused("an entry replaces the image's root by something that is no directory")
