@@ -90,18 +90,6 @@ class HostCgroups:
             ) from err
         return Cgroups(str(v2) if v2 else None, v1)
 
-    def enter(self, groups: Cgroups, pid: int) -> None:
-        """Move a process, with all its threads, into the groups.
-
-        Raises:
-            HostUnable: the kernel refuses, or the process has ended.
-        """
-        for directory in _directories(groups):
-            try:
-                (directory / "cgroup.procs").write_text(str(pid))
-            except OSError as err:
-                raise HostUnable(f"cannot move process {pid} into {directory}: {err.strerror}") from err
-
     def limit(self, groups: Cgroups, *, memory_bytes: int, cpus: float | None) -> None:
         """Set the limits of the whole VM: guest RAM with the VMM's own need, and CPU time.
 
@@ -121,7 +109,7 @@ class HostCgroups:
     def processes(self, groups: Cgroups) -> set[int]:
         """Pids that are in any of the groups."""
         found: set[int] = set()
-        for directory in _directories(groups):
+        for directory in directories(groups):
             with contextlib.suppress(OSError):
                 found.update(int(pid) for pid in (directory / "cgroup.procs").read_text().split())
         return found
@@ -133,7 +121,7 @@ class HostCgroups:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline_s
-        for directory in _directories(groups):
+        for directory in directories(groups):
             while directory.exists():
                 try:
                     directory.rmdir()
@@ -169,9 +157,10 @@ def _children(parent: Path) -> list[Path]:
         return []
 
 
-def _directories(groups: Cgroups) -> list[Path]:
+def directories(groups: Cgroups) -> tuple[Path, ...]:
+    """Every directory of the groups, once each."""
     paths = {*groups.v1.values(), *([groups.v2] if groups.v2 else [])}
-    return [Path(path) for path in sorted(paths)]
+    return tuple(Path(path) for path in sorted(paths))
 
 
 def _enable(directory: Path) -> None:

@@ -32,7 +32,7 @@ class Config(BaseSettings):
         default_factory=list, description="host:port of registries without TLS, beside those on loopback."
     )
     cgroup_parent: str = Field("hyper", pattern="^[a-z0-9_.-]+$", description="Control group that the VMs' are in.")
-    guest_init: Path | None = Field(None, description="The guest's PID 1; unset: /usr/lib/hyper/init or the checkout's.")
+    guest_init: Path | None = Field(None, description="Guest PID 1; unset: /usr/lib/hyper/init or the checkout's.")
     qemu: str = Field("qemu-system-x86_64", description="QEMU program, a name on PATH or a path.")
     kernel: Path | None = Field(None, description="Guest kernel; unset: the newest found.")
     accel: str = Field("auto", pattern="^(auto|kvm|tcg)$", description="auto probes KVM by booting a guest.")

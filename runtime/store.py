@@ -1,0 +1,186 @@
+"""The daemon's memory: containers, the journal of operations under way, and the audit log, in SQLite (WAL).
+
+A multi-step operation is written into the journal before it is begun, and struck out when it has ended; what stands there
+at start was interrupted. One daemon has the store open at a time (`runtime.daemon` holds a lock).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import DiskFull, NameInUse, RuntimeFault
+from runtime.record import Record
+from runtime.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS containers (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    slot INTEGER NOT NULL UNIQUE,   -- decides the address and the uid
+    spec TEXT NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS operations (
+    seq INTEGER PRIMARY KEY,
+    container_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    began REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS audit (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    container TEXT NOT NULL,
+    container_id TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A container as it is kept."""
+
+    id: str
+    slot: int
+    spec: Spec
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An entry of the journal. `kind`: create, start, stop, redeploy, remove."""
+
+    seq: int
+    container_id: str
+    kind: str
+    began: float
+
+
+class Store:
+    """One connection to `hyper.db`; every call is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute("PRAGMA busy_timeout=5000")
+        self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def rows(self) -> list[Row]:
+        """All containers, in the order of their creation."""
+        found = self._execute("SELECT id, slot, spec, record FROM containers ORDER BY rowid")
+        return [
+            Row(id_, slot, Spec.model_validate_json(spec), Record.from_json(record))
+            for id_, slot, spec, record in found
+        ]
+
+    def insert(self, spec: Spec, record: Record) -> tuple[int, Operation]:
+        """Keep a new container, with its `create` in the journal; returns its slot: the lowest that is free.
+
+        Raises:
+            NameInUse: another container has the name.
+        """
+        with self._transaction():
+            taken = {slot for (slot,) in self._execute("SELECT slot FROM containers")}
+            slot = next(number for number in range(len(taken) + 1) if number not in taken)
+            try:
+                self._execute(
+                    "INSERT INTO containers (id, name, slot, spec, record) VALUES (?, ?, ?, ?, ?)",
+                    record.id,
+                    record.name,
+                    slot,
+                    spec.model_dump_json(),
+                    record.to_json(),
+                )
+            except sqlite3.IntegrityError as err:
+                raise NameInUse(
+                    f"the container name {record.name!r} is already in use: remove that container "
+                    f"(hyper rm {record.name}) or choose another name",
+                    field="name",
+                ) from err
+            return slot, self.begin(record.id, "create")
+
+    def save(self, record: Record) -> None:
+        """Keep the container's new record."""
+        self._execute("UPDATE containers SET record = ? WHERE id = ?", record.to_json(), record.id)
+
+    def delete(self, container_id: str) -> None:
+        """Forget the container and its journal."""
+        with self._transaction():
+            self._execute("DELETE FROM containers WHERE id = ?", container_id)
+            self._execute("DELETE FROM operations WHERE container_id = ?", container_id)
+
+    def begin(self, container_id: str, kind: str) -> Operation:
+        """Write an operation down before it is begun."""
+        began = time.time()
+        cursor = self._execute(
+            "INSERT INTO operations (container_id, kind, began) VALUES (?, ?, ?)", container_id, kind, began
+        )
+        return Operation(int(cursor.lastrowid or 0), container_id, kind, began)
+
+    def end(self, operation: Operation) -> None:
+        """Strike an operation out: it is done, or undone."""
+        self._execute("DELETE FROM operations WHERE seq = ?", operation.seq)
+
+    def interrupted(self) -> list[Operation]:
+        """What the journal holds; at start: what was interrupted."""
+        found = self._execute("SELECT seq, container_id, kind, began FROM operations ORDER BY seq")
+        return [Operation(*row) for row in found]
+
+    def audit(self, actor: str, action: str, record: Record, reason: str, outcome: str, detail: dict[str, Any]) -> None:
+        """Append to the audit log."""
+        self._execute(
+            "INSERT INTO audit (time, actor, action, container, container_id, reason, outcome, detail)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            time.time(),
+            actor,
+            action,
+            record.name,
+            record.id,
+            reason,
+            outcome,
+            json.dumps(detail),
+        )
+
+    def audit_log(self, limit: int) -> list[dict[str, Any]]:
+        """The newest entries, newest first, as `docs/reference/api.md` has them."""
+        names = ("time", "actor", "action", "container", "container_id", "reason", "outcome", "detail")
+        found = self._execute(f"SELECT {', '.join(names)} FROM audit ORDER BY seq DESC LIMIT ?", limit)  # noqa: S608 -- names are ours
+        return [{**dict(zip(names, row, strict=True)), "detail": json.loads(row[-1])} for row in found]
+
+    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.OperationalError as err:
+            if "full" in str(err):
+                raise DiskFull("no space left for the database: free some below data_dir") from err
+            raise RuntimeFault(f"the database refused: {err}") from err
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._execute("COMMIT")

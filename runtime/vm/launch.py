@@ -1,0 +1,224 @@
+"""Starting one VM until its agent answers: cold, as a template, or as a clone of one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qemu.qmp import QMPClient, QMPError
+
+from runtime.errors import GuestFailed
+from runtime.network import links
+from runtime.vm import machine, process
+from runtime.vm.agent import Agent
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+    from typing import Any
+
+    from runtime.vm.kernel import Kernel
+    from runtime.vm.machine import Mode, Shape
+
+QEMU_LOG = "qemu.log"
+COLD_TIMEOUT_S = 60.0
+CLONE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What is the same for every VM of this host. `tsc_khz` is the host's time-stamp counter."""
+
+    qemu: str
+    qemu_version: str
+    kernel: Kernel
+    tsc_khz: int
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A booted guest to clone: its sealed memory (a descriptor of ours) and the file of its devices' state."""
+
+    key: str
+    shape: Shape
+    ram: int
+    state: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One VM to start. `directory` gets its sockets; None for `image` and `writable` are placeholders.
+
+    `bridge` is None for a VM without a network.
+    """
+
+    name: str
+    directory: Path
+    shape: Shape
+    uid: int
+    groups: tuple[Path, ...]
+    tap: str
+    bridge: str | None
+    console: Path
+    log: Path | None = None
+    image: Path | None = None
+    writable: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A VM whose agent has answered. Phases are in seconds: `vm` (QEMU is up), `agent` (it answered)."""
+
+    process: process.Process
+    agent: Agent
+    phases: dict[str, float]
+
+
+async def start(
+    host: Host,
+    order: Order,
+    mode: Mode,
+    *,
+    template: Template | None = None,
+    ram: int = -1,
+    vm_state: int = -1,
+    timeout_s: float | None = None,
+) -> Started:
+    """Start QEMU and wait for the agent. `ram` and `vm_state` are for making a template.
+
+    Raises:
+        GuestFailed: QEMU ended (its last line is in the message) or the agent did not answer in time;
+            QEMU is gone then.
+        HostUnable: a program, tap or bridge is missing.
+    """
+    began = time.monotonic()
+    order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        files = _open_files(host, order, mode, template, stack, ram=ram, vm_state=vm_state)
+        if order.bridge:
+            await links.attach_tap(order.tap, order.bridge)
+        command_line = machine.kernel_command_line(host.kernel, host.tsc_khz)
+        arguments = machine.arguments(order.name, order.shape, files, mode, host.kernel, command_line)
+        log = order.directory / QEMU_LOG
+        log.write_bytes(b"")
+        confinement = process.Confinement(order.uid, order.groups, kvm=order.shape.accel == "kvm")
+        running = process.start(host.qemu, arguments, files.inherited(), confinement, log)
+        deadline_s = timeout_s or (CLONE_TIMEOUT_S if mode == "clone" else COLD_TIMEOUT_S)
+        try:
+            if mode == "clone":
+                await _unless_ended(running, log, _load_state(order.directory, files.vm_state), deadline_s)
+            vm_up = time.monotonic()
+            agent = Agent(order.directory / "agent.sock")
+            await _unless_ended(running, log, agent.call("guest-ping", timeout_s=deadline_s), deadline_s)
+        except BaseException:
+            await asyncio.shield(running.kill())
+            raise
+    return Started(running, agent, {"vm": vm_up - began, "agent": time.monotonic() - vm_up})
+
+
+async def open_monitor(directory: Path, name: str = "qmp.sock") -> QMPClient:
+    """Connect to a VM's control monitor.
+
+    Raises:
+        GuestFailed: nobody answers, or it does not speak QMP.
+    """
+    client = QMPClient(name)
+    client.logger.setLevel(logging.CRITICAL)  # what went wrong is raised; it need not be logged as well
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connection.connect(f"/proc/self/fd/{descriptor}/{name}")
+        connection.setblocking(False)
+        await client.connect(connection)
+    except (OSError, QMPError) as err:
+        connection.close()
+        raise GuestFailed(f"QEMU's monitor {name} does not answer: {err}") from err
+    finally:
+        os.close(descriptor)
+    return client
+
+
+def _open_files(
+    host: Host,
+    order: Order,
+    mode: Mode,
+    template: Template | None,
+    stack: contextlib.ExitStack,
+    *,
+    ram: int,
+    vm_state: int,
+) -> machine.Files:
+    """Open all that QEMU gets; the stack closes our own copies once QEMU has its own."""
+
+    def opened(path: Path | None, flags: int) -> int:
+        if path is None:
+            return -1
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, descriptor)
+        return descriptor
+
+    def listening(name: str) -> int:
+        return stack.enter_context(process.listen(order.directory, name)).fileno()
+
+    appended = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    tap = links.open_tap(order.tap)
+    stack.callback(os.close, tap)
+    boots = mode != "clone"
+    return machine.Files(
+        qmp=listening("qmp.sock"),
+        qmp_stats=listening("qmp-stats.sock"),
+        agent=listening("agent.sock"),
+        agent_stats=listening("agent-stats.sock"),
+        streams=listening("streams.sock"),
+        log=opened(order.log, appended),
+        console=opened(order.console, appended),
+        tap=tap,
+        image=opened(order.image, os.O_RDONLY),
+        writable=opened(order.writable, os.O_RDWR),
+        ram=template.ram if template else ram,
+        kernel=opened(host.kernel.vmlinuz, os.O_RDONLY) if boots else -1,
+        initrd=opened(host.kernel.initrd, os.O_RDONLY) if boots else -1,
+        vm_state=opened(template.state, os.O_RDONLY) if template else vm_state,
+    )
+
+
+async def _load_state(directory: Path, descriptor: int) -> None:
+    monitor = await open_monitor(directory)
+    try:
+        # Sent in one go: QEMU runs them in order. The capability must be set before the state is read.
+        await asyncio.gather(
+            monitor.execute("migrate-set-capabilities", {"capabilities": [IGNORE_SHARED]}),
+            monitor.execute("migrate-incoming", {"uri": f"fd:{descriptor}"}),
+        )
+    except QMPError as err:
+        raise GuestFailed(f"QEMU refused the template: {err}") from err
+    finally:
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await monitor.disconnect()
+
+
+IGNORE_SHARED = {"capability": "x-ignore-shared", "state": True}
+
+
+async def _unless_ended(running: process.Process, log: Path, work: Coroutine[Any, Any, Any], timeout_s: float) -> None:
+    """Do the work, but give up as soon as QEMU ends or the time is over."""
+    task = asyncio.ensure_future(work)
+    end = asyncio.ensure_future(running.ended())
+    try:
+        await asyncio.wait({task, end}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        elif end.done():
+            raise GuestFailed(f"QEMU ended during the start of the VM: {process.last_line(log)}")
+        else:
+            raise GuestFailed(f"the VM did not come up within {timeout_s:g} s")
+    finally:
+        for one in (task, end):
+            one.cancel()
+        await asyncio.gather(task, end, return_exceptions=True)

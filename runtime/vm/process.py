@@ -1,0 +1,195 @@
+"""A QEMU process: started detached, unprivileged and confined; watched by a process descriptor; ended for certain.
+
+The daemon may be killed at any time: the process goes on, and is found again by its pid and start time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import GuestFailed, HostUnable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# Children that this daemon started and has not reaped; a Popen that is dropped would warn, and leave a zombie.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process for as long as its start time fits; a reused pid is another process."""
+
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """The process that has this pid now; None if there is none, or it is a zombie."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # proc(5): the name in parentheses may contain anything; field 3 follows it, field 22 is starttime.
+        fields = stat[stat.rindex(")") + 2 :].split()
+        return None if fields[0] == "Z" else cls(pid, int(fields[19]))
+
+    def alive(self) -> bool:
+        """Whether this very process runs (a zombie does not)."""
+        return Process.of(self.pid) == self
+
+    def signal(self, number: int) -> None:
+        """Send a signal; a process that has ended is no failure."""
+        with self._descriptor() as descriptor:
+            if descriptor is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, number)
+
+    async def ended(self) -> None:
+        """Wait until it has ended, and reap it if it is our child."""
+        loop = asyncio.get_running_loop()
+        with self._descriptor() as descriptor:
+            if descriptor is not None:
+                done = asyncio.Event()
+                loop.add_reader(descriptor, done.set)
+                try:
+                    await done.wait()
+                finally:
+                    loop.remove_reader(descriptor)
+        child = _children.pop(self.pid, None)
+        if child is not None:
+            child.wait()
+
+    async def kill(self) -> None:
+        """End it with SIGKILL and wait for the end. A stopped process (SIGSTOP) ends as well."""
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+    @contextlib.contextmanager
+    def _descriptor(self) -> Iterator[int | None]:
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            yield None
+            return
+        try:
+            # Looked at after the descriptor is held, so that it cannot be of a later process with the same pid.
+            stat = Process.of(self.pid)
+            ours = self.pid in _children or stat == self
+            yield descriptor if ours else None
+        finally:
+            os.close(descriptor)
+
+
+# QEMU opens /dev/kvm itself, and its user may not. In its own mount namespace it gets a node that is its own.
+_OWN_KVM = (
+    'mount -t tmpfs -o mode=0755 none /mnt && mknod -m 0600 /mnt/kvm c 10 232 && chown "$0" /mnt/kvm '
+    '&& mount --bind /mnt/kvm /dev/kvm && exec "$@"'
+)
+
+
+# The process enters its control groups before it is QEMU, so that a VM is always found in them, and is billed from the
+# first page. Arguments: how many groups, their directories, the program.
+_ENTER_GROUPS = (
+    'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; n=$((n-1)); done; exec "$@"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What a VM runs as and in: a uid of its own, and its control groups."""
+
+    uid: int
+    groups: tuple[Path, ...]
+    kvm: bool = False
+
+
+def start(
+    program: str, arguments: Sequence[str], descriptors: Sequence[int], confinement: Confinement, log: Path
+) -> Process:
+    """Start QEMU as an unprivileged user in namespaces (mount, network, IPC, UTS) and control groups of its own.
+
+    What it prints goes to `log`. Returns before QEMU is ready.
+
+    Raises:
+        HostUnable: a program of the chain is missing or may not be run.
+    """
+    uid = confinement.uid
+    chain = ["sh", "-c", _ENTER_GROUPS, "sh", str(len(confinement.groups)), *map(str, confinement.groups)]
+    chain += ["unshare", "--mount", "--net", "--ipc", "--uts", "--"]
+    if confinement.kvm:
+        chain += ["sh", "-c", _OWN_KVM, str(uid)]
+    chain += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
+    chain += ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--"]
+    try:
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                [*chain, program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=descriptors,
+                start_new_session=True,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"},
+            )
+    except OSError as err:
+        raise HostUnable(f"cannot start {program}: {err.strerror}") from err
+    process = Process.of(child.pid)
+    _children[child.pid] = child
+    if process is None:
+        child.wait()
+        del _children[child.pid]
+        raise GuestFailed(f"QEMU ended at once: {last_line(log)}")
+    return process
+
+
+def last_line(log: Path, limit_bytes: int = 4096) -> str:
+    """The last line that QEMU printed, for an error message."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - limit_bytes))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return "it left no message"
+    return lines[-1] if lines else "it left no message"
+
+
+def listen(directory: Path, name: str) -> socket.socket:
+    """A listening unix socket `name` in `directory`, mode 0600, for QEMU to inherit.
+
+    The path is bound through the directory's descriptor: a socket address holds 107 bytes, a path may be longer.
+    """
+    path = directory / name
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    previous = os.umask(0o177)
+    try:
+        listener.bind(f"/proc/self/fd/{descriptor}/{name}")
+        listener.listen(4)
+    finally:
+        os.umask(previous)
+        os.close(descriptor)
+    return listener
+
+
+async def connect(path: Path, limit_bytes: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a unix socket whose path may be longer than a socket address.
+
+    Raises:
+        OSError: nobody listens.
+    """
+    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{path.name}", limit=limit_bytes)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,243 @@
+"""Templates: one booted, agent-ready guest a shape, whose memory is shared copy-on-write by all its clones.
+
+Memory is served from a sealed memfd: no guest, and no process at all, can change it. A copy on disk brings it back
+after a restart of the daemon. A template is found by a digest of all that shaped it, so a stale one is never used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import logging
+import mmap
+import os
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from qemu.qmp import QMPError
+
+from runtime import cgroups
+from runtime.errors import GuestFailed, RuntimeFault
+from runtime.vm import launch, machine
+from runtime.vm.launch import Host, Order, Template
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qemu.qmp import QMPClient
+
+    from runtime.cgroups import HostCgroups
+    from runtime.vm.machine import Shape
+
+log = logging.getLogger(__name__)
+
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_TSC_TOLERANCE = 1e-4  # a template of another boot of the host is good if its clock rate is within this
+_SAVE_TIMEOUT_S = 30.0
+_CHUNK_BYTES = 16 * 4096
+
+
+class Templates:
+    """The templates of one host: loaded, built on first use, and closed at the end."""
+
+    def __init__(self, directory: Path, host: Host, uid: int, host_cgroups: HostCgroups) -> None:
+        self._directory = directory
+        self._host = host
+        self._uid = uid
+        self._host_cgroups = host_cgroups
+        self._ready: dict[str, Template] = {}
+        self._failed: dict[str, str] = {}
+        self._building: dict[str, asyncio.Task[None]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    def get(self, shape: Shape) -> tuple[Template | None, str | None]:
+        """The template of a shape, or None and the reason why there is none. Starts building one that is missing."""
+        key = self.key(shape)
+        if key in self._ready:
+            return self._ready[key], None
+        if key in self._failed:
+            return None, f"template failed: {self._failed[key]}"
+        if key not in self._building:
+            self._building[key] = asyncio.create_task(self._provide(key, shape), name=f"template {key}")
+        return None, "template is being built"
+
+    async def settled(self, shape: Shape) -> Template:
+        """The template of a shape, waiting until it is built.
+
+        Raises:
+            GuestFailed: it cannot be built; the message says why.
+        """
+        template, _ = self.get(shape)
+        task = self._building.get(self.key(shape))
+        if template is None and task is not None:
+            await asyncio.shield(task)
+        template, reason = self.get(shape)
+        if template is None:
+            raise GuestFailed(reason or "no template")
+        return template
+
+    def ready(self) -> list[Template]:
+        """The templates that can be cloned now."""
+        return list(self._ready.values())
+
+    def key(self, shape: Shape) -> str:
+        """Digest of all that shapes a template but the clock rate, which is compared with a tolerance."""
+        shaped_by = [self._host.kernel.key, self._host.qemu_version, machine.LAYOUT, asdict(shape)]
+        shaped_by.append(machine.kernel_command_line(self._host.kernel, 0))
+        return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:24]
+
+    async def close(self) -> None:
+        """Stop building and let the memory go; clones keep theirs."""
+        for task in self._building.values():
+            task.cancel()
+        await asyncio.gather(*self._building.values(), return_exceptions=True)
+        for template in self._ready.values():
+            os.close(template.ram)
+        self._ready.clear()
+
+    async def _provide(self, key: str, shape: Shape) -> None:
+        try:
+            async with self._one_at_a_time:
+                template = await asyncio.to_thread(self._load, key, shape)
+                if template is None:
+                    template = await self._build(key, shape)
+        except (RuntimeFault, OSError, QMPError) as err:
+            log.warning("template %s cannot be built, VMs boot cold: %s", key, err)
+            self._failed[key] = str(err)
+        else:
+            self._ready[key] = template
+        finally:
+            self._building.pop(key, None)
+
+    def _load(self, key: str, shape: Shape) -> Template | None:
+        directory = self._directory / key
+        try:
+            tsc_khz = int(json.loads((directory / "meta.json").read_text())["tsc_khz"])
+            if abs(tsc_khz / self._host.tsc_khz - 1) > _TSC_TOLERANCE:
+                shutil.rmtree(directory)
+                return None
+            with (directory / "ram").open("rb") as ram:
+                return Template(key, shape, _sealed_copy(ram.fileno(), shape.ram_bytes), directory / "state")
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, OSError) as err:
+            log.warning("template %s on disk is unusable and is built anew: %s", key, err)
+            shutil.rmtree(directory, ignore_errors=True)
+            return None
+
+    async def _build(self, key: str, shape: Shape) -> Template:
+        work = self._directory / f".{key}.{os.getpid()}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, mode=0o700)
+        ram = os.memfd_create("hyper-template", os.MFD_CLOEXEC)
+        state = os.open(work / "state", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.truncate(ram, shape.ram_bytes)
+            groups = self._host_cgroups.create(f"template-{key}")
+            order = self._order(key, shape, work, cgroups.directories(groups))
+            await self._boot_and_save(order, ram, state)
+            await asyncio.to_thread(_save, ram, work / "ram", shape.ram_bytes)
+            (work / "meta.json").write_text(json.dumps({"tsc_khz": self._host.tsc_khz, "shape": asdict(shape)}))
+            sealed = await asyncio.to_thread(_sealed_copy, ram, shape.ram_bytes)
+            template = Template(key, shape, sealed, work / "state")
+            await self._verify(template, order)
+            await self._host_cgroups.remove(groups)
+            for name in work.iterdir():
+                if name.name not in {"ram", "state", "meta.json"}:
+                    name.unlink()
+            final = self._directory / key
+            shutil.rmtree(final, ignore_errors=True)
+            work.rename(final)
+            return Template(key, shape, sealed, final / "state")
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        finally:
+            os.close(ram)
+            os.close(state)
+
+    async def _boot_and_save(self, order: Order, ram: int, state: int) -> None:
+        started = await launch.start(self._host, order, "template", ram=ram, vm_state=state)
+        try:
+            started.agent.close()
+            monitor = await launch.open_monitor(order.directory)
+            await monitor.execute("migrate-set-capabilities", {"capabilities": [launch.IGNORE_SHARED]})
+            await monitor.execute("migrate", {"uri": f"fd:{state}"})
+            async with asyncio.timeout(_SAVE_TIMEOUT_S):
+                while (status := await self._migration(monitor)) != "completed":
+                    if status in {"failed", "cancelled"}:
+                        raise GuestFailed("QEMU could not save the state of the template")
+                    await asyncio.sleep(0.01)
+            await monitor.disconnect()
+        except TimeoutError as err:
+            raise GuestFailed(f"QEMU did not save the template within {_SAVE_TIMEOUT_S:g} s") from err
+        finally:
+            await asyncio.shield(started.process.kill())
+
+    async def _migration(self, monitor: QMPClient) -> str:
+        answer = await monitor.execute("query-migrate")
+        return str(answer.get("status")) if isinstance(answer, dict) else "failed"
+
+    async def _verify(self, template: Template, order: Order) -> None:
+        started = await launch.start(self._host, order, "clone", template=template)
+        started.agent.close()
+        await started.process.kill()
+
+    def _order(self, key: str, shape: Shape, directory: Path, groups: tuple[Path, ...]) -> Order:
+        console = directory / "console.log"
+        return Order(f"template-{key}", directory, shape, self._uid, groups, f"hypt{key[:11]}", None, console)
+
+
+def _data_chunks(source: int, size: int) -> list[tuple[int, bytes]]:
+    """The parts of a file that are not zero, as (offset, bytes); reads no holes."""
+    chunks: list[tuple[int, bytes]] = []
+    zero = bytes(_CHUNK_BYTES)
+    offset = 0
+    with mmap.mmap(source, size, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED) as view:
+        while offset < size:
+            try:
+                offset = os.lseek(source, offset, os.SEEK_DATA)
+            except OSError:  # ENXIO: only a hole follows
+                break
+            end = os.lseek(source, offset, os.SEEK_HOLE)
+            for start in range(offset, end, _CHUNK_BYTES):
+                part = view[start : min(start + _CHUNK_BYTES, end)]
+                if part != zero[: len(part)]:
+                    chunks.append((start, part))
+            offset = end
+    return chunks
+
+
+def _sealed_copy(source: int, size: int) -> int:
+    """A memfd with the content of `source`, holes where it is zero, that nothing can change any more."""
+    target = os.memfd_create("hyper-template", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.truncate(target, size)
+        for offset, part in _data_chunks(source, size):
+            _write_pages(target, offset, part)
+        fcntl.fcntl(target, fcntl.F_ADD_SEALS, _ALL_SEALS)
+    except BaseException:
+        os.close(target)
+        raise
+    return target
+
+
+def _save(source: int, path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        os.truncate(file.fileno(), size)
+        for offset, part in _data_chunks(source, size):
+            _write_pages(file.fileno(), offset, part)
+        os.fsync(file.fileno())
+
+
+def _write_pages(target: int, offset: int, part: bytes) -> None:
+    """Write the pages of a chunk that are not zero."""
+    page = mmap.PAGESIZE
+    zero = bytes(page)
+    for start in range(0, len(part), page):
+        content = part[start : start + page]
+        if content != zero:
+            os.pwrite(target, content, offset + start)
