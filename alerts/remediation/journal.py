@@ -1,0 +1,236 @@
+"""The audit: an append-only file of JSON lines, which is also what the controller remembers across a crash.
+
+Two kinds of line. A `decision` is on the disk (fsync) before anything is done; for a verdict `act` it is the intent,
+with the container's epoch at that moment. An `outcome` follows it by `id`. An intent without an outcome is unfinished
+business: the controller died in between. A line cut by a crash or a full disk stays, and is skipped when read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections import OrderedDict, deque
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from alerts.errors import AuditUnwritable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from alerts.remediation.policy import Action, Reason, Verdict
+
+FILE_NAME = "remediation.jsonl"
+MAX_BYTES = 16 << 20
+KEPT_FILES = 4
+RECENT = 1000
+MAX_INCIDENTS = 20_000
+MAX_CONTAINERS = 10_000
+MAX_TIMES = 64
+
+OutcomeKind = Literal["done", "failed", "gone", "not_needed", "stop_switch", "expired", "unknown"]
+OUTCOMES: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision. `time` and `starts_at` are seconds since 1970; `epoch` is the container's when it was taken."""
+
+    id: str
+    time: float
+    verdict: Verdict
+    reason: Reason
+    detail: str
+    action: Action | None
+    alert: str
+    incident: str
+    container_id: str | None = None
+    container: str | None = None
+    tenant: str | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the action of the decision with the same `id` ended; `carried_out` is whether the container was acted on."""
+
+    id: str
+    time: float
+    outcome: OutcomeKind
+    carried_out: bool
+    detail: str
+    epoch: int | None = None
+
+
+class Journal:
+    """The audit file, open for this process alone. Methods block on the disk and may be called from any thread."""
+
+    def __init__(self, directory: Path, *, max_bytes: int = MAX_BYTES) -> None:
+        """Open and replay the audit in `directory`, which is made if need be.
+
+        Raises:
+            AuditUnwritable: no permission, no space, or another controller has it open.
+        """
+        self._path = directory / FILE_NAME
+        self._max_bytes = max_bytes
+        self._mutex = threading.Lock()
+        self._incidents: OrderedDict[str, str] = OrderedDict()
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        self._unfinished: dict[str, Decision] = {}
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self.skipped_lines = 0
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(directory / "remediation.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as err:
+                os.close(self._lock)
+                raise AuditUnwritable(f"another remediation controller uses {directory}; stop it first") from err
+            for line in self._stored_lines():
+                self._replay(line)
+            self._fd, self._size, self._torn = self._open()
+        except OSError as err:
+            raise AuditUnwritable(f"audit {self._path}: {err.strerror}") from err
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        os.close(self._fd)
+        os.close(self._lock)
+
+    def decide(self, decision: Decision) -> None:
+        """Write a decision; once this returns it survives a crash.
+
+        Raises:
+            AuditUnwritable: it does not stand in the file; nothing may be done on it.
+        """
+        self._append({"kind": "decision", **asdict(decision)})
+
+    def conclude(self, outcome: Outcome) -> None:
+        """Write the outcome of an earlier decision.
+
+        Raises:
+            AuditUnwritable: it does not stand in the file; the decision stays unfinished.
+        """
+        self._append({"kind": "outcome", **asdict(outcome)})
+
+    def acted_on(self, incident: str) -> bool:
+        """Whether something was done, or would have been in a dry run, about this very firing of this alert."""
+        with self._mutex:
+            return incident in self._incidents
+
+    def acted_at(self, container_id: str) -> tuple[float, ...]:
+        """Times of the latest actions on a container, oldest first."""
+        with self._mutex:
+            return tuple(self._times.get(container_id, ()))
+
+    def latest_action_at(self) -> float | None:
+        """Time of the latest action on any container, or None if there was none."""
+        with self._mutex:
+            return max((times[-1] for times in self._times.values()), default=None)
+
+    def unfinished(self) -> tuple[Decision, ...]:
+        """Intents that have no outcome."""
+        with self._mutex:
+            return tuple(self._unfinished.values())
+
+    def recent(self, limit: int) -> list[dict[str, Any]]:
+        """The latest lines, newest first, at most `RECENT`."""
+        with self._mutex:
+            return list(islice(reversed(self._recent), limit))
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        with self._mutex:
+            try:
+                if self._size + len(data) > self._max_bytes:
+                    self._rotate()
+                if self._torn:
+                    data = b"\n" + data
+                # Until the disk has it all the line counts as torn: the next one then starts afresh.
+                self._torn = True
+                written = os.write(self._fd, data)
+                self._size += written
+                if written != len(data):
+                    raise AuditUnwritable(f"audit {self._path}: only {written} of {len(data)} bytes were written")
+                os.fsync(self._fd)
+                self._torn = False
+            except OSError as err:
+                raise AuditUnwritable(f"audit {self._path}: {err.strerror}") from err
+            self._apply(line)
+
+    def _open(self) -> tuple[int, int, bool]:
+        fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        size = os.fstat(fd).st_size
+        torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        self._sync_directory()
+        return fd, size, torn
+
+    def _rotate(self) -> None:
+        for number in range(KEPT_FILES - 1, 0, -1):
+            older = self._path.with_name(f"{FILE_NAME}.{number}")
+            if older.exists():
+                older.replace(self._path.with_name(f"{FILE_NAME}.{number + 1}"))
+        self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
+        old = self._fd
+        self._fd, self._size, self._torn = self._open()
+        os.close(old)
+
+    def _sync_directory(self) -> None:
+        fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _stored_lines(self) -> Iterator[bytes]:
+        """Lines of the last two files, oldest first: what lies further back no longer holds anything back."""
+        for path in (self._path.with_name(f"{FILE_NAME}.1"), self._path):
+            if path.exists():
+                with path.open("rb") as file:
+                    yield from file
+
+    def _replay(self, raw: bytes) -> None:
+        if not raw.strip():
+            return
+        try:
+            line = json.loads(raw)
+            self._apply(line)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            self.skipped_lines += 1
+
+    def _apply(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "decision":
+            self._apply_decision(_build(Decision, line))
+        else:
+            self._apply_outcome(_build(Outcome, line))
+        self._recent.append(line)
+
+    def _apply_decision(self, decision: Decision) -> None:
+        if decision.verdict == "skip":
+            return
+        self._incidents[decision.incident] = decision.id
+        if len(self._incidents) > MAX_INCIDENTS:
+            self._incidents.popitem(last=False)
+        if decision.verdict == "act" and decision.container_id is not None:
+            self._unfinished[decision.id] = decision
+            times = self._times.setdefault(decision.container_id, deque(maxlen=MAX_TIMES))
+            self._times.move_to_end(decision.container_id)
+            times.append(decision.time)
+            if len(self._times) > MAX_CONTAINERS:
+                self._times.popitem(last=False)
+
+    def _apply_outcome(self, outcome: Outcome) -> None:
+        decision = self._unfinished.pop(outcome.id, None)
+        # What was certainly not carried out may be tried again when Alertmanager repeats the alert, within the guards.
+        if decision is not None and not outcome.carried_out and self._incidents.get(decision.incident) == outcome.id:
+            del self._incidents[decision.incident]
+
+
+def _build(kind: type[Any], line: dict[str, Any]) -> Any:
+    names = {f.name for f in fields(kind)}
+    return kind(**{key: value for key, value in line.items() if key in names})

@@ -1,0 +1,181 @@
+"""`hyper-remediation`: the daemon behind Alertmanager's webhook."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import uvicorn
+from pydantic import ValidationError
+
+from alerts.errors import AlertsFault, BadSetting
+from alerts.remediation.app import build_app
+from alerts.remediation.controller import Controller, Settings
+from alerts.remediation.guards import Limits
+from alerts.remediation.hyperd import Hyperd
+from alerts.remediation.journal import Journal
+from alerts.remediation.telemetry import Telemetry
+from runtime.config import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+MAX_TOKEN_BYTES = 4096
+MIN_TOKEN_CHARS = 16
+STOP_FILE = "remediation.stop"
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`.
+
+    Raises:
+        BadSetting: it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise BadSetting(f"remediation_listen {text!r} is not host:port, for example 127.0.0.1:9721")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address. A name other than localhost may resolve to anything: no."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_token(path: Path | None) -> str | None:
+    """The bearer token, or None if none is configured.
+
+    Raises:
+        BadSetting: the file cannot be read, is empty, too short to be a secret, or too long.
+    """
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TOKEN_BYTES + 1)
+        token = raw.decode("ascii").strip()
+    except OSError as err:
+        raise BadSetting(f"remediation_token_file {path}: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise BadSetting(f"remediation_token_file {path}: not ASCII text") from err
+    if len(raw) > MAX_TOKEN_BYTES or len(token) < MIN_TOKEN_CHARS:
+        raise BadSetting(f"remediation_token_file {path}: {MIN_TOKEN_CHARS} to {MAX_TOKEN_BYTES} characters are needed")
+    return token
+
+
+def parse_limits(pairs: Sequence[str]) -> Limits:
+    """Guards with `name=number` laid over the defaults.
+
+    Raises:
+        BadSetting: no such guard, or no number above zero.
+    """
+    limits = Limits()
+    names = [field.name for field in fields(Limits)]
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in names:
+            raise BadSetting(f"--set {pair}: no such guard; there are {', '.join(names)}")
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < float("inf"):
+            raise BadSetting(f"--set {pair}: a number above zero is needed")
+        limits = _with_guard(limits, name, number)
+    return limits
+
+
+def _with_guard(limits: Limits, name: str, number: float) -> Limits:
+    if name == "bucket_size":
+        return replace(limits, bucket_size=max(1, int(number)))
+    return replace(limits, **{name: number})  # type: ignore[arg-type]  # all the other guards are floats
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as err:
+        raise BadSetting(f"remediation_listen {host}:{port}: {err.strerror}") from err
+
+
+def run(config: Config, limits: Limits) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        BadSetting: the address or the token cannot be used.
+        AuditUnwritable: the audit cannot be opened, or another controller has it.
+    """
+    host, port = parse_listen(config.remediation_listen)
+    token = read_token(config.remediation_token_file)
+    if token is None and not is_loopback(host):
+        raise BadSetting(
+            f"remediation_listen {host}:{port} can be reached from elsewhere: set remediation_token_file, "
+            "or listen on 127.0.0.1"
+        )
+    # The address first: a second controller that cannot have it must not wait for, or replay, the audit.
+    listener = _listen(host, port)
+    journal = Journal(config.data_dir / "audit")
+    telemetry = Telemetry()
+    latest = journal.latest_action_at()
+    if latest is not None:
+        telemetry.last_action(latest)
+    hyperd = Hyperd(config.state_dir / "hyperd.sock")
+    controller = Controller(journal, hyperd, telemetry, config.data_dir / STOP_FILE, Settings(limits=limits))
+    app = build_app(controller, journal, telemetry, token)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            timeout_keep_alive=30,
+            limit_concurrency=200,
+        )
+    )
+    # uvicorn raises the signal anew once it has shut down; that is a clean end, not a death by signal.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    logging.getLogger("hyper.remediation").info("listening on %s:%d", host, listener.getsockname()[1])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        journal.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 after SIGTERM, 1 audit trouble, 2 a wrong setting."""
+    parser = argparse.ArgumentParser(prog="hyper-remediation", description=__doc__)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=NUMBER", help="a guard, for example cooldown_s=60"
+    )
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        run(Config(), parse_limits(arguments.set))
+    except AlertsFault as err:
+        sys.stderr.write(f"hyper-remediation: {err}\n")
+        return err.exit_code
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        sys.stderr.write(f"hyper-remediation: configuration: {'.'.join(map(str, first['loc']))}: {first['msg']}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
