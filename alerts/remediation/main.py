@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_TOKEN_BYTES = 4096
 MIN_TOKEN_CHARS = 16
 STOP_FILE = "remediation.stop"
+_COUNTS = ("bucket_size", "attempts")
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -74,32 +75,30 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
-def parse_limits(pairs: Sequence[str]) -> Limits:
-    """Guards with `name=number` laid over the defaults.
+def parse_settings(pairs: Sequence[str]) -> Settings:
+    """Settings and guards with `name=number` laid over the defaults.
 
     Raises:
-        BadSetting: no such guard, or no number above zero.
+        BadSetting: there is no such setting, or it is no number above zero.
     """
-    limits = Limits()
-    names = [field.name for field in fields(Limits)]
+    guards: dict[str, float] = {field.name: getattr(Limits(), field.name) for field in fields(Limits)}
+    patience: dict[str, float] = {
+        field.name: getattr(Settings(), field.name) for field in fields(Settings) if field.name != "limits"
+    }
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if name not in names:
-            raise BadSetting(f"--set {pair}: no such guard; there are {', '.join(names)}")
         try:
             number = float(value)
         except ValueError:
             number = 0.0
-        if not 0 < number < float("inf"):
-            raise BadSetting(f"--set {pair}: a number above zero is needed")
-        limits = _with_guard(limits, name, number)
-    return limits
-
-
-def _with_guard(limits: Limits, name: str, number: float) -> Limits:
-    if name == "bucket_size":
-        return replace(limits, bucket_size=max(1, int(number)))
-    return replace(limits, **{name: number})  # type: ignore[arg-type]  # all the other guards are floats
+        if name not in guards and name not in patience:
+            raise BadSetting(f"--set {pair}: no such setting; there are {', '.join([*guards, *patience])}")
+        if not 0 < number < float("inf") or (name in _COUNTS and number != int(number)):
+            raise BadSetting(f"--set {pair}: a number above zero is needed, and a whole one for {', '.join(_COUNTS)}")
+        target = guards if name in guards else patience
+        target[name] = int(number) if name in _COUNTS else number
+    limits = Limits(**guards)  # type: ignore[arg-type]  # counts are whole numbers, see above
+    return Settings(limits, **patience)  # type: ignore[arg-type]  # counts are whole numbers, see above
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -110,7 +109,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise BadSetting(f"remediation_listen {host}:{port}: {err.strerror}") from err
 
 
-def run(config: Config, limits: Limits) -> None:
+def run(config: Config, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -132,7 +131,7 @@ def run(config: Config, limits: Limits) -> None:
     if latest is not None:
         telemetry.last_action(latest)
     hyperd = Hyperd(config.state_dir / "hyperd.sock")
-    controller = Controller(journal, hyperd, telemetry, config.data_dir / STOP_FILE, Settings(limits=limits))
+    controller = Controller(journal, hyperd, telemetry, config.data_dir / STOP_FILE, settings)
     app = build_app(controller, journal, telemetry, token)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -160,13 +159,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 after SIGTERM, 1 audit trouble, 2 a wrong setting."""
     parser = argparse.ArgumentParser(prog="hyper-remediation", description=__doc__)
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=NUMBER", help="a guard, for example cooldown_s=60"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="a guard or a setting, for example cooldown_s=60",
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        run(Config(), parse_limits(arguments.set))
+        run(Config(), parse_settings(arguments.set))
     except AlertsFault as err:
         sys.stderr.write(f"hyper-remediation: {err}\n")
         return err.exit_code
