@@ -1,0 +1,5 @@
+"""The demo's stack on one host: a registry, hyperd, the exporter, Prometheus, Alertmanager and the remediation.
+
+`python -m scripts.stack up|down|status`. What runs is known by files of process id and start time below the run
+directory, so `down` ends what `up` started and nothing else.
+"""
