@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alerts import generate
 from alerts.alertmanager import prometheus_config
 from alerts.thresholds import Routing, Thresholds
 from scripts.stack.service import Service
-from scripts.stack.settings import Settings
 from tests.images import registry
+
+if TYPE_CHECKING:
+    from scripts.stack.settings import Settings
 
 
 def services(settings: Settings) -> tuple[Service, ...]:
