@@ -1,0 +1,209 @@
+"""Option values as Docker takes them. A wrong one is an error of one line that names the option and the remedy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from runtime.client import ClientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+_NUMBER = re.compile(r"\d{1,5}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one line, exit code 125."""
+
+    def __init__(self, *, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse has found wrong."""
+        raise ClientError(f"{message[:1].lower()}{message[1:]}; see: {self.prog} --help")
+
+    def add_format(self) -> None:
+        """The option that every listing command has."""
+        self.add_argument("--format", choices=("table", "json"), default="table", help="json is for machines")
+
+    def add_refs(self, what: str = "CONTAINER", *, many: bool = True) -> None:
+        """The positional names."""
+        if many:
+            self.add_argument("refs", metavar=what, nargs="+", help="name, id, or beginning of an id")
+        else:
+            self.add_argument("ref", metavar=what, help="name, id, or beginning of an id")
+
+
+def option(name: str, parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A `type` for argparse whose errors name the option; argparse's own would hide the reason."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as err:
+            raise ClientError(f"{name} {text!r}: {err}") from err
+
+    return convert
+
+
+def size(text: str) -> int:
+    """Bytes of `512m`, `1.5g`, `1048576`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("write a number of bytes, or one with b, k, m or g behind it, such as 256m")
+    return int(float(match[1]) * SIZE_UNITS[match[2].lower()])
+
+
+def cpus(text: str) -> float:
+    """A number of CPUs.
+
+    Raises:
+        ValueError: it is none, or not above zero.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise ValueError("write a number of CPUs above 0, such as 1.5")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A time to wait.
+
+    Raises:
+        ValueError: it is none, or negative.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise ValueError("write a number of seconds, such as 10")
+    return value
+
+
+def count(text: str) -> int | None:
+    """A number of lines; None for `all`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text == "all":
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise ValueError("write a number of lines, or all")
+    return int(text)
+
+
+def port(text: str) -> dict[str, Any]:
+    """A published port: `80`, `8080:80`, `127.0.0.1:8080:80`, `127.0.0.1::80`, each with `/tcp` or `/udp`.
+
+    Host port 0 lets the daemon choose one.
+
+    Raises:
+        ValueError: what part is wrong.
+    """
+    numbers, slash, protocol = text.partition("/")
+    if slash and protocol not in ("tcp", "udp"):
+        raise ValueError(f"the protocol {protocol!r} is neither tcp nor udp; write 8080:80/udp")
+    parts = numbers.split(":")
+    if "[" in numbers or len(parts) > 3:
+        raise ValueError("write [IPV4-ADDRESS:][HOST-PORT:]CONTAINER-PORT[/tcp|/udp], such as 8080:80")
+    container_text = parts[-1]
+    host_text = parts[-2] if len(parts) > 1 else ""
+    address = parts[0] if len(parts) == 3 else ""
+    if address and not _is_ipv4(address):
+        raise ValueError(f"{address!r} is not an IPv4 address; write 127.0.0.1:8080:80")
+    return {
+        "host_ip": address or "0.0.0.0",  # noqa: S104 -- Docker's habit, and the API's default
+        "host_port": _port_number(host_text, "host") if host_text else 0,
+        "container_port": _port_number(container_text, "container"),
+        "protocol": protocol or "tcp",
+    }
+
+
+def _port_number(text: str, whose: str) -> int:
+    if "-" in text:
+        raise ValueError("ranges are not supported; give the option once for each port")
+    if not _NUMBER.fullmatch(text) or not 0 < int(text) < 65536:
+        raise ValueError(f"the {whose} port {text!r} is not a number from 1 to 65535; write 8080:80")
+    return int(text)
+
+
+def _is_ipv4(text: str) -> bool:
+    parts = text.split(".")
+    return len(parts) == 4 and all(re.fullmatch(r"0|[1-9]\d{0,2}", part) and int(part) < 256 for part in parts)
+
+
+def variable(text: str) -> str | None:
+    """An environment variable: `K=V`, or `K` for our own value of it (None if we have none).
+
+    Raises:
+        ValueError: it has no name.
+    """
+    name, equals, _ = text.partition("=")
+    if not name:
+        raise ValueError("it has no name; write NAME=VALUE")
+    if equals:
+        return text
+    return f"{name}={os.environ[name]}" if name in os.environ else None
+
+
+def variables(path: str) -> list[str]:
+    """The variables in a file: one a line; empty lines and those beginning with `#` are skipped.
+
+    Raises:
+        ValueError: the file cannot be read, or a line is wrong.
+    """
+    found = []
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123 -- pathlib would slow every start
+            for number, line in enumerate(file, 1):
+                text = line.rstrip("\r\n").lstrip()
+                if not text or text.startswith("#"):
+                    continue
+                name = text.partition("=")[0]
+                if not name or re.search(r"\s", name):
+                    raise ValueError(f"line {number}: {name!r} is not a name; write NAME=VALUE")
+                value = variable(text)
+                found += [value] if value is not None else []
+    except OSError as err:
+        raise ValueError(f"it cannot be read: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise ValueError("it is not text in UTF-8") from err
+    return found
+
+
+def label(text: str) -> tuple[str, str]:
+    """A label: `K=V`, or `K` for an empty one.
+
+    Raises:
+        ValueError: it has no name.
+    """
+    name, _, value = text.partition("=")
+    if not name:
+        raise ValueError("it has no name; write NAME=VALUE")
+    return name, value
+
+
+def signal_name(text: str) -> str:
+    """A signal: `TERM`, `SIGTERM`, `15`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    name = text.upper().removeprefix("SIG")
+    if not re.fullmatch(r"[A-Z][A-Z0-9+-]{1,9}|[1-9]|[1-5]\d|6[0-4]", name):
+        raise ValueError("it is no signal; write a name or a number, such as TERM or 15")
+    return name

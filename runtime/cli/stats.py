@@ -1,0 +1,121 @@
+"""`stats`: what containers use, from the exporter."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import time
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+from runtime.cli import output
+from runtime.client import ClientError, setting
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from runtime.cli.arguments import Parser
+    from runtime.client import Client
+
+DEFAULT_URL = "http://127.0.0.1:9720"
+TIMEOUT_S = 10.0
+REFRESH_S = 2.0
+ANSWER_LIMIT_BYTES = 64 << 20
+NO_VALUE = "--"
+HEADERS = (
+    "CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS", "OVERHEAD",
+)  # fmt: skip
+
+
+def stats_arguments(parser: Parser) -> None:
+    """`hyper stats`."""
+    parser.add_argument("refs", metavar="CONTAINER", nargs="*", help="name, id, or beginning of an id (default: all)")
+    parser.add_argument("-a", "--all", action="store_true", help="also those that do not run")
+    parser.add_argument("--no-stream", action="store_true", help="once, instead of again and again")
+    parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
+    parser.add_format()
+
+
+def stats(args: argparse.Namespace, client: Client) -> int:
+    """Show what containers use, once or until Ctrl-C."""
+    del client  # the exporter knows, not the daemon
+    url = setting("exporter_url", DEFAULT_URL)
+    while True:
+        found = _choose(_fetch(url), args.refs, everything=args.all)
+        if args.format == "json":
+            output.print_json({"containers": found})
+        else:
+            width = None if args.no_trunc else output.terminal_width()
+            rows = [_row(one, full=args.no_trunc) for one in found]
+            text = output.table(HEADERS, rows, width=width, keep=("CONTAINER ID", "CPU %", "MEM USAGE / LIMIT"))
+            again = not args.no_stream and sys.stdout.isatty()
+            print(f"\x1b[H\x1b[2J{text}" if again else text, flush=True)
+        if args.no_stream:
+            return 0
+        time.sleep(REFRESH_S)
+
+
+def _fetch(url: str) -> list[dict[str, Any]]:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ClientError(f"exporter_url {url!r} is not http://host:port")
+    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/stats")
+        response = connection.getresponse()
+        content = response.read(ANSWER_LIMIT_BYTES)
+        if response.status != 200:
+            raise ClientError(f"the exporter at {url} answered {response.status} {response.reason}; see its log")
+        return list(json.loads(content)["containers"])
+    except (OSError, http.client.HTTPException) as err:
+        raise ClientError(
+            f"hyper-exporter cannot be reached at {url} ({err or type(err).__name__});"
+            " start it with: systemctl start hyper-exporter, or: hyper-exporter"
+        ) from err
+    except (ValueError, KeyError, TypeError) as err:
+        raise ClientError(f"the answer of {url}/stats is not that of hyper-exporter: check exporter_url") from err
+    finally:
+        connection.close()
+
+
+def _choose(found: list[dict[str, Any]], refs: list[str], *, everything: bool) -> list[dict[str, Any]]:
+    if not refs:
+        return [one for one in found if everything or one["state"] in ("running", "paused", "stopping")]
+    chosen = []
+    for ref in refs:
+        matching = [one for one in found if one["name"] == ref] or [one for one in found if one["id"].startswith(ref)]
+        if not matching:
+            raise ClientError(f"the exporter knows no container {ref}; see: hyper ps -a")
+        if len(matching) > 1:
+            raise ClientError(f"{len(matching)} containers have an id that begins with {ref}: write more of it")
+        chosen += matching
+    return chosen
+
+
+def _row(one: Mapping[str, Any], *, full: bool) -> list[str]:
+    used, limit = one.get("memory_bytes"), one.get("memory_limit_bytes")
+    return [
+        one["id"] if full else output.short_id(one["id"]),
+        one["name"],
+        _percent(one.get("cpu_ratio")),
+        f"{_binary(used)} / {_binary(limit)}",
+        _percent(used / limit if used is not None and limit else None),
+        f"{_decimal(one.get('network_rx_bytes'))} / {_decimal(one.get('network_tx_bytes'))}",
+        f"{_decimal(one.get('block_read_bytes'))} / {_decimal(one.get('block_write_bytes'))}",
+        NO_VALUE if one.get("pids") is None else str(int(one["pids"])),
+        _binary(one.get("overhead_bytes")),
+    ]
+
+
+def _percent(ratio: float | None) -> str:
+    return NO_VALUE if ratio is None else f"{ratio * 100:.2f}%"
+
+
+def _binary(size_bytes: float | None) -> str:
+    return NO_VALUE if size_bytes is None else output.binary_size(size_bytes)
+
+
+def _decimal(size_bytes: float | None) -> str:
+    return NO_VALUE if size_bytes is None else output.decimal_size(size_bytes)

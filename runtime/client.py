@@ -1,0 +1,317 @@
+"""A client of hyperd's REST API (`docs/reference/api.md`): blocking, standard library only, quick to import.
+
+Every call has a connection of its own, so one client may be used by several threads. What the API answers is returned
+as it came: dicts and lists of JSON.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+ANSWER_LIMIT_BYTES = 256 << 20
+CHUNK_BYTES = 64 << 10
+CONNECT_TIMEOUT_S = 5.0
+DEFAULT_STATE_DIR = "/run/hyper"
+SOCKET_NAME = "hyperd.sock"
+
+
+class ClientError(Exception):
+    """Base: the call came to nothing. The text says what is wrong and what to do."""
+
+    exit_code = 125
+
+
+class DaemonUnreachable(ClientError):  # noqa: N818 -- reads as what happened
+    """Nobody answers on the socket, or no longer."""
+
+
+class ApiError(ClientError):
+    """hyperd refused or failed. `code` and `field` are those of the API."""
+
+    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.field = field
+        self.exit_code = {"command_not_found": 127, "command_not_executable": 126}.get(code, 125)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(CONNECT_TIMEOUT_S)
+        self.sock.connect(self._path)
+        self.sock.settimeout(self._timeout_s)
+
+
+def setting(name: str, default: str) -> str:
+    """One setting by the rules of `runtime.config`, without importing it: environment, then file, then default.
+
+    Raises:
+        ClientError: the configuration file cannot be read.
+    """
+    value = os.environ.get(f"HYPER_{name.upper()}")
+    if value:
+        return value
+    path = os.environ.get("HYPER_CONFIG", "/etc/hyper/hyper.toml")
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 -- pathlib would cost as much to import as the rest of this
+            import tomllib  # here: only hosts that have the file pay for it
+
+            return str(tomllib.load(file).get(name, default))
+    except FileNotFoundError:
+        return default
+    except (OSError, ValueError) as err:
+        raise ClientError(f"the configuration file {path} cannot be read: {err}") from err
+
+
+def socket_path(host: str | None = None) -> str:
+    """The daemon's socket: of `unix:///path` if given, else in the configured state directory.
+
+    Raises:
+        ClientError: `host` is of another form.
+    """
+    if host is None:
+        return f"{setting('state_dir', DEFAULT_STATE_DIR)}/{SOCKET_NAME}"
+    path = host.removeprefix("unix://")
+    if path == host or not path.startswith("/"):
+        raise ClientError(f"--host {host} is not unix:///path/to/{SOCKET_NAME}")
+    return path
+
+
+class Client:
+    """Calls of the API, one method each. `timeout_s` bounds the wait for each piece of an answer; None: no bound.
+
+    Every method raises ApiError, or DaemonUnreachable if the daemon is not there or breaks off.
+    """
+
+    def __init__(self, path: str | None = None, *, timeout_s: float | None = None) -> None:
+        self._path = path or socket_path()
+        self._timeout_s = timeout_s
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """Any call with a JSON answer; None if it has none."""
+        with self._open(method, path, body) as response:
+            return _decode(response)
+
+    def stream(self, method: str, path: str, body: object = None) -> Iterator[bytes]:
+        """Any call with a long answer: pieces as they come."""
+        with self._open(method, path, body) as response:
+            while True:
+                try:
+                    piece = response.read1(CHUNK_BYTES)
+                except (OSError, http.client.HTTPException) as err:
+                    raise DaemonUnreachable(f"hyperd at {self._path} broke off in the middle of its answer") from err
+                if not piece:
+                    return
+                yield piece
+
+    def ping(self) -> Any:
+        """Whether the daemon is there: its pid and version."""
+        return self.call("GET", "/v1/ping")
+
+    def version(self) -> Any:
+        """Versions of hyperd, QEMU, kernel, agent."""
+        return self.call("GET", "/v1/version")
+
+    def info(self) -> Any:
+        """The host as the daemon sees it."""
+        return self.call("GET", "/v1/info")
+
+    def images(self) -> Any:
+        """All images."""
+        return self.call("GET", "/v1/images")
+
+    def image(self, reference: str) -> Any:
+        """One image."""
+        return self.call("GET", f"/v1/images/{_quote(reference)}")
+
+    def pull(self, reference: str, tls_verify: bool | None = None) -> Iterator[dict[str, Any]]:
+        """Pull; gives the progress, last `{"image": …}`. A failure of the pull is raised."""
+        pending = b""
+        body = {"reference": reference, "tls_verify": tls_verify}
+        for piece in self.stream("POST", "/v1/images/pull", body):
+            *lines, pending = (pending + piece).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    yield _progress(line)
+        if pending.strip():
+            yield _progress(pending)
+
+    def remove_image(self, reference: str) -> None:
+        """Untag an image."""
+        self.call("DELETE", f"/v1/images/{_quote(reference)}")
+
+    def containers(self, *, everything: bool = False) -> Any:
+        """Containers that run, or all."""
+        return self.call("GET", f"/v1/containers?all={str(everything).lower()}")
+
+    def create(self, spec: Mapping[str, Any]) -> Any:
+        """Create a container: its id, name, warnings."""
+        return self.call("POST", "/v1/containers", spec)
+
+    def container(self, ref: str) -> Any:
+        """One container, whole."""
+        return self.call("GET", _container(ref))
+
+    def start(self, ref: str) -> Any:
+        """Start a container."""
+        return self.call("POST", _container(ref, "start"))
+
+    def stop(self, ref: str, timeout_s: float | None = None) -> Any:
+        """Stop a container: its stop signal, and after `timeout_s` the end."""
+        return self.call("POST", _container(ref, "stop"), _given(timeout_s=timeout_s))
+
+    def kill(self, ref: str, signal: str) -> None:
+        """Send a signal to the main process."""
+        self.call("POST", _container(ref, "kill"), {"signal": signal})
+
+    def restart(self, ref: str, timeout_s: float | None = None) -> Any:
+        """Stop and start, with the same writable layer."""
+        return self.call("POST", _container(ref, "restart"), _given(timeout_s=timeout_s))
+
+    def redeploy(self, ref: str, actor: str, reason: str) -> Any:
+        """A fresh VM and writable layer from the same image; who and why go into the audit log."""
+        return self.call("POST", _container(ref, "redeploy"), {"actor": actor, "reason": reason})
+
+    def remove(self, ref: str, *, force: bool = False) -> None:
+        """Remove a container; `force`: also one that runs."""
+        self.call("DELETE", f"{_container(ref)}?force={str(force).lower()}")
+
+    def wait(self, ref: str) -> Any:
+        """Wait until a container does not run: its exit code."""
+        return self.call("POST", _container(ref, "wait"))
+
+    def logs(
+        self, ref: str, *, follow: bool = False, tail: int | None = None, since: float | None = None
+    ) -> Iterator[bytes]:
+        """What a container wrote, as records for `runtime.logs.Decoder`."""
+        options = _given(follow=str(follow).lower(), tail=tail, since=since)
+        query = "&".join(f"{key}={value}" for key, value in options.items())
+        return self.stream("GET", f"{_container(ref, 'logs')}?{query}")
+
+    def input(self, ref: str, data: Iterable[bytes]) -> None:
+        """Send to the stdin of a container created with `stdin`; the end of `data` closes it."""
+        self.call("POST", _container(ref, "input"), _Chunks(data))
+
+    def exec(self, ref: str, spec: Mapping[str, Any]) -> str:
+        """Start a command in a container; returns its session."""
+        return str(self.call("POST", _container(ref, "exec"), spec)["session"])
+
+    def session_output(self, session: str) -> Iterator[bytes]:
+        """What a session's command writes, as records; the last is the event of its exit."""
+        return self.stream("GET", f"/v1/sessions/{_quote(session)}/output")
+
+    def session_input(self, session: str, data: Iterable[bytes]) -> None:
+        """Send to a session's stdin; the end of `data` closes it."""
+        self.call("POST", f"/v1/sessions/{_quote(session)}/input", _Chunks(data))
+
+    def audit(self, limit: int = 100) -> Any:
+        """Who did what, newest first."""
+        return self.call("GET", f"/v1/audit?limit={limit}")
+
+    def _open(self, method: str, path: str, body: object) -> http.client.HTTPResponse:
+        connection = _UnixConnection(self._path, self._timeout_s)
+        headers = {"Connection": "close"}
+        try:
+            if isinstance(body, _Chunks):
+                headers["Transfer-Encoding"] = "chunked"
+                connection.request(method, path, iter(body.data), headers, encode_chunked=True)
+            elif body is not None:
+                headers["Content-Type"] = "application/json"
+                connection.request(method, path, json.dumps(body).encode(), headers)
+            else:
+                connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+        except BaseException as err:
+            connection.close()
+            fault = self._fault(err)
+            if fault is err:
+                raise
+            raise fault from err
+        if response.status >= 400:
+            with response:
+                raise _error(response)
+        return response
+
+    def _fault(self, err: BaseException) -> BaseException:
+        """What a failed call means; an exception that is not of the connection (Ctrl-C, a defect) is passed on."""
+        if isinstance(err, (FileNotFoundError, ConnectionRefusedError)):
+            return DaemonUnreachable(
+                f"hyperd is not running (nothing answers on {self._path});"
+                " start it as root with: systemctl start hyperd, or: hyperd"
+            )
+        if isinstance(err, PermissionError):
+            return DaemonUnreachable(f"no permission to use {self._path}; run as root, or join the group hyper")
+        if isinstance(err, TimeoutError):
+            return DaemonUnreachable(f"hyperd at {self._path} does not answer; see its log, and restart it if it hangs")
+        if isinstance(err, (OSError, http.client.HTTPException)):
+            return DaemonUnreachable(f"hyperd at {self._path} broke off: {err or type(err).__name__}")
+        return err
+
+
+class _Chunks:
+    """A body to send in pieces."""
+
+    def __init__(self, data: Iterable[bytes]) -> None:
+        self.data = data
+
+
+def _decode(response: http.client.HTTPResponse) -> Any:
+    try:
+        content = response.read(ANSWER_LIMIT_BYTES + 1)
+    except (OSError, http.client.HTTPException) as err:
+        raise DaemonUnreachable("hyperd broke off in the middle of its answer") from err
+    if len(content) > ANSWER_LIMIT_BYTES:
+        raise ClientError(f"hyperd's answer is larger than {ANSWER_LIMIT_BYTES} bytes")
+    if not content:
+        return None
+    try:
+        return json.loads(content)
+    except ValueError as err:
+        raise ClientError("hyperd's answer is not JSON: is something else listening on its socket?") from err
+
+
+def _error(response: http.client.HTTPResponse) -> ClientError:
+    try:
+        error = _decode(response)["error"]
+        return ApiError(response.status, error["code"], error["message"], error.get("field"))
+    except (ClientError, KeyError, TypeError):
+        return ApiError(response.status, "unknown", f"hyperd answered {response.status} {response.reason}")
+
+
+def _progress(line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+        error = event.get("error")
+        if error:
+            raise ApiError(502, error["code"], error["message"], error.get("field"))
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ClientError("hyperd's answer to the pull is not what it should be") from err
+    return dict(event)
+
+
+def _given(**options: object) -> dict[str, object]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _quote(text: str) -> str:
+    """Percent-encode all but what stands for itself in a path segment."""
+    return urllib.parse.quote(text, safe="")
+
+
+def _container(ref: str, action: str = "") -> str:
+    return f"/v1/containers/{_quote(ref)}" + (f"/{action}" if action else "")
