@@ -1,0 +1,99 @@
+"""The VM's control group on the host: v1, v2, or both at once.
+
+A controller that the host has in neither hierarchy is absent. v2 is preferred, as on a hybrid host its `cpu.stat` is
+there without any controller; blkio is not read at all, as v1 counts nothing until a limit is set.
+Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, cgroup-v1/cpuacct.rst.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collector import kerneltext
+from collector.keptfile import KeptFile
+
+if TYPE_CHECKING:
+    from runtime.record import Cgroups
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupSample:
+    """What the group used. `cpu_s` is all its CPU time in seconds."""
+
+    cpu_s: float | None
+    page_cache_bytes: int | None
+    oom_kills: int | None
+
+
+def parse_cpu(v2_cpu_stat: bytes | None, v1_cpuacct_usage: bytes | None) -> float | None:
+    """CPU time in seconds, of v2 if there is one (µs), else of v1 (ns)."""
+    if v2_cpu_stat is not None:
+        usage_usec = kerneltext.parse_flat(v2_cpu_stat).get(b"usage_usec")
+        return None if usage_usec is None else usage_usec / kerneltext.USEC_PER_S
+    if v1_cpuacct_usage is not None:
+        return kerneltext.parse_single(v1_cpuacct_usage) / kerneltext.NSEC_PER_S
+    return None
+
+
+def parse_page_cache(v2_memory_stat: bytes | None, v1_memory_stat: bytes | None) -> int | None:
+    """Page cache without shared memory (guest RAM in a memfd is shared memory), in bytes."""
+    for text, key in ((v2_memory_stat, b"file"), (v1_memory_stat, b"cache")):
+        if text is not None:
+            stat = kerneltext.parse_flat(text)
+            if key in stat:
+                return max(0, stat[key] - stat.get(b"shmem", 0))
+    return None
+
+
+def parse_oom_kills(v2_memory_events: bytes | None, v1_oom_control: bytes | None) -> int | None:
+    """`oom_kill` of memory.events or of memory.oom_control; both are flat keyed files."""
+    for text in (v2_memory_events, v1_oom_control):
+        if text is not None:
+            kills = kerneltext.parse_flat(text).get(b"oom_kill")
+            if kills is not None:
+                return kills
+    return None
+
+
+class CgroupReader:
+    """Holds the descriptors of one VM's group. `root` stands for `/`."""
+
+    def __init__(self, groups: Cgroups, root: Path = Path("/")) -> None:
+        def v2(name: str) -> KeptFile | None:
+            return KeptFile(_below(root, groups.v2) / name) if groups.v2 else None
+
+        def v1(controller: str, name: str) -> KeptFile | None:
+            directory = groups.v1.get(controller)
+            return KeptFile(_below(root, directory) / name) if directory else None
+
+        self._cpu = (v2("cpu.stat"), v1("cpuacct", "cpuacct.usage"))
+        self._stat = (v2("memory.stat"), v1("memory", "memory.stat"))
+        self._oom = (v2("memory.events"), v1("memory", "memory.oom_control"))
+
+    def read(self) -> CgroupSample:
+        """One sample.
+
+        Raises:
+            SourceError: the group is gone, or a file is not what the kernel writes.
+        """
+        return CgroupSample(
+            cpu_s=parse_cpu(*map(_read, self._cpu)),
+            page_cache_bytes=parse_page_cache(*map(_read, self._stat)),
+            oom_kills=parse_oom_kills(*map(_read, self._oom)),
+        )
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for file in (*self._cpu, *self._stat, *self._oom):
+            if file is not None:
+                file.close()
+
+
+def _read(file: KeptFile | None) -> bytes | None:
+    return None if file is None else file.read()
+
+
+def _below(root: Path, path: str) -> Path:
+    return root / path.lstrip("/")

@@ -1,0 +1,265 @@
+"""The guest agent over the statistics port: one batch of the guest's kernel files per sample.
+
+What comes is the guest's word: `docs/reference/agent-protocol.md` says what an honest one writes, and everything else
+ends in `MalformedError`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from collector import channel, kerneltext
+from collector.errors import MalformedError, TooLargeError
+from collector.sources.vmm import parse_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from collector.kerneltext import DeviceIo, Interface, Pressure
+
+T = TypeVar("T")
+
+MAX_FILE_BYTES: Final = 16384
+_MACHINE_FILES: Final = ("stat", "meminfo", "vmstat", "diskstats", "net/dev", "net/snmp", "net/netstat")
+_CGROUP_FILES: Final = (
+    "cpu.stat", "memory.current", "memory.stat", "memory.peak", "memory.swap.current", "memory.events",
+    "pids.current", "cgroup.procs", "io.stat", "cpu.pressure", "memory.pressure", "io.pressure",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """statvfs of the container's root."""
+
+    size_bytes: int
+    used_bytes: int
+    inodes: int
+    inodes_free: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSample:
+    """What the guest tells. None, or a missing key: its kernel has no such file.
+
+    Attributes:
+        time_ns: the guest's CLOCK_REALTIME.
+        uptime_ns: the guest's CLOCK_BOOTTIME.
+        clock_skew_s: the guest's clock minus the host's, of the middle of the exchange.
+        boot_ns: time from the start of its kernel to its agent.
+        io: by name of the device; a device that io.stat leaves out did nothing.
+        tcp: /proc/net/snmp and netstat, keys as `Tcp.CurrEstab`.
+    """
+
+    time_ns: int
+    uptime_ns: int
+    boot_ns: int | None
+    clock_skew_s: float | None
+    cpu: Mapping[bytes, int] | None
+    memory_bytes: int | None
+    memory: Mapping[bytes, int] | None
+    memory_peak_bytes: int | None
+    swap_bytes: int | None
+    memory_events: Mapping[bytes, int] | None
+    threads: int | None
+    processes: int | None
+    io: Mapping[str, DeviceIo] | None
+    pressure: Mapping[str, Pressure]
+    interfaces: tuple[Interface, ...]
+    tcp: Mapping[bytes, int]
+    memory_available_bytes: int | None
+    oom_kills: int | None
+    steal_s: float | None
+    root: FileSystem | None
+
+
+_NO_IO: Final = kerneltext.DeviceIo(0, 0, 0, 0)
+
+
+def parse_files(answer: object, allowed: frozenset[str]) -> dict[str, bytes]:
+    """Contents by path, of the `files` of a `hyper-read`. Paths that were not asked for are ignored.
+
+    Raises:
+        MalformedError: not of this shape, or a character beyond 0xFF in the data.
+    """
+    entries = answer.get("files") if isinstance(answer, dict) else None
+    if not isinstance(entries, list) or len(entries) > 128:
+        raise MalformedError("hyper-read: no list of files")
+    result = {}
+    for entry in entries:
+        path = entry.get("path") if isinstance(entry, dict) else None
+        if not isinstance(path, str):
+            raise MalformedError("hyper-read: a file without a path")
+        data = entry.get("data")
+        # What was cut off is worse than nothing: a sum over it would be wrong.
+        if path not in allowed or data is None or entry.get("truncated"):
+            continue
+        if not isinstance(data, str):
+            raise MalformedError("hyper-read: data is no string")
+        try:
+            result[path] = data.encode("latin-1")
+        except UnicodeEncodeError as err:
+            raise MalformedError("hyper-read: a character that is no byte") from err
+    return result
+
+
+def parse_statvfs(answer: object) -> FileSystem | None:
+    """The file system of `/`, of the `statvfs` of a `hyper-read`; None if it could not be asked for."""
+    entries = answer.get("statvfs") if isinstance(answer, dict) else None
+    if not isinstance(entries, list) or len(entries) > 32:
+        raise MalformedError("hyper-read: no list of statvfs")
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise MalformedError("hyper-read: statvfs is no object")
+        if entry.get("path") == "/" and "error" not in entry:
+            size, blocks, free = (parse_number(entry, key) for key in ("frsize", "blocks", "bfree"))
+            inodes, inodes_free = parse_number(entry, "files"), parse_number(entry, "ffree")
+            if free > blocks or inodes_free > inodes:
+                raise MalformedError("hyper-read: more free than there is")
+            return FileSystem(size * blocks, size * (blocks - free), inodes, inodes_free)
+    return None
+
+
+def parse_sample(
+    answer: object, cgroup: str, *, boot_ns: int | None = None, host_time_s: float | None = None
+) -> GuestSample:
+    """The `return` of a `hyper-read`, whole.
+
+    Args:
+        answer: what came, as JSON.
+        cgroup: directory of the container's group in the guest.
+        boot_ns: of `hyper-status`.
+        host_time_s: the host's clock in the middle of the exchange.
+    """
+    files = parse_files(answer, frozenset(_paths(cgroup)))
+
+    def machine(name: str) -> bytes | None:
+        return files.get(f"/proc/{name}")
+
+    def group(name: str) -> bytes | None:
+        return files.get(f"{cgroup}/{name}")
+
+    time_ns = parse_number(answer, "time_ns")
+    meminfo = _maybe(kerneltext.parse_meminfo, machine("meminfo"))
+    vmstat = _maybe(kerneltext.parse_flat, machine("vmstat"))
+    tcp = _maybe(kerneltext.parse_net_table, machine("net/snmp")) or {}
+    netstat = _maybe(kerneltext.parse_net_table, machine("net/netstat")) or {}
+    names = _maybe(kerneltext.parse_diskstats_names, machine("diskstats")) or {}
+    io = _maybe(kerneltext.parse_io_stat, group("io.stat"))
+    pressure = {kind: group(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
+    return GuestSample(
+        time_ns=time_ns,
+        uptime_ns=parse_number(answer, "uptime_ns"),
+        boot_ns=boot_ns,
+        clock_skew_s=None if host_time_s is None else time_ns / kerneltext.NSEC_PER_S - host_time_s,
+        cpu=_maybe(kerneltext.parse_flat, group("cpu.stat")),
+        memory_bytes=_maybe(kerneltext.parse_single, group("memory.current")),
+        memory=_maybe(kerneltext.parse_flat, group("memory.stat")),
+        memory_peak_bytes=_maybe(kerneltext.parse_single, group("memory.peak")),
+        swap_bytes=_maybe(kerneltext.parse_single, group("memory.swap.current")),
+        memory_events=_maybe(kerneltext.parse_flat, group("memory.events")),
+        threads=_maybe(kerneltext.parse_single, group("pids.current")),
+        processes=_maybe(kerneltext.count_lines, group("cgroup.procs")),
+        io=None if io is None else {name.decode("latin-1"): io.get(number, _NO_IO) for number, name in names.items()},
+        pressure={kind: kerneltext.parse_pressure(text) for kind, text in pressure.items() if text},
+        interfaces=_maybe(kerneltext.parse_net_dev, machine("net/dev")) or (),
+        tcp={**tcp, **netstat},
+        memory_available_bytes=meminfo.get(b"MemAvailable") if meminfo else None,
+        oom_kills=vmstat.get(b"oom_kill") if vmstat else None,
+        steal_s=_maybe(kerneltext.parse_steal, machine("stat")),
+        root=parse_statvfs(answer),
+    )
+
+
+def _maybe(parse: Callable[[bytes], T], text: bytes | None) -> T | None:
+    return None if text is None else parse(text)
+
+
+def _paths(cgroup: str) -> list[str]:
+    return [f"/proc/{name}" for name in _MACHINE_FILES] + [f"{cgroup}/{name}" for name in _CGROUP_FILES]
+
+
+class GuestReader:
+    """One VM's statistics port. The connection is kept; after a missed deadline both sides synchronise again."""
+
+    def __init__(self, path: Path, cgroup: str, budget: channel.Budget, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._cgroup = cgroup
+        self._budget = budget
+        self._clock = clock
+        self._channel: channel.LineChannel | None = None
+        self._synced = False
+        self._sync_id: int | None = None
+        self._waits = 0
+        read = {"files": _paths(cgroup), "statvfs": ["/"], "max_bytes": MAX_FILE_BYTES}
+        self._request = b"".join(
+            json.dumps(command, separators=(",", ":")).encode() + b"\n"
+            for command in ({"execute": "hyper-status"}, {"execute": "hyper-read", "arguments": read})
+        )
+
+    async def read(self) -> GuestSample:
+        """One sample. The caller sets the deadline; after a cancelled read the next one synchronises first.
+
+        Raises:
+            SourceError: nobody is there, or the answer is not what the protocol says. The next read connects anew.
+        """
+        try:
+            return await self._read()
+        except (MalformedError, TooLargeError):
+            self.close()
+            raise
+
+    async def _read(self) -> GuestSample:
+        if self._channel is None or self._channel.failed:
+            self.close()
+            self._channel = await channel.connect(self._path, self._budget)
+        if not self._synced:
+            await self._synchronise(self._channel)
+        self._synced = False  # until the answers have come
+        sent_at = self._clock()
+        self._channel.write(self._request)
+        status = await self._answer(self._channel)
+        answer = await self._answer(self._channel)
+        middle = (sent_at + self._clock()) / 2
+        self._synced = True
+        boot_ns = parse_number(status, "boot_ns") if isinstance(status, dict) and "boot_ns" in status else None
+        return parse_sample(answer, self._cgroup, boot_ns=boot_ns, host_time_s=middle)
+
+    async def _synchronise(self, agent: channel.LineChannel) -> None:
+        # To a guest that does not answer the request is repeated ever more seldom, so that little piles up.
+        self._waits += 1
+        if self._sync_id is None or self._waits & (self._waits - 1) == 0:
+            if self._sync_id is None:
+                agent.skip_to_sentinel()
+            self._sync_id = random.getrandbits(31)
+            sync = {"execute": "guest-sync-delimited", "arguments": {"id": self._sync_id}}
+            agent.write(b"\xff" + json.dumps(sync).encode() + b"\n")
+        for _ in range(64):
+            line = (await agent.read_line()).lstrip(b"\xff")
+            if line and channel.parse_object(line).get("return") == self._sync_id:
+                self._synced = True
+                self._sync_id = None
+                self._waits = 0
+                return
+        raise MalformedError("no answer to guest-sync-delimited")
+
+    async def _answer(self, agent: channel.LineChannel) -> Any:
+        answer = channel.parse_object(await agent.read_line())
+        if "return" in answer:
+            return answer["return"]
+        error = answer.get("error")
+        kind = error.get("class") if isinstance(error, dict) else None
+        raise MalformedError(f"the agent answers with the error {str(kind)[:40]!r}")
+
+    def close(self) -> None:
+        """Close the connection; a later read connects again."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        self._synced = False
+        self._sync_id = None
+        self._waits = 0

@@ -1,0 +1,80 @@
+"""Finds containers: the records below `containers/` of the state directory.
+
+A record is replaced as a whole, so one whose inode, size and time are as before is not read again.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from runtime import record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_ID: Final = re.compile(r"[0-9a-f]{64}")
+
+Signature = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A record as it was last read."""
+
+    signature: Signature
+    record: record.Record | None
+
+
+class StateDirectory:
+    """The containers of one state directory, over time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.unreadable = 0
+        self._known: dict[str, Known] = {}
+
+    def directory(self, container_id: str) -> Path:
+        """Directory of a container."""
+        return self.path / "containers" / container_id
+
+    def scan(self) -> Mapping[str, record.Record]:
+        """Records by id. A record that cannot be read is counted, said once in the log, and left out."""
+        found: dict[str, Known] = {}
+        try:
+            names = sorted(entry.name for entry in (self.path / "containers").iterdir())
+        except FileNotFoundError:
+            names = []  # no container was ever made here
+        except OSError:
+            logger.exception("cannot list %s", self.path / "containers")
+            return {name: known.record for name, known in self._known.items() if known.record}
+        for name in names:
+            if _ID.fullmatch(name) and (known := self._look(name)) is not None:
+                found[name] = known
+        self._known = found
+        self.unreadable = sum(1 for known in found.values() if known.record is None)
+        return {name: known.record for name, known in found.items() if known.record}
+
+    def _look(self, name: str) -> Known | None:
+        directory = self.directory(name)
+        before = self._known.get(name)
+        try:
+            status = (directory / record.FILE_NAME).stat()
+            signature = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if before is not None and before.signature == signature:
+                return before
+            found = record.read(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return None  # between mkdir and the first record, or just removed
+        except (OSError, record.RecordError) as err:
+            logger.warning("container %.12s: cannot read its record: %s", name, err)
+            return Known(signature if not isinstance(err, OSError) else (0, 0, 0), None)
+        if found.id != name:
+            logger.warning("container %.12s: its record names another id", name)
+            return Known(signature, None)
+        return Known(signature, found)

@@ -1,0 +1,231 @@
+"""One container over time: its readers, its last good samples, what is carried from round to round."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from collector import reconcile
+from collector.channel import Budget
+from collector.counters import Floors, OomLedger
+from collector.definitions import container, microvm
+from collector.errors import SourceError
+from collector.snapshot import ContainerSnapshot, Point
+from collector.sources.cgroup import CgroupReader
+from collector.sources.guest import GuestReader
+from collector.sources.process import ProcessReader
+from collector.sources.vmm import VmmReader
+from collector.summary import CpuMeter, summarize
+from runtime.record import LIVE_STATES, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+logger = logging.getLogger(__name__)
+
+STALE_ROUNDS: Final = 3
+"""Rounds without a sample after which a source's last values are not shown any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all watches share.
+
+    Attributes:
+        node: name of this host.
+        root: stands for `/` where kernel files are read.
+        deadline_s: how long VMM and agent may take for one sample.
+        clock: seconds since 1970.
+        budget: bytes that all connections may hold together.
+    """
+
+    node: str
+    root: Path = Path("/")
+    deadline_s: float = 1.0
+    clock: Callable[[], float] = time.time
+    budget: Budget = field(default_factory=Budget)
+
+
+class Slot:
+    """One source of one container: its last good points, when they were taken, and what is wrong now."""
+
+    def __init__(self, name: str, container_id: str) -> None:
+        self.name = name
+        self.points: list[Point] = []
+        self.sampled_at: float | None = None
+        self.reason: str | None = None
+        self.duration_s = 0.0
+        self._container_id = container_id
+        self._floors = Floors()
+        self._misses = 0
+
+    def hit(self, points: Iterable[Point], at_s: float) -> None:
+        """A sample has come. Counters that went back are held where they were, and count as a fault of the source."""
+        self.points, went_back = self._floors.apply(points)
+        self.sampled_at = at_s
+        self._misses = 0
+        self._tell(f"counters went back: {', '.join(sorted(set(went_back))[:3])}" if went_back else None)
+
+    def miss(self, reason: str) -> None:
+        """No sample this time; the last one is shown for a while yet, with its age."""
+        self._misses += 1
+        if self._misses >= STALE_ROUNDS:
+            self.points = []
+        self._tell(reason)
+
+    def _tell(self, reason: str | None) -> None:
+        if (reason is None) != (self.reason is None):
+            if reason is None:
+                logger.info("container %.12s: source %s is back", self._container_id, self.name)
+            else:
+                logger.warning("container %.12s: source %s is down: %s", self._container_id, self.name, reason)
+        self.reason = reason
+
+
+class Watch:
+    """Samples one container. `directory` is that of its record."""
+
+    def __init__(self, directory: Path, record: Record, settings: Settings) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._oom = OomLedger()
+        self._peak: Point | None = None
+        self._last: ContainerSnapshot | None = None
+        self.record = record
+        self._open(record)
+
+    def update(self, record: Record) -> None:
+        """Take a new record; another epoch or another VM begins with new readers and new floors."""
+        before, self.record = self.record, record
+        if record is before:
+            return
+        if record.lifecycle.epoch != before.lifecycle.epoch:
+            self._oom.next_epoch()
+            self._peak = None
+        if record.lifecycle.epoch != before.lifecycle.epoch or record.vm != before.vm:
+            self.close()
+            self._open(record)
+
+    def _open(self, record: Record) -> None:
+        settings = self._settings
+        self._slots = {name: Slot(name, record.id) for name in microvm.SOURCES}
+        self._cpu = CpuMeter()
+        self._process = ProcessReader(record.vm, settings.root / "proc") if record.vm else None
+        self._cgroup = CgroupReader(record.cgroups, settings.root)
+        self._vmm = VmmReader(self._directory / record.sockets.qmp_stats, settings.budget)
+        self._guest = GuestReader(
+            self._directory / record.sockets.agent_stats, record.guest.cgroup, settings.budget, settings.clock
+        )
+
+    async def sample(self) -> ContainerSnapshot:
+        """One round: asks VMM and agent at once, then reads the host's files. It never raises for a bad container."""
+        record = self.record
+        process = self._process
+        live = process is not None and record.lifecycle.state in LIVE_STATES
+        if process is not None and live:
+            await asyncio.gather(self._take("vmm", self._vmm_points), self._take("guest", self._guest_points))
+            await self._take("host", lambda: self._host_points(process))
+        else:
+            self.close()
+            self._cpu = CpuMeter()
+            if record.lifecycle.oom_killed:
+                self._oom.ended_by_oom()
+        now_s = self._settings.clock()
+        points = [*reconcile.record_points(record, self._settings.node, now_s=now_s)]
+        points += reconcile.oom_points(self._oom.totals)
+        sampled_at: dict[str, float] = {}
+        down: dict[str, str] = {}
+        if live:
+            for slot in self._slots.values():
+                points += slot.points
+                points.append(Point(microvm.SOURCE_UP, (slot.name,), float(slot.reason is None)))
+                if slot.sampled_at is not None:
+                    sampled_at[slot.name] = slot.sampled_at
+                if slot.reason is not None:
+                    down[slot.name] = slot.reason
+            self._peak = next((p for p in points if p.metric is container.MEMORY_MAX_USAGE_BYTES), self._peak)
+        elif self._peak is not None:
+            points.append(self._peak)
+        self._last = ContainerSnapshot(
+            id=record.id,
+            name=record.name,
+            state=record.lifecycle.state,
+            base_values=reconcile.base_values(record),
+            points=tuple(points),
+            summary=summarize(points, self._cpu.ratio),
+            memory_limit_bytes=record.limits.memory_bytes,
+            taken_at=now_s,
+            sampled_at=sampled_at,
+            down=down,
+        )
+        return self._last
+
+    def last_words(self) -> ContainerSnapshot:
+        """What stays of a container that was removed: how it ended, OOM kills, peak, restarts."""
+        self.close()
+        record, now_s = self.record, self._settings.clock()
+        points = [*reconcile.record_points(record, self._settings.node, now_s=now_s, removed=True)]
+        points += reconcile.oom_points(self._oom.totals)
+        if self._peak is not None:
+            points.append(self._peak)
+        return ContainerSnapshot(
+            id=record.id,
+            name=record.name,
+            state="removing",
+            base_values=reconcile.base_values(record),
+            points=tuple(points),
+            summary=summarize([], None),
+            memory_limit_bytes=record.limits.memory_bytes,
+            taken_at=now_s,
+            removed=True,
+        )
+
+    @property
+    def durations_s(self) -> dict[str, float]:
+        """Wall time of the last read by source, of a container that runs."""
+        return {slot.name: slot.duration_s for slot in self._slots.values() if slot.duration_s}
+
+    async def _take(self, name: str, read: Callable[[], Awaitable[Iterable[Point]]]) -> None:
+        slot = self._slots[name]
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.deadline_s):
+                points = await read()
+            slot.hit(points, self._settings.clock())
+        except TimeoutError:
+            slot.miss(f"no answer within {self._settings.deadline_s:g} s")
+        except SourceError as err:
+            slot.miss(err.reason)
+        except Exception:
+            logger.exception("container %.12s: defect in reading source %s", self.record.id, name)
+            slot.miss("defect in the collector")
+        slot.duration_s = time.monotonic() - started
+
+    async def _vmm_points(self) -> Iterable[Point]:
+        return reconcile.vmm_points(await self._vmm.read())
+
+    async def _guest_points(self) -> Iterable[Point]:
+        guest = await self._guest.read()
+        for layer, kills in reconcile.guest_oom_kills(guest).items():
+            self._oom.observe(layer, kills)
+        points = [*reconcile.guest_points(self.record, guest)]
+        self._cpu.observe(points, time.monotonic())
+        return points
+
+    async def _host_points(self, process: ProcessReader) -> Iterable[Point]:
+        cgroup = self._cgroup.read()
+        if cgroup.oom_kills is not None:
+            self._oom.observe("host", cgroup.oom_kills)
+        return reconcile.host_points(process.read(self._vmm.thread_ids), cgroup)
+
+    def close(self) -> None:
+        """Give back all descriptors and connections; sampling goes on with new ones."""
+        self._vmm.close()
+        self._guest.close()
+        self._cgroup.close()
+        if self._process is not None:
+            self._process.close()
