@@ -70,9 +70,11 @@ class Writer:
 
 def _lines(payload: bytes) -> Iterator[bytes]:
     """Lines with their newlines; unlike `splitlines`, a carriage return ends none."""
-    while payload:
-        line, newline, payload = payload.partition(b"\n")
-        yield line + newline
+    begin = 0
+    while begin < len(payload):
+        end = payload.find(b"\n", begin) + 1 or len(payload)
+        yield payload[begin:end]
+        begin = end
 
 
 def logs_arguments(parser: arguments.Parser) -> None:
