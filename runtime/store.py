@@ -1,7 +1,7 @@
 """The daemon's memory: containers, the journal of operations under way, and the audit log, in SQLite (WAL).
 
-A multi-step operation is written into the journal before it is begun, and struck out when it has ended; what stands there
-at start was interrupted. One daemon has the store open at a time (`runtime.daemon` holds a lock).
+A multi-step operation is written into the journal before it is begun, and struck out when it has ended; what stands
+there at start was interrupted. One daemon has the store open at a time (`runtime.daemon` holds a lock).
 """
 
 from __future__ import annotations

@@ -1,0 +1,137 @@
+"""The life of a container: its states, which may follow which, and the one place that changes them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from runtime import record as records
+from runtime.errors import Conflict, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from runtime.record import Record, State
+    from runtime.spec import Spec
+    from runtime.store import Store
+    from runtime.vm.agent import Agent
+    from runtime.vm.process import Process
+    from runtime.vm.streams import Streams
+
+FOLLOWING: Mapping[State, frozenset[State]] = {
+    "created": frozenset({"starting", "removing"}),
+    "starting": frozenset({"running", "exited"}),
+    "running": frozenset({"paused", "stopping", "exited"}),
+    "paused": frozenset({"running", "stopping", "exited"}),
+    "stopping": frozenset({"exited"}),
+    "exited": frozenset({"starting", "removing"}),
+    "dead": frozenset({"removing"}),
+    "removing": frozenset({"dead"}),
+}
+
+
+@dataclass(eq=False, slots=True)
+class Container:
+    """A container while the daemon runs. `record` is replaced, never changed, and only by `Lives.change`.
+
+    `lock` is held by the one operation under way. `changed` is set, and replaced, at every change of the record.
+    """
+
+    id: str
+    slot: int
+    spec: Spec
+    record: Record
+    directory: Path
+    data_directory: Path
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    process: Process | None = None
+    agent: Agent | None = None
+    streams: Streams | None = None
+    watcher: asyncio.Task[None] | None = None
+    log_start: int = 0
+
+    @property
+    def log_path(self) -> Path:
+        """What the container wrote, over all its starts."""
+        return self.data_directory / "container.log"
+
+    @property
+    def state(self) -> State:
+        """Its state now."""
+        return self.record.lifecycle.state
+
+    @property
+    def live(self) -> bool:
+        """Whether it has a VM, or is getting one."""
+        return self.state in records.LIVE_STATES
+
+
+class Lives:
+    """All containers, and the only way to change one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._containers: dict[str, Container] = {}
+
+    def add(self, container: Container) -> None:
+        """Take in a container; its record is written to the state directory."""
+        self._containers[container.id] = container
+        container.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        records.write(container.directory, container.record)
+
+    def forget(self, container: Container) -> None:
+        """Let go of a container that has been removed, and wake whoever waits for it."""
+        self._containers.pop(container.id, None)
+        container.changed.set()
+
+    def all(self) -> list[Container]:
+        """All containers, in the order of their creation."""
+        return list(self._containers.values())
+
+    def find(self, reference: str) -> Container:
+        """The container with this name, id, or unambiguous beginning of an id.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: several ids begin like that.
+        """
+        if reference in self._containers:
+            return self._containers[reference]
+        by_name = [one for one in self._containers.values() if one.record.name == reference]
+        by_id = [one for id_, one in self._containers.items() if reference and id_.startswith(reference)]
+        found = by_name or by_id
+        if not found:
+            raise NotFound(f"there is no container {reference!r}: 'hyper ps -a' lists them all", field="container")
+        if len(found) > 1:
+            raise Conflict(f"{reference!r} is the beginning of {len(found)} ids: give more of it", field="container")
+        return found[0]
+
+    def change(self, container: Container, state: State | None = None, **changes: object) -> None:
+        """Move a container to a state, and change its record.
+
+        Keywords are members of `record.Lifecycle` or of `record.Record`. The store is written first, then the state
+        directory; a full disk leaves the old record in both, or the new one in the store alone, which wins at start.
+
+        Raises:
+            Conflict: the state does not follow from the present one.
+            DiskFull, OSError: it could not be written.
+        """
+        old = container.record
+        if state is not None and state not in FOLLOWING[old.lifecycle.state]:
+            raise Conflict(f"the container {old.name} is {old.lifecycle.state}: it cannot become {state}")
+        names = {one.name for one in dataclasses.fields(old.lifecycle)}
+        lifecycle_changes = {name: value for name, value in changes.items() if name in names}
+        if state is not None:
+            lifecycle_changes["state"] = state
+        record_changes = {name: value for name, value in changes.items() if name not in names}
+        lifecycle = dataclasses.replace(old.lifecycle, **lifecycle_changes)  # type: ignore[arg-type]  # checked by name
+        container.record = dataclasses.replace(old, lifecycle=lifecycle, **record_changes)  # type: ignore[arg-type]  # same
+        self._store.save(container.record)
+        if container.directory.is_dir():
+            records.write(container.directory, container.record)
+        event, container.changed = container.changed, asyncio.Event()
+        event.set()

@@ -1,0 +1,211 @@
+"""The VMs of containers: starting one, watching it, ending it, and what is to be done when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from runtime.errors import GuestFailed, HostUnable, RuntimeFault
+from runtime.network import nft
+from runtime.output import last_words, write_end
+from runtime.record import Port
+from runtime.signals import signal_number
+from runtime.vm.streams import Streams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtime.cgroups import HostCgroups
+    from runtime.config import Config
+    from runtime.counts import Counts
+    from runtime.images.store import ImageStore
+    from runtime.life import Container, Lives
+    from runtime.network.ports import PortReservations
+    from runtime.startup import Starter
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STOP_TIMEOUT_S = 10.0
+SIGNAL_TIMEOUT_S = 2.0
+_KILL_GRACE_S = 1.5
+_EXIT_KILLED = 137
+SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
+
+
+class Supervisor:
+    """Starts, watches and ends VMs. Whoever calls holds the container's lock; a VM's end is handled without it.
+
+    `on_end` is called when a container has exited, however that came about.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        lives: Lives,
+        images: ImageStore,
+        starter: Starter,
+        host_cgroups: HostCgroups,
+        counts: Counts,
+        ports: PortReservations,
+        on_end: Callable[[Container], None],
+    ) -> None:
+        self._config = config
+        self._lives = lives
+        self._images = images
+        self._starter = starter
+        self._host_cgroups = host_cgroups
+        self._counts = counts
+        self._ports = ports
+        self._on_end = on_end
+        self._publishing = asyncio.Lock()
+
+    async def start(self, container: Container) -> None:
+        """Start the VM of a container that has none; the caller holds its lock."""
+        lifecycle = container.record.lifecycle
+        again = lifecycle.epoch > 0
+        self._lives.change(
+            container,
+            "starting",
+            desired="running",
+            epoch=lifecycle.epoch + 1,
+            restarts=lifecycle.restarts + again,
+            exit_code=None,
+            error=None,
+            oom_killed=False,
+            finished_at=None,
+            start_phases={},
+        )
+        ports = tuple(Port(**port.model_dump()) for port in container.spec.ports)
+        try:
+            ports = self._ports.reserve(container.id, ports)
+            image = await self._images.resolve(container.record.image_digest)
+            running = await self._starter.start(container, image, ports)
+        except BaseException as err:
+            self._ports.release(container.id)
+            self.clear(container)
+            code = err.exit_code if isinstance(err, RuntimeFault) else RuntimeFault.exit_code
+            self._lives.change(
+                container,
+                "exited",
+                desired="running" if again else "stopped",
+                finished_at=time.time(),
+                exit_code=code,
+                error=str(err) or type(err).__name__,
+            )
+            raise
+        container.process = running.started.process
+        container.agent = running.started.agent
+        path, reason = running.vm.start_path, running.vm.start_path_reason
+        self._counts.starts[path] += 1
+        if reason:
+            self._counts.fallbacks[reason] += 1
+            log.info("container %s took the %s path: %s", container.record.name, path, reason)
+        self._lives.change(
+            container,
+            "running",
+            started_at=running.started_at,
+            vm=running.vm,
+            network=running.network,
+            cgroups=running.groups,
+            start_phases=running.phases,
+        )
+        self.attend(container)
+        if ports:
+            await self.publish()
+
+    def attend(self, container: Container) -> None:
+        """Watch a VM that runs, until it ends."""
+        container.streams = Streams(container.directory / "streams.sock")
+        container.watcher = asyncio.create_task(self._watch(container), name=f"watch {container.id[:12]}")
+
+    async def stop(self, container: Container, timeout_s: float | None) -> None:
+        """Stop signal, time to obey, then the end of the VM."""
+        default_s = container.spec.stop_timeout_s
+        timeout_s = timeout_s if timeout_s is not None else default_s
+        timeout_s = DEFAULT_STOP_TIMEOUT_S if timeout_s is None else timeout_s
+        image = await self._images.resolve(container.record.image_digest)
+        number = signal_number(container.spec.stop_signal or image.config.stop_signal or "TERM", "stop_signal")
+        if container.agent is not None and timeout_s > 0:
+            with contextlib.suppress(GuestFailed):
+                await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=number, all=False)
+                await self._ended_within(container, timeout_s)
+        await self.kill(container)
+
+    async def kill(self, container: Container) -> None:
+        """Kill the container's processes, so that the guest ends in order; then the VM, if it has not ended."""
+        if container.watcher is None or container.watcher.done():
+            return
+        if container.agent is not None:
+            with contextlib.suppress(GuestFailed):
+                await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=int(signal.SIGKILL), all=True)
+                await self._ended_within(container, _KILL_GRACE_S)
+        if not container.watcher.done():
+            if container.process is not None:
+                container.process.signal(signal.SIGKILL)
+            await asyncio.shield(container.watcher)
+
+    async def publish(self) -> None:
+        """Give the kernel the published ports of all VMs that run."""
+        async with self._publishing:
+            published = [
+                (network.address, port)
+                for container in self._lives.all()
+                if container.live and (network := container.record.network)
+                for port in network.ports
+            ]
+            await nft.apply(nft.render(self._config.bridge, self._config.subnet, published))
+
+    def clear(self, container: Container) -> None:
+        """Close what belonged to a VM that has ended, and remove its sockets."""
+        if container.agent is not None:
+            container.agent.close()
+        if container.streams is not None:
+            container.streams.close()
+        container.agent = container.streams = container.process = None
+        for name in SOCKETS:
+            (container.directory / name).unlink(missing_ok=True)
+
+    async def after_end(self, container: Container) -> None:
+        """A VM has ended: find its exit code, give back what it had, and say that the container has exited."""
+        words = last_words(container.log_path)
+        stopping = container.state == "stopping"
+        error = None
+        if words is None:
+            error = None if stopping else "the VM ended without a word from its guest"
+            words = write_end(container.log_path, _EXIT_KILLED, error)
+        had_ports = bool(container.record.network and container.record.network.ports)
+        self._ports.release(container.id)
+        await self._host_cgroups.remove(container.record.cgroups)
+        self.clear(container)
+        finished = words.exit_code == 0 and not stopping
+        self._lives.change(
+            container,
+            "exited",
+            finished_at=time.time(),
+            exit_code=words.exit_code,
+            oom_killed=words.oom_killed,
+            error=error,
+            vm=None,
+            network=None,
+            # A process that ends with 0 has done what it was for; with anything else it is missed.
+            desired="stopped" if finished else container.record.lifecycle.desired,
+        )
+        if had_ports:
+            try:
+                await self.publish()
+            except HostUnable as err:
+                log.warning("the ports of %s are still published: %s", container.record.name, err)
+
+    async def _watch(self, container: Container) -> None:
+        if container.process is not None:
+            await container.process.ended()
+        await self.after_end(container)
+        self._on_end(container)
+
+    async def _ended_within(self, container: Container, timeout_s: float) -> None:
+        if container.watcher is not None:
+            await asyncio.wait({container.watcher}, timeout=timeout_s)

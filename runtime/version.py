@@ -1,0 +1,3 @@
+"""The version of Hyperpulse."""
+
+VERSION = "0.1.0"
