@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import socket
 from typing import TYPE_CHECKING
@@ -23,8 +24,8 @@ class PortReservations:
     def __init__(self) -> None:
         self._sockets: dict[str, list[socket.socket]] = {}
 
-    def reserve(self, container_id: str, ports: Iterable[Port]) -> None:
-        """Bind all the ports for the container, or none.
+    def reserve(self, container_id: str, ports: Iterable[Port]) -> tuple[Port, ...]:
+        """Bind all the ports for the container, or none; returns them with a number in place of each host port 0.
 
         Raises:
             PortInUse: somebody listens there already.
@@ -32,14 +33,18 @@ class PortReservations:
         """
         self.release(container_id)
         held: list[socket.socket] = []
+        wanted = tuple(ports)
         try:
-            for port in ports:
+            for port in wanted:
                 held.append(_bind(port))  # noqa: PERF401 -- what is bound so far must be known if the next one fails
         except BaseException:
             for one in held:
                 one.close()
             raise
         self._sockets[container_id] = held
+        return tuple(
+            dataclasses.replace(port, host_port=one.getsockname()[1]) for port, one in zip(wanted, held, strict=True)
+        )
 
     def release(self, container_id: str) -> None:
         """Give the container's ports back; a container that holds none is no failure."""
