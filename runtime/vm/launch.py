@@ -19,7 +19,7 @@ from runtime.vm import machine, process
 from runtime.vm.agent import Agent
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
     from typing import Any
 
@@ -87,10 +87,9 @@ async def start(
     *,
     template: Template | None = None,
     ram: int = -1,
-    vm_state: int = -1,
     timeout_s: float | None = None,
 ) -> Started:
-    """Start QEMU and wait for the agent. `ram` and `vm_state` are for making a template.
+    """Start QEMU and wait for the agent. `ram` is the memory of a template that is being made.
 
     Raises:
         GuestFailed: QEMU ended (its last line is in the message) or the agent did not answer in time;
@@ -100,7 +99,7 @@ async def start(
     began = time.monotonic()
     order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        files = _open_files(host, order, mode, template, stack, ram=ram, vm_state=vm_state)
+        files = _open_files(host, order, mode, template, stack, ram)
         if order.bridge:
             await links.attach_tap(order.tap, order.bridge)
         command_line = machine.kernel_command_line(host.kernel, host.tsc_khz)
@@ -122,26 +121,33 @@ async def start(
     return Started(running, agent, {"vm": vm_up - began, "agent": time.monotonic() - vm_up})
 
 
-async def open_monitor(directory: Path, name: str = "qmp.sock") -> QMPClient:
-    """Connect to a VM's control monitor.
+@contextlib.asynccontextmanager
+async def monitor(directory: Path) -> AsyncIterator[QMPClient]:
+    """The VM's control monitor, ready for commands.
 
     Raises:
         GuestFailed: nobody answers, or it does not speak QMP.
     """
-    client = QMPClient(name)
+    client = QMPClient("control")
     client.logger.setLevel(logging.CRITICAL)  # what went wrong is raised; it need not be logged as well
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        connection.connect(f"/proc/self/fd/{descriptor}/{name}")
+        connection.connect(f"/proc/self/fd/{descriptor}/qmp.sock")
         connection.setblocking(False)
         await client.connect(connection)
     except (OSError, QMPError) as err:
         connection.close()
-        raise GuestFailed(f"QEMU's monitor {name} does not answer: {err}") from err
+        raise GuestFailed(f"QEMU's monitor does not answer: {err}") from err
     finally:
         os.close(descriptor)
-    return client
+    try:
+        yield client
+    except QMPError as err:
+        raise GuestFailed(f"QEMU refused a command: {err}") from err
+    finally:
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await client.disconnect()
 
 
 def _open_files(
@@ -150,9 +156,7 @@ def _open_files(
     mode: Mode,
     template: Template | None,
     stack: contextlib.ExitStack,
-    *,
     ram: int,
-    vm_state: int,
 ) -> machine.Files:
     """Open all that QEMU gets; the stack closes our own copies once QEMU has its own."""
 
@@ -184,23 +188,17 @@ def _open_files(
         ram=template.ram if template else ram,
         kernel=opened(host.kernel.vmlinuz, os.O_RDONLY) if boots else -1,
         initrd=opened(host.kernel.initrd, os.O_RDONLY) if boots else -1,
-        vm_state=opened(template.state, os.O_RDONLY) if template else vm_state,
+        vm_state=opened(template.state, os.O_RDONLY) if template else -1,
     )
 
 
 async def _load_state(directory: Path, descriptor: int) -> None:
-    monitor = await open_monitor(directory)
-    try:
+    async with monitor(directory) as qmp:
         # Sent in one go: QEMU runs them in order. The capability must be set before the state is read.
         await asyncio.gather(
-            monitor.execute("migrate-set-capabilities", {"capabilities": [IGNORE_SHARED]}),
-            monitor.execute("migrate-incoming", {"uri": f"fd:{descriptor}"}),
+            qmp.execute("migrate-set-capabilities", {"capabilities": [IGNORE_SHARED]}),
+            qmp.execute("migrate-incoming", {"uri": f"fd:{descriptor}"}),
         )
-    except QMPError as err:
-        raise GuestFailed(f"QEMU refused the template: {err}") from err
-    finally:
-        with contextlib.suppress(QMPError, OSError, EOFError):
-            await monitor.disconnect()
 
 
 IGNORE_SHARED = {"capability": "x-ignore-shared", "state": True}

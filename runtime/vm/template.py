@@ -17,8 +17,6 @@ import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from qemu.qmp import QMPError
-
 from runtime import cgroups
 from runtime.errors import GuestFailed, RuntimeFault
 from runtime.vm import launch, machine
@@ -104,7 +102,7 @@ class Templates:
                 template = await asyncio.to_thread(self._load, key, shape)
                 if template is None:
                     template = await self._build(key, shape)
-        except (RuntimeFault, OSError, QMPError) as err:
+        except (RuntimeFault, OSError) as err:
             log.warning("template %s cannot be built, VMs boot cold: %s", key, err)
             self._failed[key] = str(err)
         else:
@@ -160,26 +158,23 @@ class Templates:
             os.close(state)
 
     async def _boot_and_save(self, order: Order, ram: int, state: int) -> None:
-        started = await launch.start(self._host, order, "template", ram=ram, vm_state=state)
+        started = await launch.start(self._host, order, "template", ram=ram)
+        started.agent.close()
         try:
-            started.agent.close()
-            monitor = await launch.open_monitor(order.directory)
-            await monitor.execute("migrate-set-capabilities", {"capabilities": [launch.IGNORE_SHARED]})
-            await monitor.execute("migrate", {"uri": f"fd:{state}"})
-            async with asyncio.timeout(_SAVE_TIMEOUT_S):
-                while (status := await self._migration(monitor)) != "completed":
+            async with asyncio.timeout(_SAVE_TIMEOUT_S), launch.monitor(order.directory) as qmp:
+                qmp.send_fd_scm(state)
+                await qmp.execute("getfd", {"fdname": "state"})
+                await qmp.execute("migrate-set-capabilities", {"capabilities": [launch.IGNORE_SHARED]})
+                # The guest runs on while it is saved, so that a clone runs from its first moment.
+                await qmp.execute("migrate", {"uri": "fd:state"})
+                while (status := await _migration(qmp)) != "completed":
                     if status in {"failed", "cancelled"}:
                         raise GuestFailed("QEMU could not save the state of the template")
                     await asyncio.sleep(0.01)
-            await monitor.disconnect()
         except TimeoutError as err:
             raise GuestFailed(f"QEMU did not save the template within {_SAVE_TIMEOUT_S:g} s") from err
         finally:
             await asyncio.shield(started.process.kill())
-
-    async def _migration(self, monitor: QMPClient) -> str:
-        answer = await monitor.execute("query-migrate")
-        return str(answer.get("status")) if isinstance(answer, dict) else "failed"
 
     async def _verify(self, template: Template, order: Order) -> None:
         started = await launch.start(self._host, order, "clone", template=template)
@@ -189,6 +184,11 @@ class Templates:
     def _order(self, key: str, shape: Shape, directory: Path, groups: tuple[Path, ...]) -> Order:
         console = directory / "console.log"
         return Order(f"template-{key}", directory, shape, self._uid, groups, f"hypt{key[:11]}", None, console)
+
+
+async def _migration(qmp: QMPClient) -> str:
+    answer = await qmp.execute("query-migrate")
+    return str(answer.get("status")) if isinstance(answer, dict) else "failed"
 
 
 def _data_chunks(source: int, size: int) -> list[tuple[int, bytes]]:
