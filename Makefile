@@ -3,8 +3,6 @@ VENV ?= .venv
 BUILD ?= build
 PY = $(VENV)/bin/python
 PYTEST_ARGS ?=
-CODE = collector exporter runtime dashboards alerts
-SUITES = tests/unit tests/golden tests/contract tests/property tests/rules tests/e2e
 export VENV BUILD
 
 .DEFAULT_GOAL = help
@@ -27,7 +25,7 @@ bench: setup ## Measure: template clone against cold boot, cost of a scrape
 	@$(PY) -m pytest tests/bench -s $(PYTEST_ARGS)
 
 generate: ## Write the generated files again: dashboards, rules, reference pages
-	@scripts/generate
+	@$(PY) -m scripts.generated --write
 
 demo: setup ## Set up, start the stack, run nginx as a micro-VM, show its vital signs
 	@$(PY) -m scripts.demo
