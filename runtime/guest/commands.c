@@ -47,8 +47,7 @@ static enum outcome run_set_time(struct call *call)
     int64_t time_ns;
     if (!want_int(&json, call->arguments, "time", 0, INT64_MAX, NULL, &time_ns, call->fault))
         return DONE;
-    struct identity_request request = {.time_ns = time_ns};
-    identity_set(&request, call->fault);
+    clock_set(time_ns, call->fault);
     return DONE;
 }
 
@@ -92,8 +91,10 @@ static enum outcome run_shutdown(struct call *call)
         return DONE;
     if (strcmp(mode, "powerdown") != 0 && strcmp(mode, "halt") != 0 && strcmp(mode, "reboot") != 0)
         refuse(call->fault, INVALID, "mode: powerdown, halt or reboot expected");
+    else if (!container_stop())
+        machine_end();
     else
-        machine_end(mode);
+        return LATER; /* never: the VM ends with the container */
     return DONE;
 }
 

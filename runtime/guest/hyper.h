@@ -163,7 +163,9 @@ int64_t container_oom_kills(void);
 void container_exited(pid_t pid, int status); /* any child of PID 1 */
 /* After events: answers from children, OOM, the way to the end. Returns how long the loop may sleep (-1: no limit). */
 int container_step(void);
-void machine_end(const char *mode) __attribute__((noreturn)); /* sync and end the VM */
+void container_reports(void); /* what a child on its way to exec has said */
+bool container_stop(void);    /* kill it, if it runs; true: its end will be the VM's */
+void machine_end(void) __attribute__((noreturn)); /* flush, sync and end the VM */
 
 /* --- spawn.c and the files beside it: what happens in the child */
 struct child_report { /* sent over a SOCK_SEQPACKET pair; end of file without one: exec worked */
@@ -201,6 +203,7 @@ void log_open(int fd);
 void log_sources(int out, int err); /* the container's output: pipes, or a tty and -1 */
 void log_event(const char *json);
 bool log_pump(void);
+void log_recheck(void);            /* look at the output again, even if nothing was announced */
 bool log_drained(bool no_writer); /* all output is in the port; `no_writer`: nobody is left who could write more */
 void log_flush(void);             /* blocking: the last record has left the guest */
 
@@ -216,6 +219,7 @@ bool streams_pump(void);
 bool streams_idle(void); /* nothing left to send */
 
 /* --- identity.c, netlink.c */
+bool clock_set(int64_t time_ns, struct fault *fault);
 bool identity_set(const struct identity_request *request, struct fault *fault);
 bool network_set(const struct identity_request *request, struct fault *fault);
 

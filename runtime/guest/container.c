@@ -1,0 +1,411 @@
+/* The one container, from PID 1's side: starting it, sessions in it, its end, and with it the end of the VM. */
+#include "hyper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TICK_MS 5                       /* how often the way to the end is looked at */
+#define KILL_DEADLINE_NS 5000000000LL   /* for the cgroup to become empty */
+#define STREAMS_DEADLINE_NS 1000000000LL /* for the last words of sessions */
+
+struct container container;
+
+/* A child on its way to exec. The control port waits for it, so there is one at a time. */
+static struct {
+    bool active, exited;
+    bool start; /* the container itself; else a session */
+    struct port *port;
+    struct source report;
+    pid_t pid;
+    int status;
+    uint32_t session;
+    bool want_stdin;
+    int ours[3]; /* PID 1's ends of the standard streams, or the terminal in the first */
+    struct fault fault;
+} pending = {.report = {.fd = -1}};
+
+/* What sessions take over from the container. */
+static struct {
+    char *text;
+    const char *env[MAX_ENV + 1], *cwd, *user;
+} kept;
+
+static struct source oom = {.fd = -1};
+static int64_t killed_ns, drained_ns;
+static bool empty;
+
+static int64_t read_counter(const char *text, const char *name)
+{
+    const char *at = strstr(text, name); /* "oom_kill 3\n"; a newline before tells it from longer names */
+    return at ? strtoll(at + strlen(name), NULL, 10) : 0;
+}
+
+int64_t container_oom_kills(void)
+{
+    char text[512];
+    if (read_small_file(CONTAINER_CGROUP "/memory.events", text, sizeof text) < 0)
+        return 0;
+    return read_counter(text, "\noom_kill ");
+}
+
+static bool cgroup_populated(void)
+{
+    char text[256];
+    return read_small_file(CONTAINER_CGROUP "/cgroup.events", text, sizeof text) > 0 &&
+           strstr(text, "populated 1") != NULL;
+}
+
+static void kill_cgroup(void)
+{
+    if (!write_file(CONTAINER_CGROUP "/cgroup.kill", "1") && container.state == RUNNING)
+        kill(container.pid, SIGKILL); /* its PID namespace goes with it */
+}
+
+static bool set_limit(const char *file, int64_t value, struct fault *fault)
+{
+    char path[96], text[32] = "max";
+    snprintf(path, sizeof path, CONTAINER_CGROUP "/%s", file);
+    if (value >= 0)
+        snprintf(text, sizeof text, "%lld", (long long)value);
+    if (write_file(path, text) || (value < 0 && errno == ENOENT))
+        return true;
+    return refuse(fault, GENERIC, "cgroup: cannot set %s to %s: %s", file, text, strerror(errno));
+}
+
+static bool set_limits(const struct start_request *request, struct fault *fault)
+{
+    char text[64];
+    if (request->cpu_quota_us >= 0)
+        snprintf(text, sizeof text, "%lld %lld", (long long)request->cpu_quota_us, (long long)request->cpu_period_us);
+    else
+        snprintf(text, sizeof text, "max %lld", (long long)request->cpu_period_us);
+    if (!write_file(CONTAINER_CGROUP "/cpu.max", text) && request->cpu_quota_us >= 0)
+        return refuse(fault, GENERIC, "cgroup: cannot set cpu.max to %s: %s", text, strerror(errno));
+    return set_limit("memory.max", request->memory_max, fault) &&
+           set_limit("memory.swap.max", request->memory_swap_max, fault) &&
+           set_limit("pids.max", request->pids_max, fault) &&
+           set_limit("cpu.weight", request->cpu_weight < 0 ? 100 : request->cpu_weight, fault);
+}
+
+static bool keep(const struct process_request *process, struct fault *fault)
+{
+    size_t size = strlen(process->cwd) + strlen(process->user) + 2;
+    for (int i = 0; i < process->env_count; i++)
+        size += strlen(process->env[i]) + 1;
+    free(kept.text);
+    char *at = kept.text = malloc(size);
+    if (!at)
+        return refuse(fault, GENERIC, "no memory for the environment");
+    for (int i = 0; i < process->env_count; i++) {
+        kept.env[i] = at;
+        at = stpcpy(at, process->env[i]) + 1;
+    }
+    kept.env[process->env_count] = NULL;
+    kept.cwd = at;
+    kept.user = stpcpy(at, process->cwd) + 1;
+    strcpy((char *)kept.user, process->user);
+    return true;
+}
+
+static void close_all(int *fds, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+        fds[i] = -1;
+    }
+}
+
+/* Pipes for the standard streams that are wanted; the child's ends block, ours do not. */
+static bool make_pipes(const struct process_request *process, int ours[3], int theirs[3])
+{
+    for (int i = 0; i < 3; i++)
+        ours[i] = theirs[i] = -1;
+    for (int i = process->want_stdin ? 0 : 1; i < 3 && !process->tty; i++) {
+        int ends[2];
+        if (pipe2(ends, O_CLOEXEC) != 0)
+            return false;
+        ours[i] = ends[i == 0];
+        theirs[i] = ends[i != 0];
+        fcntl(ours[i], F_SETFL, O_NONBLOCK);
+    }
+    return true;
+}
+
+static bool launch(struct port *port, struct spawn *spawn, uint32_t session, struct fault *fault)
+{
+    int report[2] = {-1, -1}, theirs[3];
+    if (!make_pipes(spawn->process, pending.ours, theirs) ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, report) != 0) {
+        refuse(fault, GENERIC, "cannot make pipes: %s", strerror(errno));
+        close_all(pending.ours, 3);
+        close_all(theirs, 3);
+        return false;
+    }
+    memcpy(spawn->standard, theirs, sizeof theirs);
+    spawn->report = report[1];
+    pid_t pid = spawn_process(spawn, fault);
+    close(report[1]);
+    close_all(theirs, 3);
+    if (pid < 0) {
+        close(report[0]);
+        close_all(pending.ours, 3);
+        return false;
+    }
+    pending.active = true;
+    pending.exited = false;
+    pending.start = spawn->start != NULL;
+    pending.port = port;
+    pending.pid = pending.start ? pid : 0;
+    pending.session = session;
+    pending.want_stdin = spawn->process->want_stdin;
+    pending.fault = (struct fault){0};
+    source_open(&pending.report, report[0]);
+    return true;
+}
+
+bool container_start(struct port *port, const struct start_request *request, struct fault *fault)
+{
+    struct spawn spawn = {.process = &request->process, .start = request};
+    if (container.state != IDLE)
+        return refuse(fault, BAD_STATE, "the container has been started already");
+    if (!set_limits(request, fault) || !keep(&request->process, fault) || !launch(port, &spawn, 0, fault))
+        return false;
+    container.state = STARTING;
+    return true;
+}
+
+bool container_exec(struct port *port, const struct exec_request *request, struct fault *fault)
+{
+    struct process_request process = request->process;
+    struct spawn spawn = {.process = &process, .base_env = kept.env, .container = container.pid};
+    if (container.state != RUNNING)
+        return refuse(fault, BAD_STATE, "the container is not running");
+    if (!streams_can_start(request->session, fault))
+        return false;
+    if (!process.cwd[0])
+        process.cwd = kept.cwd;
+    if (!process.user[0])
+        process.user = kept.user;
+    return launch(port, &spawn, request->session, fault);
+}
+
+bool container_signal(int signal, bool all, struct fault *fault)
+{
+    if (container.state != RUNNING)
+        return refuse(fault, BAD_STATE, "the container is not running");
+    if (!all)
+        return kill(container.pid, signal) == 0 ||
+               refuse(fault, GENERIC, "cannot send signal %d: %s", signal, strerror(errno));
+    if (signal == SIGKILL) {
+        kill_cgroup();
+        return true;
+    }
+    static char list[65536];
+    char *at = list;
+    if (read_small_file(CONTAINER_CGROUP "/cgroup.procs", list, sizeof list) < 0)
+        return refuse(fault, GENERIC, "cannot list the processes: %s", strerror(errno));
+    for (pid_t pid; (pid = (pid_t)strtol(at, &at, 10)) > 0;)
+        kill(pid, signal);
+    return true;
+}
+
+static int code_of(int status)
+{
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void container_ended(int status)
+{
+    container.finished_ns = now_ns(CLOCK_REALTIME);
+    container.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    container.exit_code = code_of(status);
+    container.oom_killed = container.signal == SIGKILL && container_oom_kills() > 0;
+    kill_cgroup();
+    container.state = EXITED;
+    killed_ns = now_ns(CLOCK_MONOTONIC);
+}
+
+void container_exited(pid_t pid, int status)
+{
+    if (pending.active && pid == pending.pid) { /* before PID 1 has heard of its exec */
+        pending.exited = true;
+        pending.status = status;
+    } else if (container.state == RUNNING && pid == container.pid) {
+        container_ended(status);
+    } else {
+        streams_exited(pid, code_of(status), WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+    }
+}
+
+static void started(struct buffer *body)
+{
+    char event[64];
+    int terminal = pending.ours[0], input = terminal, resize = -1;
+    container.state = RUNNING;
+    container.pid = pending.pid;
+    container.started_ns = now_ns(CLOCK_REALTIME);
+    container.oom_kills = 0; /* the group is new: whatever it counted befell this container */
+    snprintf(event, sizeof event, "{\"event\": \"started\", \"pid\": %d}", (int)pending.pid);
+    log_event(event);
+    if (pending.ours[1] < 0) {
+        resize = fcntl(terminal, F_DUPFD_CLOEXEC, 3);
+        input = pending.want_stdin ? fcntl(terminal, F_DUPFD_CLOEXEC, 3) : -1;
+        log_sources(terminal, -1);
+    } else {
+        log_sources(pending.ours[1], pending.ours[2]);
+    }
+    streams_container(input, resize);
+    source_open(&oom, open(CONTAINER_CGROUP "/memory.events", O_RDONLY | O_CLOEXEC));
+    buffer_text(body, "{\"pid\": ");
+    buffer_int(body, container.pid);
+    buffer_text(body, ", \"started_ns\": ");
+    buffer_int(body, container.started_ns);
+    buffer_text(body, "}");
+}
+
+static bool session_started(struct buffer *body, struct fault *fault)
+{
+    int out = pending.ours[1], input = pending.ours[0];
+    if (out < 0) { /* a terminal */
+        out = pending.ours[0];
+        input = pending.want_stdin ? fcntl(out, F_DUPFD_CLOEXEC, 3) : -1;
+    }
+    if (!streams_start(pending.session, pending.pid, input, out, pending.ours[2], fault)) {
+        kill(pending.pid, SIGKILL);
+        return false;
+    }
+    buffer_text(body, "{\"pid\": ");
+    buffer_int(body, pending.pid);
+    buffer_text(body, "}");
+    return true;
+}
+
+/* The child's report is at its end: it runs the program, or has said why not. */
+static void launched(void)
+{
+    struct buffer body = {.limit = 256};
+    struct fault fault = pending.fault;
+    bool start = pending.start;
+    if (!fault.class && !pending.pid)
+        refuse(&fault, GENERIC, "the process ended before it could be run");
+    if (fault.class)
+        close_all(pending.ours, 3);
+    else if (start)
+        started(&body);
+    else
+        session_started(&body, &fault);
+    if (fault.class && start)
+        container.state = IDLE;
+    port_answer(pending.port, fault.class ? NULL : body.data, &fault);
+    buffer_free(&body);
+    pending.active = false;
+    source_close(&pending.report);
+    if (pending.exited && !fault.class)
+        container_exited(pending.pid, pending.status);
+}
+
+void container_reports(void)
+{
+    while (pending.active && pending.report.readable) {
+        struct child_report message;
+        char control[CMSG_SPACE(sizeof(int))];
+        struct iovec part = {.iov_base = &message, .iov_len = sizeof message};
+        struct msghdr head = {
+            .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+        ssize_t got = recvmsg(pending.report.fd, &head, MSG_CMSG_CLOEXEC);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && errno == EAGAIN) {
+            pending.report.readable = false;
+        } else if (got != (ssize_t)sizeof message) {
+            launched();
+        } else if (message.kind == CHILD_PID) {
+            pending.pid = message.pid;
+        } else if (message.kind == CHILD_TTY) {
+            const struct cmsghdr *rights = CMSG_FIRSTHDR(&head);
+            if (rights && rights->cmsg_type == SCM_RIGHTS)
+                memcpy(&pending.ours[0], CMSG_DATA(rights), sizeof(int));
+        } else {
+            message.text[sizeof message.text - 1] = '\0';
+            static const char *const classes[] = {NOT_FOUND, NOT_EXECUTABLE, BAD_STATE};
+            const char *class = GENERIC;
+            for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+                if (strncmp(message.class, classes[i], sizeof message.class) == 0)
+                    class = classes[i];
+            refuse(&pending.fault, class, "%s", message.text);
+        }
+    }
+}
+
+static void look_for_oom(void)
+{
+    int64_t kills = container_oom_kills();
+    oom.readable = false;
+    if (kills > container.oom_kills) {
+        char event[64];
+        snprintf(event, sizeof event, "{\"event\": \"oom\", \"kills\": %lld}", (long long)kills);
+        log_event(event);
+    }
+    container.oom_kills = kills;
+}
+
+static void finish(void)
+{
+    char event[128], signal[16] = "null";
+    if (container.signal)
+        snprintf(signal, sizeof signal, "%d", container.signal);
+    snprintf(event, sizeof event, "{\"event\": \"exited\", \"exit_code\": %d, \"signal\": %s, \"oom_killed\": %s}",
+             container.exit_code, signal, container.oom_killed ? "true" : "false");
+    log_event(event);
+    machine_end();
+}
+
+int container_step(void)
+{
+    container_reports();
+    if (oom.fd >= 0 && (oom.readable || container.state == EXITED))
+        look_for_oom();
+    if (container.state != EXITED)
+        return -1;
+    int64_t now = now_ns(CLOCK_MONOTONIC);
+    if (!empty && (!cgroup_populated() || now - killed_ns > KILL_DEADLINE_NS)) {
+        empty = true;
+        log_recheck();
+    }
+    if (!empty || !log_drained(true))
+        return TICK_MS;
+    if (!drained_ns)
+        drained_ns = now;
+    if (streams_idle() || now - drained_ns > STREAMS_DEADLINE_NS)
+        finish();
+    return TICK_MS;
+}
+
+bool container_stop(void)
+{
+    if (container.state == RUNNING)
+        kill_cgroup();
+    return container.state == RUNNING || container.state == EXITED;
+}
+
+void machine_end(void)
+{
+    log_flush();
+    sync();
+    /* QEMU runs with -no-reboot: a reset ends it whatever the machine has for switching off. */
+    reboot(RB_AUTOBOOT);
+    reboot(RB_POWER_OFF);
+    say("cannot end the VM: %s", strerror(errno));
+    for (;;)
+        pause();
+}

@@ -1,0 +1,156 @@
+/* The last steps before the program: user, directory, environment, capabilities, exec. Runs in the child. */
+#include "hyper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+/* Docker's default set, without MKNOD: a device node would open the guest's own devices, this agent's ports as well. */
+#define BIT(capability) (1ULL << (capability))
+#define KEPT                                                                                                          \
+    (BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_FOWNER) | BIT(CAP_FSETID) | BIT(CAP_KILL) | BIT(CAP_SETGID) |   \
+     BIT(CAP_SETUID) | BIT(CAP_SETPCAP) | BIT(CAP_NET_BIND_SERVICE) | BIT(CAP_NET_RAW) | BIT(CAP_SYS_CHROOT) |        \
+     BIT(CAP_AUDIT_WRITE) | BIT(CAP_SETFCAP))
+
+static const char *env[MAX_ENV * 2 + 8];
+static int env_count;
+
+static size_t name_length(const char *entry)
+{
+    return strcspn(entry, "=");
+}
+
+static int find_env(const char *entry)
+{
+    size_t length = name_length(entry);
+    for (int i = 0; i < env_count; i++)
+        if (strncmp(env[i], entry, length) == 0 && env[i][length] == '=')
+            return i;
+    return -1;
+}
+
+static void put_env(const char *entry)
+{
+    int at = find_env(entry);
+    if (at >= 0)
+        env[at] = entry;
+    else
+        env[env_count++] = entry;
+}
+
+static void default_env(char *entry) /* NAME=VALUE, kept only where there is no NAME */
+{
+    if (find_env(entry) < 0)
+        env[env_count++] = entry;
+}
+
+static void make_env(const struct spawn *spawn, const struct user *user)
+{
+    static char home[sizeof user->home + 8], host[80] = "HOSTNAME=", path[] = "PATH=" DEFAULT_PATH, term[] = "TERM=xterm";
+    for (const char *const *at = spawn->base_env; at && *at; at++)
+        put_env(*at);
+    for (int i = 0; i < spawn->process->env_count; i++)
+        put_env(spawn->process->env[i]);
+    snprintf(home, sizeof home, "HOME=%s", user->home);
+    gethostname(host + 9, sizeof host - 10);
+    default_env(path);
+    default_env(host);
+    default_env(home);
+    if (spawn->process->tty)
+        default_env(term);
+    env[env_count] = NULL;
+}
+
+static void set_limits(void)
+{
+    struct rlimit files = {1024, 524288}, processes = {RLIM_INFINITY, RLIM_INFINITY}; /* pids.max is the limit */
+    setrlimit(RLIMIT_NOFILE, &files);
+    setrlimit(RLIMIT_NPROC, &processes);
+}
+
+static void become(const struct user *user, int report)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {
+        {.effective = (uint32_t)KEPT, .permitted = (uint32_t)KEPT},
+        {.effective = (uint32_t)(KEPT >> 32), .permitted = (uint32_t)(KEPT >> 32)},
+    };
+    for (int capability = 0; capability < 64; capability++)
+        if (!(KEPT >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 && errno != EINVAL)
+            child_fail(report, GENERIC, "cannot drop capability %d: %s", capability, strerror(errno));
+    if (setgroups((size_t)user->groups_count, user->groups) != 0 || setgid(user->gid) != 0 || setuid(user->uid) != 0)
+        child_fail(report, GENERIC, "cannot become user %u: %s", user->uid, strerror(errno));
+    if (user->uid == 0 && syscall(SYS_capset, &head, data) != 0)
+        child_fail(report, GENERIC, "cannot set capabilities: %s", strerror(errno));
+}
+
+/* execve() with what went wrong sorted as a shell sorts it: 127 not found, 126 not executable. Returns only for
+ * a file that is not there. */
+static void try_exec(const char *path, char *const *args, const char *name, int report, bool *denied)
+{
+    execve(path, args, (char *const *)env);
+    switch (errno) {
+    case ENOENT:
+        if (access(path, F_OK) == 0)
+            child_fail(report, NOT_FOUND, "exec: \"%s\": its interpreter does not exist", name);
+        return;
+    case ENOTDIR:
+    case ENAMETOOLONG: return;
+    case EACCES: *denied = true; return;
+    case ENOEXEC: child_fail(report, NOT_EXECUTABLE, "exec: \"%s\": exec format error", name);
+    default: child_fail(report, NOT_EXECUTABLE, "exec: \"%s\": %s", name, strerror(errno));
+    }
+}
+
+void process_exec(const struct spawn *spawn)
+{
+    const struct process_request *process = spawn->process;
+    int report = spawn->report;
+    char *const *args = (char *const *)process->args;
+    const char *name = process->args[0];
+    const char *cwd = process->cwd[0] ? process->cwd : "/";
+    bool denied = false;
+    struct user user;
+
+    user_find(process->user, &user, report);
+    make_env(spawn, &user);
+    /* The streams are the user's, so that it may open /dev/stdout. */
+    for (int i = 0; i < 3; i++)
+        if (process->tty || spawn->standard[i] >= 0)
+            (void)!fchown(i, user.uid, process->tty ? (gid_t)-1 : user.gid);
+    if (chdir(cwd) != 0)
+        child_fail(report, errno == ENOENT ? NOT_FOUND : NOT_EXECUTABLE, "chdir to \"%s\": %s", cwd, strerror(errno));
+    set_limits();
+    become(&user, report);
+    if (strchr(name, '/')) {
+        try_exec(name, args, name, report, &denied);
+    } else {
+        const char *list = env[find_env("PATH=")] + 5;
+        for (;;) {
+            char path[4096 + 256];
+            size_t length = strcspn(list, ":");
+            int made = snprintf(path, sizeof path, "%.*s/%s", (int)length, length ? list : ".", name);
+            if (length == 0)
+                made = snprintf(path, sizeof path, "./%s", name);
+            if (made > 0 && made < (int)sizeof path)
+                try_exec(path, args, name, report, &denied);
+            if (!list[length])
+                break;
+            list += length + 1;
+        }
+    }
+    if (denied)
+        child_fail(report, NOT_EXECUTABLE, "exec: \"%s\": permission denied", name);
+    child_fail(report, NOT_FOUND, strchr(name, '/') ? "exec: \"%s\": no such file or directory"
+                                                    : "exec: \"%s\": executable file not found in $PATH", name);
+}

@@ -1,0 +1,212 @@
+/* The container's root: image, writable layer, kernel file systems, files in memory. Runs in the child.
+ *
+ * Paths of the image are only walked after chroot: its symlinks are hostile, and inside they lead nowhere else. */
+#include "hyper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define IMAGE RUN_DIR "/image"
+#define WRITABLE RUN_DIR "/writable"
+#define ROOT RUN_DIR "/root"
+/* Of linux/fs.h and linux/mount.h, which some C libraries' sys/mount.h cannot stand beside it. */
+#define BLKFLSBUF _IO(0x12, 97)
+#define OPEN_TREE_CLONE 1
+#define MOVE_MOUNT_F_EMPTY_PATH 0x4
+#define MOVE_MOUNT_T_SYMLINKS 0x10
+#define QUIET (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+static int report;
+
+static void must_mount(const char *source, const char *target, const char *type, unsigned long flags,
+                       const char *data)
+{
+    if (mount(source, target, type, flags, data) != 0)
+        child_fail(report, GENERIC, "cannot mount %s (%s) on %s: %s", source, type ? type : "bind", target,
+                   strerror(errno));
+}
+
+static void must_mkdir(const char *path)
+{
+    if (mkdir(path, 0755) != 0 && errno != EEXIST)
+        child_fail(report, GENERIC, "cannot make the directory %s: %s", path, strerror(errno));
+}
+
+static void make_parents(const char *path)
+{
+    char part[4096];
+    snprintf(part, sizeof part, "%s", path);
+    for (char *at = part + 1; *at; at++)
+        if (*at == '/') {
+            *at = '\0';
+            mkdir(part, 0755);
+            *at = '/';
+        }
+    must_mkdir(part);
+}
+
+static void mount_device(const char *device, const char *type, const char *target, unsigned long flags,
+                         const char *options)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/dev/%s", device);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        child_fail(report, GENERIC, "there is no device %s: %s", device, strerror(errno));
+    ioctl(fd, BLKFLSBUF, 0); /* a clone's disk is not the one its template looked at */
+    close(fd);
+    must_mkdir(target);
+    must_mount(path, target, type, flags, options);
+}
+
+static void mount_root(const struct start_request *start)
+{
+    struct stat image;
+    must_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    mount_device(start->image_device, start->image_type, IMAGE, MS_RDONLY | MS_NODEV, NULL);
+    if (start->writable_device) {
+        mount_device(start->writable_device, start->writable_type, WRITABLE, MS_NODEV | MS_NOATIME,
+                     start->writable_options);
+    } else {
+        must_mkdir(WRITABLE);
+        must_mount("tmpfs", WRITABLE, "tmpfs", MS_NODEV, "mode=0755");
+    }
+    must_mkdir(WRITABLE "/upper");
+    must_mkdir(WRITABLE "/work");
+    /* The root directory itself is the upper one's: it must look as the image's does. */
+    if (stat(IMAGE, &image) == 0) {
+        (void)!chown(WRITABLE "/upper", image.st_uid, image.st_gid);
+        chmod(WRITABLE "/upper", image.st_mode & 07777);
+    }
+    must_mkdir(ROOT);
+    must_mount("overlay", ROOT, "overlay", MS_NODEV,
+               "lowerdir=" IMAGE ",upperdir=" WRITABLE "/upper,workdir=" WRITABLE "/work");
+}
+
+static void make_devices(void)
+{
+    static const struct { const char *path; mode_t mode; unsigned major, minor; } devices[] = {
+        {"/dev/null", 0666, 1, 3},   {"/dev/zero", 0666, 1, 5},    {"/dev/full", 0666, 1, 7},
+        {"/dev/random", 0666, 1, 8}, {"/dev/urandom", 0666, 1, 9}, {"/dev/tty", 0666, 5, 0},
+    };
+    must_mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k");
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
+        if (mknod(devices[i].path, S_IFCHR | devices[i].mode, makedev(devices[i].major, devices[i].minor)) != 0)
+            child_fail(report, GENERIC, "cannot make %s: %s", devices[i].path, strerror(errno));
+    must_mkdir("/dev/pts");
+    must_mkdir("/dev/shm");
+    must_mkdir("/dev/mqueue");
+    must_mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5");
+    must_mount("shm", "/dev/shm", "tmpfs", QUIET, "mode=1777,size=64m");
+    mount("mqueue", "/dev/mqueue", "mqueue", QUIET, NULL); /* a kernel may do without */
+    if (symlink("/proc/self/fd", "/dev/fd") != 0 || symlink("/proc/self/fd/0", "/dev/stdin") != 0 ||
+        symlink("/proc/self/fd/1", "/dev/stdout") != 0 || symlink("/proc/self/fd/2", "/dev/stderr") != 0 ||
+        symlink("pts/ptmx", "/dev/ptmx") != 0)
+        child_fail(report, GENERIC, "cannot make the links of /dev: %s", strerror(errno));
+    close(open("/dev/console", O_WRONLY | O_CREAT | O_CLOEXEC, 0600)); /* where a terminal is bound to */
+}
+
+static void mount_kernel_files(void)
+{
+    static const char *const guarded[] = {"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"};
+    static const char *const hidden[] = {"/proc/kcore", "/proc/keys", "/proc/timer_list"};
+    must_mkdir("/proc");
+    must_mkdir("/sys");
+    must_mkdir("/dev");
+    must_mount("proc", "/proc", "proc", QUIET, NULL);
+    must_mount("sysfs", "/sys", "sysfs", QUIET | MS_RDONLY, NULL);
+    /* The group of this process is the root of what it sees from here on. */
+    if (unshare(CLONE_NEWCGROUP) != 0)
+        child_fail(report, GENERIC, "cannot make a cgroup namespace: %s", strerror(errno));
+    must_mount("cgroup", "/sys/fs/cgroup", "cgroup2", QUIET | MS_RDONLY, NULL);
+    make_devices();
+    for (size_t i = 0; i < sizeof guarded / sizeof *guarded; i++)
+        if (mount(guarded[i], guarded[i], NULL, MS_BIND | MS_REC, NULL) == 0)
+            must_mount("none", guarded[i], NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | QUIET, NULL);
+    for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
+        if (mount("/dev/null", hidden[i], NULL, MS_BIND, NULL) != 0 && errno != ENOENT)
+            child_fail(report, GENERIC, "cannot hide %s: %s", hidden[i], strerror(errno));
+}
+
+/* Options as `mount -t tmpfs -o` takes them: flags are ours to translate, the rest is tmpfs's own. */
+static void mount_tmpfs(const char *path, const char *options)
+{
+    static const struct { const char *name; unsigned long set, clear; } words[] = {
+        {"ro", MS_RDONLY, 0},     {"rw", 0, MS_RDONLY},   {"nosuid", MS_NOSUID, 0}, {"suid", 0, MS_NOSUID},
+        {"noexec", MS_NOEXEC, 0}, {"exec", 0, MS_NOEXEC}, {"nodev", 0, 0},          {"noatime", MS_NOATIME, 0},
+        {"atime", 0, MS_NOATIME},
+    };
+    char text[1100], data[1100] = "", *rest = text, *word;
+    unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    snprintf(text, sizeof text, "%s", options);
+    while ((word = strsep(&rest, ","))) {
+        bool known = !*word;
+        for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+            if (strcmp(word, words[i].name) == 0) {
+                flags = (flags | words[i].set) & ~words[i].clear;
+                known = true;
+            }
+        if (!known) {
+            strcat(data, data[0] ? "," : "");
+            strcat(data, word);
+        }
+    }
+    make_parents(path);
+    must_mount("tmpfs", path, "tmpfs", flags, data);
+}
+
+/* A file of ours over one of the image's. `tree` is a detached mount, taken while our own root could be seen. */
+static void bind_file(int tree, const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
+    if (fd < 0 && unlink(path) == 0) /* a symlink to nowhere */
+        fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd >= 0)
+        close(fd);
+    if (syscall(SYS_move_mount, tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS) != 0)
+        child_fail(report, GENERIC, "cannot bind %s: %s", path, strerror(errno));
+    close(tree);
+}
+
+void rootfs_enter(const struct start_request *start, int to)
+{
+    static const char *const files[] = {"hostname", "hosts", "resolv.conf", "machine-id"};
+    int trees[4];
+    struct stat status;
+    report = to;
+    umask(0);
+    mount_root(start);
+    for (int i = 0; i < 4; i++) {
+        char path[64];
+        snprintf(path, sizeof path, ETC_DIR "/%s", files[i]); /* -1: no identity was given */
+        trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC);
+    }
+    /* The initramfs cannot be pivoted away: the new root is moved over it. */
+    if (chdir(ROOT) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0)
+        child_fail(report, GENERIC, "cannot enter the root: %s", strerror(errno));
+    mount_kernel_files();
+    must_mkdir("/etc");
+    for (int i = 0; i < 4; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "/etc/%s", files[i]);
+        if (trees[i] >= 0 && (i < 3 || lstat(path, &status) == 0))
+            bind_file(trees[i], path);
+    }
+    for (int i = 0; i < start->tmpfs_count; i++)
+        mount_tmpfs(start->tmpfs[i].path, start->tmpfs[i].options);
+    if (start->process.cwd[0])
+        make_parents(start->process.cwd); /* as Docker does; before the root may become read-only */
+    if (start->read_only)
+        must_mount("none", "/", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NODEV, NULL);
+    umask(022);
+}

@@ -1,0 +1,151 @@
+/* Making the child: namespaces, cgroup, terminal, standard streams. Everything slow happens in the child. */
+#include "hyper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define NAMESPACES (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC)
+
+void child_send(int report, struct child_report *message, int fd)
+{
+    char control[CMSG_SPACE(sizeof fd)] = {0};
+    struct iovec part = {.iov_base = message, .iov_len = sizeof *message};
+    struct msghdr head = {.msg_iov = &part, .msg_iovlen = 1};
+    if (fd >= 0) {
+        head.msg_control = control;
+        head.msg_controllen = sizeof control;
+        struct cmsghdr *rights = CMSG_FIRSTHDR(&head);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    }
+    if (sendmsg(report, &head, MSG_NOSIGNAL) < 0)
+        _exit(125); /* PID 1 has given up on this child */
+}
+
+void child_fail(int report, const char *class, const char *format, ...)
+{
+    struct child_report message = {.kind = CHILD_FAULT};
+    va_list list;
+    va_start(list, format);
+    vsnprintf(message.text, sizeof message.text, format, list);
+    va_end(list);
+    snprintf(message.class, sizeof message.class, "%s", class);
+    child_send(report, &message, -1);
+    _exit(125);
+}
+
+static pid_t clone_into(uint64_t flags, uint64_t exit_signal)
+{
+    int cgroup = open(CONTAINER_CGROUP, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (cgroup < 0)
+        return -1;
+    struct clone_args args = {
+        .flags = flags | CLONE_INTO_CGROUP, .exit_signal = exit_signal, .cgroup = (uint64_t)cgroup};
+    pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+    int error = errno;
+    close(cgroup);
+    errno = error;
+    return pid;
+}
+
+static void forget_signals(void)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    signal(SIGPIPE, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* A terminal of the container's own devpts, so that the process finds itself under /dev/pts. */
+static int open_terminal(const struct spawn *spawn)
+{
+    int master = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK), unlocked = 0;
+    if (master < 0 || ioctl(master, TIOCSPTLCK, &unlocked) != 0)
+        child_fail(spawn->report, GENERIC, "cannot open a terminal: %s", strerror(errno));
+    int slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (slave < 0 || ioctl(slave, TIOCSCTTY, 0) != 0)
+        child_fail(spawn->report, GENERIC, "cannot take the terminal: %s", strerror(errno));
+    struct winsize size = {.ws_row = (unsigned short)spawn->process->rows,
+                           .ws_col = (unsigned short)spawn->process->columns};
+    if (size.ws_row && size.ws_col)
+        ioctl(slave, TIOCSWINSZ, &size);
+    if (spawn->start) {
+        char path[32];
+        unsigned number;
+        if (ioctl(master, TIOCGPTN, &number) == 0) {
+            snprintf(path, sizeof path, "/dev/pts/%u", number);
+            mount(path, "/dev/console", NULL, MS_BIND, NULL);
+        }
+    }
+    child_send(spawn->report, &(struct child_report){.kind = CHILD_TTY}, master);
+    close(master);
+    return slave;
+}
+
+static void child_main(const struct spawn *spawn) __attribute__((noreturn));
+static void child_main(const struct spawn *spawn)
+{
+    setsid();
+    if (spawn->start)
+        rootfs_enter(spawn->start, spawn->report);
+    int terminal = spawn->process->tty ? open_terminal(spawn) : -1;
+    for (int i = 0; i < 3; i++) {
+        int fd = terminal >= 0 ? terminal : spawn->standard[i];
+        if (fd < 0)
+            fd = open("/dev/null", (i ? O_WRONLY : O_RDONLY) | O_CLOEXEC);
+        if (fd < 0 || dup2(fd, i) != i)
+            child_fail(spawn->report, GENERIC, "cannot set standard stream %d: %s", i, strerror(errno));
+    }
+    process_exec(spawn);
+}
+
+/* A session: this child enters the container's namespaces, and its own child, a sibling of it, runs the program. */
+static void session_main(const struct spawn *spawn) __attribute__((noreturn));
+static void session_main(const struct spawn *spawn)
+{
+    int told[2], target = (int)syscall(SYS_pidfd_open, spawn->container, 0);
+    if (target < 0 || setns(target, NAMESPACES | CLONE_NEWCGROUP) != 0)
+        child_fail(spawn->report, BAD_STATE, "cannot enter the container: %s", strerror(errno));
+    if (pipe2(told, O_CLOEXEC) != 0)
+        child_fail(spawn->report, GENERIC, "cannot make a pipe: %s", strerror(errno));
+    pid_t pid = clone_into(CLONE_PARENT, 0);
+    if (pid < 0)
+        child_fail(spawn->report, GENERIC, "cannot make a process: %s", strerror(errno));
+    if (pid == 0) {
+        char nothing;
+        close(told[1]);
+        (void)!read(told[0], &nothing, 1); /* PID 1 must know the pid before this process can end */
+        close(told[0]);
+        child_main(spawn);
+    }
+    child_send(spawn->report, &(struct child_report){.kind = CHILD_PID, .pid = pid}, -1);
+    _exit(0);
+}
+
+pid_t spawn_process(const struct spawn *spawn, struct fault *fault)
+{
+    pid_t pid = spawn->start ? clone_into(NAMESPACES, SIGCHLD) : fork();
+    if (pid == 0) {
+        forget_signals();
+        if (spawn->start)
+            child_main(spawn);
+        session_main(spawn);
+    }
+    if (pid < 0)
+        refuse(fault, GENERIC, "cannot make a process: %s", strerror(errno));
+    return pid;
+}
