@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from alerts.errors import AuditUnwritable
+from alerts.remediation.journal import FILE_NAME, Decision, Journal, Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ACT = Decision(
+    id="1", time=10.0, verdict="act", reason="container_down", detail="d", action="redeploy",
+    alert="HyperContainerDown",
+    incident="f/0.000", container_id="c", container="web", tenant="default", epoch=1,
+)  # fmt: skip
+
+
+def reopened(journal: Journal, directory: Path) -> Journal:
+    journal.close()
+    return Journal(directory)
+
+
+def test_an_intent_is_unfinished_until_its_outcome_also_after_a_restart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "audit")
+    journal.decide(ACT)
+    journal = reopened(journal, tmp_path / "audit")
+    assert journal.unfinished() == (ACT,)
+    assert journal.acted_on(ACT.incident)
+    assert journal.acted_at("c") == (10.0,)
+    assert journal.latest_action_at() == 10.0
+    journal.conclude(Outcome("1", 11.0, "done", carried_out=True, detail="", epoch=2))
+    assert journal.unfinished() == ()
+    journal = reopened(journal, tmp_path / "audit")
+    assert journal.unfinished() == ()
+    assert journal.acted_on(ACT.incident)
+    assert [line["kind"] for line in journal.recent(10)] == ["outcome", "decision"]
+    assert [line["kind"] for line in journal.recent(1)] == ["outcome"]
+    journal.close()
+
+
+def test_what_was_not_carried_out_may_be_tried_again_but_counts_against_the_guards(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.decide(ACT)
+    journal.conclude(Outcome("1", 11.0, "failed", carried_out=False, detail=""))
+    assert not journal.acted_on(ACT.incident)
+    assert journal.acted_at("c") == (10.0,)
+    journal.decide(replace(ACT, id="2", verdict="skip", reason="duplicate", action=None))
+    assert not journal.acted_on(ACT.incident)
+    journal.close()
+
+
+@pytest.mark.parametrize("torn", [b'{"kind":"decision","id', b"\xff\xfe\x00", b"[" * 5000, b"{}", b"null", b"7"])
+def test_a_torn_line_harms_no_other(torn: bytes, tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.decide(ACT)
+    journal.close()
+    with (tmp_path / FILE_NAME).open("ab") as file:
+        file.write(torn)
+    journal = Journal(tmp_path)
+    assert journal.skipped_lines == 1
+    journal.conclude(Outcome("1", 11.0, "done", carried_out=True, detail=""))
+    journal = reopened(journal, tmp_path)
+    assert journal.unfinished() == ()
+    assert journal.skipped_lines == 1
+    journal.close()
+
+
+def test_the_file_is_private_and_rotated_and_what_matters_is_remembered(tmp_path: Path) -> None:
+    directory = tmp_path / "audit"
+    journal = Journal(directory, max_bytes=1000)
+    for number in range(40):
+        journal.decide(replace(ACT, id=str(number), incident=f"f/{number}", time=float(number)))
+    assert journal.acted_at("c")[-1] == 39.0
+    names = sorted(path.name for path in directory.iterdir())
+    assert names == [FILE_NAME, *(f"{FILE_NAME}.{n}" for n in range(1, 5)), "remediation.lock"]
+    assert all(path.stat().st_size <= 1000 for path in directory.iterdir())
+    assert (directory.stat().st_mode & 0o777, (directory / FILE_NAME).stat().st_mode & 0o777) == (0o700, 0o600)
+    journal = reopened(journal, directory)
+    assert journal.acted_on("f/39")
+    assert journal.acted_at("c")[-2:] == (38.0, 39.0)
+    for path in directory.glob(f"{FILE_NAME}*"):
+        assert all(json.loads(line)["kind"] == "decision" for line in path.read_text().splitlines())
+    journal.close()
+
+
+def test_a_write_that_fails_leaves_no_trace_in_what_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    whole = os.write
+
+    def half(fd: int, data: bytes) -> int:
+        return whole(fd, data[: len(data) // 2])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", half)
+        with pytest.raises(AuditUnwritable, match="bytes were written"):
+            journal.decide(ACT)
+    assert (journal.unfinished(), journal.acted_at("c"), journal.recent(1)) == ((), (), [])
+    journal.decide(replace(ACT, id="2"))
+    journal = reopened(journal, tmp_path)
+    assert [intent.id for intent in journal.unfinished()] == ["2"]
+    journal.close()
+
+
+def test_one_controller_a_directory(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with pytest.raises(AuditUnwritable, match="another remediation controller"):
+        Journal(tmp_path)
+    journal.close()
+    Journal(tmp_path).close()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AuditUnwritable, match="audit"):
+        Journal(tmp_path / "file/audit")
