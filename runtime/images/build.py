@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import uuid
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ SCAN_MEMORY_BYTES = 1 << 30
 # mkfs.erofs takes it as its build time and cuts later file times down to it. Files keep their own times (programs
 # compare them), so it must be later than all of them: 2100-01-01. With `-T` every file would get that one time.
 BUILD_TIME_S = 4_102_444_800
+FULL_BELOW_BYTES = 1 << 20
+CROSS = "\N{VECTOR OR CROSS PRODUCT}"
 ROOT = "root"
 FILE = "image.erofs"
 
@@ -116,14 +119,20 @@ async def _run(
 
 
 def _fault(done: command.Finished, temporary: Path, otherwise: RuntimeFault) -> RuntimeFault:
-    if "no space left on device" in done.stderr.lower() or "disk quota exceeded" in done.stderr.lower():
+    text = done.stderr.lower()
+    # umoci 0.4.7 may crash (a race in its way out) instead of saying so: the disk itself is asked as well
+    is_full = shutil.disk_usage(temporary).free < FULL_BELOW_BYTES
+    if is_full or "no space left on device" in text or "disk quota exceeded" in text:
         return DiskFull(f"{temporary.parent}: no space left while making the image file; free some space")
     return otherwise
 
 
 def _say_umoci(done: command.Finished) -> str:
-    """Umoci's errors begin with a cross."""
-    return done.last_line.lstrip("\N{VECTOR OR CROSS PRODUCT} ")[:500]
+    """The line that begins with a cross is umoci's error; a crash has a line that begins with `panic:`."""
+    for line in map(str.strip, done.stderr.splitlines()):
+        if line.startswith((CROSS, "panic:")):
+            return line.lstrip(f"{CROSS} ")[:500]
+    return done.last_line[:500]
 
 
 def _uuid(digest: str) -> str:
