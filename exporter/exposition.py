@@ -1,0 +1,150 @@
+"""Prometheus text 0.0.4 and OpenMetrics 1.0 from snapshots.
+
+Sample lines are the same in both formats; they are written when a snapshot comes, in one piece per container and
+family, so that a scrape only joins them. Headers differ, and the age of samples is that of the moment.
+Source: Prometheus exposition formats; OpenMetrics 1.0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from collector.catalogue import BASE_LABELS, EXPORTED, microvm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from collector.metric import Metric
+    from collector.snapshot import ContainerSnapshot, Point, Snapshot
+
+Format = Literal["text", "openmetrics"]
+
+CONTENT_TYPES: Final[dict[Format, str]] = {
+    "text": "text/plain; version=0.0.4; charset=utf-8",
+    "openmetrics": "application/openmetrics-text; version=1.0.0; charset=utf-8",
+}
+
+_INDEX: Final = {metric.name: index for index, metric in enumerate(EXPORTED)}
+_AGE: Final = _INDEX[microvm.SAMPLE_AGE_SECONDS.name]
+
+Families = list[str | None]
+"""Sample lines by position in `EXPORTED`; None: no sample."""
+
+
+def escape(value: str) -> str:
+    """A label value as both formats write it."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def escape_help(text: str, form: Format) -> str:
+    """A HELP text: OpenMetrics escapes the quote as well."""
+    text = text.replace("\\", "\\\\").replace("\n", "\\n")
+    return text.replace('"', '\\"') if form == "openmetrics" else text
+
+
+def header(metric: Metric, form: Format) -> str:
+    """The lines before a family: HELP, TYPE, and in OpenMetrics UNIT where the name ends in the unit."""
+    if form == "text":
+        kind = "untyped" if metric.type == "unknown" else metric.type
+        return f"# HELP {metric.name} {escape_help(metric.help, form)}\n# TYPE {metric.name} {kind}\n"
+    name = metric.family
+    unit = f"# UNIT {name} {metric.unit}\n" if metric.unit and name.endswith(f"_{metric.unit}") else ""
+    return f"# TYPE {name} {metric.type}\n{unit}# HELP {name} {escape_help(metric.help, form)}\n"
+
+
+_HEADERS: Final[dict[Format, list[str]]] = {
+    "text": [header(metric, "text") for metric in EXPORTED],
+    "openmetrics": [header(metric, "openmetrics") for metric in EXPORTED],
+}
+
+
+def render_points(points: Iterable[Point], base: str = "") -> tuple[Families, int]:
+    """Sample lines by family, and how many there are. `base` is the labels that all have, rendered."""
+    families: Families = [None] * len(EXPORTED)
+    count = 0
+    for metric, values, value in points:
+        name = metric.name
+        if values:
+            own = ",".join([f'{key}="{escape(text)}"' for key, text in zip(metric.labels, values, strict=True)])
+            labels = f"{{{base},{own}}}" if base else f"{{{own}}}"
+        else:
+            labels = f"{{{base}}}" if base else ""
+        index = _INDEX[name]
+        before = families[index]
+        line = f"{name}{labels} {value!r}\n"
+        families[index] = line if before is None else before + line
+        count += 1
+    return families, count
+
+
+def base_labels(values: Sequence[str]) -> str:
+    """The base labels of one container, rendered."""
+    return ",".join(f'{key}="{escape(value)}"' for key, value in zip(BASE_LABELS, values, strict=True))
+
+
+class _Rendered:
+    """One container's lines."""
+
+    __slots__ = ("base", "base_values", "families", "sampled_at", "series", "snapshot")
+
+    def __init__(self, snapshot: ContainerSnapshot) -> None:
+        self.snapshot = snapshot
+        self.base_values = snapshot.base_values
+        self.base = base_labels(snapshot.base_values)
+        self.write(snapshot)
+
+    def write(self, snapshot: ContainerSnapshot) -> None:
+        self.snapshot = snapshot
+        self.families, self.series = render_points(snapshot.points, self.base)
+        self.series += len(snapshot.sampled_at)
+
+
+class Exposition:
+    """The lines of the last snapshot, ready to be joined."""
+
+    def __init__(self) -> None:
+        self._containers: dict[str, _Rendered] = {}
+        self._host: Families = [None] * len(EXPORTED)
+        self.series = 0
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a new snapshot."""
+        rendered = {}
+        for container_id, container in snapshot.containers.items():
+            lines = self._containers.get(container_id)
+            if lines is None or lines.base_values != container.base_values:
+                lines = _Rendered(container)
+            elif lines.snapshot is not container:
+                lines.write(container)
+            rendered[container_id] = lines
+        self._containers = rendered
+        self._host, host_series = render_points(snapshot.points)
+        self.series = host_series + sum(lines.series for lines in rendered.values())
+
+    def render(self, form: Format, own_points: Iterable[Point], now_s: float) -> bytes:
+        """The whole exposition. `own_points` are those of scope `self` that the collector does not know."""
+        own, _ = render_points(own_points)
+        containers = list(self._containers.values())
+        headers = _HEADERS[form]
+        parts: list[str] = []
+        for index in range(len(EXPORTED)):
+            if index == _AGE:
+                lines = [_ages(container, now_s) for container in containers if container.snapshot.sampled_at]
+            else:
+                lines = [text for container in containers if (text := container.families[index]) is not None]
+            lines += [text for families in (self._host, own) if (text := families[index]) is not None]
+            if lines:
+                parts.append(headers[index])
+                parts += lines
+        if form == "openmetrics":
+            parts.append("# EOF\n")
+        # A lone surrogate cannot be written; everything else can.
+        return "".join(parts).encode("utf-8", "replace")
+
+
+def _ages(lines: _Rendered, now_s: float) -> str:
+    name = microvm.SAMPLE_AGE_SECONDS.name
+    return "".join(
+        f'{name}{{{lines.base},source="{source}"}} {max(0.0, now_s - at_s):.3f}\n'
+        for source, at_s in lines.snapshot.sampled_at.items()
+    )
