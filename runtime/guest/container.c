@@ -306,6 +306,7 @@ static void launched(void)
         session_started(&body, &fault);
     if (fault.class && start)
         container.state = IDLE;
+    buffer_bytes(&body, "", 1); /* ends the text */
     port_answer(pending.port, fault.class ? NULL : body.data, &fault);
     buffer_free(&body);
     pending.active = false;

@@ -68,13 +68,13 @@ static void loop(void)
             source->writable |= (events[i].events & EPOLLOUT) || end;
         }
         /* A turn for each: whoever has more to do comes again after the others. */
+        if (children.readable)
+            reap();
+        int limit_ms = container_step(); /* before the pumps: it gives them answers and events to carry */
         bool more = port_pump(&stats);
         more |= port_pump(&control);
         more |= streams_pump();
         more |= log_pump();
-        if (children.readable)
-            reap();
-        int limit_ms = container_step();
         sleep_ms = more ? 0 : limit_ms;
     }
 }

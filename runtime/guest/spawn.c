@@ -48,18 +48,17 @@ void child_fail(int report, const char *class, const char *format, ...)
     _exit(125);
 }
 
-static pid_t clone_into(uint64_t flags, uint64_t exit_signal)
+static int open_cgroup(void)
 {
-    int cgroup = open(CONTAINER_CGROUP, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (cgroup < 0)
-        return -1;
+    return open(CONTAINER_CGROUP, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* Like fork(), with the child born in the cgroup; -1 and errno also when there is no cgroup. */
+static pid_t clone_into(int cgroup, uint64_t flags, uint64_t exit_signal)
+{
     struct clone_args args = {
         .flags = flags | CLONE_INTO_CGROUP, .exit_signal = exit_signal, .cgroup = (uint64_t)cgroup};
-    pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
-    int error = errno;
-    close(cgroup);
-    errno = error;
-    return pid;
+    return cgroup < 0 ? -1 : (pid_t)syscall(SYS_clone3, &args, sizeof args);
 }
 
 static void forget_signals(void)
@@ -117,12 +116,13 @@ static void child_main(const struct spawn *spawn)
 static void session_main(const struct spawn *spawn) __attribute__((noreturn));
 static void session_main(const struct spawn *spawn)
 {
-    int told[2], target = (int)syscall(SYS_pidfd_open, spawn->container, 0);
+    int told[2], cgroup = open_cgroup(); /* while it can be seen */
+    int target = (int)syscall(SYS_pidfd_open, spawn->container, 0);
     if (target < 0 || setns(target, NAMESPACES | CLONE_NEWCGROUP) != 0)
         child_fail(spawn->report, BAD_STATE, "cannot enter the container: %s", strerror(errno));
     if (pipe2(told, O_CLOEXEC) != 0)
         child_fail(spawn->report, GENERIC, "cannot make a pipe: %s", strerror(errno));
-    pid_t pid = clone_into(CLONE_PARENT, 0);
+    pid_t pid = clone_into(cgroup, CLONE_PARENT, 0);
     if (pid < 0)
         child_fail(spawn->report, GENERIC, "cannot make a process: %s", strerror(errno));
     if (pid == 0) {
@@ -138,7 +138,9 @@ static void session_main(const struct spawn *spawn)
 
 pid_t spawn_process(const struct spawn *spawn, struct fault *fault)
 {
-    pid_t pid = spawn->start ? clone_into(NAMESPACES, SIGCHLD) : fork();
+    int cgroup = spawn->start ? open_cgroup() : -1;
+    pid_t pid = spawn->start ? clone_into(cgroup, NAMESPACES, SIGCHLD) : fork();
+    int error = errno;
     if (pid == 0) {
         forget_signals();
         if (spawn->start)
@@ -146,6 +148,8 @@ pid_t spawn_process(const struct spawn *spawn, struct fault *fault)
         session_main(spawn);
     }
     if (pid < 0)
-        refuse(fault, GENERIC, "cannot make a process: %s", strerror(errno));
+        refuse(fault, GENERIC, "cannot make a process: %s", strerror(error));
+    if (cgroup >= 0)
+        close(cgroup);
     return pid;
 }
