@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from runtime import output, startup, view
-from runtime.errors import InvalidInput, NotFound, RuntimeFault
+from runtime.errors import Conflict, InvalidInput, NotFound, RuntimeFault
 from runtime.logs import EVENT, LogRecord
 from runtime.spec import ExecSpec, Spec
-from runtime.vm.streams import Exit
+from runtime.vm.streams import CONTAINER, Exit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -85,6 +85,7 @@ class Api:
         app.get("/v1/images")(self.images)
         app.post("/v1/images/pull")(self.pull)
         app.delete("/v1/images/{reference:path}", status_code=204)(self.untag)
+        app.get("/v1/images/{reference:path}")(self.image)
         app.get("/v1/containers")(self.containers)
         app.post("/v1/containers", status_code=201)(self.create)
         app.get("/v1/containers/{ref}")(self.inspect)
@@ -97,6 +98,7 @@ class Api:
         app.post("/v1/containers/{ref}/wait")(self.wait)
         app.get("/v1/containers/{ref}/logs")(self.logs)
         app.post("/v1/containers/{ref}/exec")(self.execute)
+        app.post("/v1/containers/{ref}/input", status_code=204)(self.container_input)
         app.get("/v1/sessions/{session}/output")(self.session_output)
         app.post("/v1/sessions/{session}/input", status_code=204)(self.session_input)
         app.get("/v1/audit")(self.audit)
@@ -126,6 +128,10 @@ class Api:
     async def images(self) -> list[dict[str, Any]]:
         """All images."""
         return [image.to_dict() for image in await self._engine.images.list()]
+
+    async def image(self, reference: str) -> dict[str, Any]:
+        """One image."""
+        return (await self._engine.images.resolve(reference)).to_dict()
 
     async def pull(self, body: PullBody) -> StreamingResponse:
         """Pull an image, telling of the progress."""
@@ -258,6 +264,20 @@ class Api:
         async for chunk in request.stream():
             await one.streams.write(int(number), chunk)
         one.streams.end_input(int(number))
+
+    async def container_input(self, ref: str, request: Request) -> None:
+        """The stdin of the container's own process; the end of the body closes it."""
+        one = self._engine.lives.find(ref)
+        if not one.spec.stdin:
+            raise Conflict(f"{one.record.name} was created without stdin: use -i", field="container")
+        while one.state in {"created", "starting"}:
+            await one.changed.wait()
+        if one.streams is None:
+            raise Conflict(f"{one.record.name} is not running", field="container")
+        await one.streams.open(CONTAINER)
+        async for chunk in request.stream():
+            await one.streams.write(CONTAINER, chunk)
+        one.streams.end_input(CONTAINER)
 
     async def audit(self, limit: Annotated[int, Query(ge=1, le=10000)] = 100) -> list[dict[str, Any]]:
         """Who did what, the newest first."""

@@ -9,6 +9,7 @@ import fcntl
 import grp
 import logging
 import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,9 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
             timeout_graceful_shutdown=2,
         )
     )
+    # The server raises the signal that ended it once more, when it is done; that is then a clean end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     log.info("serving on %s", config.state_dir / SOCKET)
     try:
         await server.serve(sockets=[listener])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runtime.config import Config
     from runtime.vm.kernel import Kernel
 
-PROBE_TIMEOUT_S = 15.0
+PROBE_TIMEOUT_S = 6.0
 _PROBE_RAM_BYTES = 128 * 1024**2
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+CONTAINER = 0  # the session that is the container itself
 CREDIT_BYTES = 256 * 1024
 MAX_FRAME_BYTES = 32768
 
