@@ -32,6 +32,7 @@ SHOWN = (
     "container_network_receive_bytes_total",
     "container_start_time_seconds",
     "container_state",
+    "container_pressure_cpu_waiting_seconds_total",
     "microvm_guest_boot_seconds",
     "microvm_host_memory_bytes",
     "microvm_overhead_memory_bytes",
@@ -99,9 +100,25 @@ def show_metrics(url: str) -> None:
     """A few lines of /metrics, of the demo's container."""
     text = fetch(url, f'name="{NAME}"', METRICS_TIMEOUT_S)
     print(f"\n$ curl -s {url} | grep '\"{NAME}\"'   # {len(text.splitlines())} lines in all; some of them:")
-    mine = [line for line in text.splitlines() if f'"{NAME}"' in line and line.startswith(SHOWN)]
-    for line in mine[:14]:
-        print(line)
+    for line in text.splitlines():
+        if f'"{NAME}"' in line and line.startswith(SHOWN) and float(line.rsplit(" ", 1)[1]) != 0:
+            print(line)
+
+
+def wait_for_rates(exporter: str) -> None:
+    """The exporter has sampled the container often enough to tell how much CPU it uses.
+
+    Raises:
+        StackError: it has not in time.
+    """
+    deadline = time.monotonic() + METRICS_TIMEOUT_S
+    while time.monotonic() < deadline:
+        answer = httpx.get(f"http://{exporter}/stats", timeout=5.0, trust_env=False).raise_for_status()
+        for container in answer.json()["containers"]:
+            if container["name"] == NAME and container["cpu_ratio"] is not None:
+                return
+        time.sleep(POLL_S)
+    raise StackError(f"the exporter told no CPU use of {NAME} within {METRICS_TIMEOUT_S:.0f} s")
 
 
 def demo(settings: Settings) -> None:
@@ -117,7 +134,7 @@ def demo(settings: Settings) -> None:
     text = fetch(page, "micro-VM", PAGE_TIMEOUT_S)
     print(f"\n$ curl -s {page}\n{text.rstrip()}")
     metrics = f"http://{settings.config.exporter_listen}/metrics"
-    fetch(metrics, f'name="{NAME}"', METRICS_TIMEOUT_S)
+    wait_for_rates(settings.config.exporter_listen)
     hyper("ps")
     hyper("stats", "--no-stream")
     show_metrics(metrics)

@@ -46,7 +46,7 @@ def down(settings: Settings) -> None:
         return
     for line in cleanup.kill_orphans(settings):
         print(f"stack: {line}")
-    cleanup.clear_network(settings)
+    cleanup.clear_host(hyperd.argv[0])
     print("stack: nothing runs")
 
 

@@ -1,17 +1,16 @@
-"""Leave nothing behind: containers, their VMs, the bridge, the rules."""
+"""Leave nothing behind: containers, their VMs, the bridge, the rules, the control groups."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from runtime import record
-from runtime.network import links, nft
 from scripts.stack.service import POLL_S, start_ticks
 from scripts.stack.settings import Settings, StackError
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 API_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 10.0
-DEMO_LABEL = "hyper.demo"
 
 
 def api(settings: Settings) -> httpx.Client:
@@ -65,15 +63,15 @@ def kill_orphans(settings: Settings) -> list[str]:
     return done
 
 
-def clear_network(settings: Settings) -> None:
-    """Remove bridge and rules, once no hyperd and no VM needs them."""
-    bridge = settings.config.bridge
+def clear_host(program: str) -> None:
+    """Have hyperd remove what containers share: bridge, rules, control groups.
 
-    async def clear() -> None:
-        await nft.remove(bridge)
-        await links.remove_bridge(bridge)
-
-    asyncio.run(clear())
+    Raises:
+        StackError: it refused.
+    """
+    done = subprocess.run([program, "--cleanup"], capture_output=True, text=True, check=False, timeout=API_TIMEOUT_S)
+    if done.returncode != 0:
+        raise StackError(f"hyperd --cleanup: {done.stderr.strip()}")
 
 
 def _live_vms(settings: Settings) -> Iterator[tuple[str, Any]]:

@@ -30,7 +30,8 @@ class Service:
     """What to start and how to see that it is ready.
 
     `ready_url` is asked over `ready_socket` where that is given. `address` is the host:port it will listen on, and
-    `variable` moves it. `files` are configuration files, path to text, written before the start.
+    `variable` moves it. `environment` is laid under the caller's. `files` are configuration files, path to text,
+    written before the start.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Service:
     ready_socket: Path | None = None
     address: str | None = None
     variable: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[Path, str] = field(default_factory=dict)
     ready_timeout_s: float = 30.0
     stop_timeout_s: float = 15.0
@@ -99,7 +101,13 @@ def start(service: Service, run_dir: Path) -> bool:
     try:
         with log_path.open("ab") as log:
             process = subprocess.Popen(
-                service.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+                service.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+                env={**service.environment, **os.environ},
             )
     except FileNotFoundError as err:
         raise StackError(f"{service.argv[0]} was not found: run `make setup`") from err

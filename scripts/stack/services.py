@@ -37,6 +37,7 @@ def services(settings: Settings) -> tuple[Service, ...]:
             ready_url=f"http://{exporter}/metrics",
             address=exporter,
             variable="HYPER_EXPORTER_LISTEN",
+            environment={"HYPER_INTERVAL_S": "5"},  # a demo does not wait for long
         ),
         Service(
             name="hyper-remediation",
