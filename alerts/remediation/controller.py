@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hyper.remediation")
 
 MAX_PENDING = 2000
+MAX_REASON_CHARS = 2048
 MAX_ACTIONS_AT_ONCE = 2
 """A redeploy costs a boot; a host on which everything went down must not have to boot all of it at once."""
 
@@ -221,8 +222,8 @@ class Controller:
         container_id, epoch = intent.container_id, intent.epoch
         assert container_id is not None  # noqa: S101 -- an intent has them
         assert epoch is not None  # noqa: S101 -- an intent has them
-        why = f"{intent.alert}: {intent.detail} (remediation {intent.id})"
-        failure = ""
+        why = f"{intent.alert}: {intent.detail} (remediation {intent.id})"[:MAX_REASON_CHARS]
+        failure, final = "", False
         for attempt in range(self._settings.attempts):
             if attempt:
                 await asyncio.sleep(self._pause_s(attempt))
@@ -231,7 +232,8 @@ class Controller:
             try:
                 after = await self._hyperd.redeploy(container_id, why)
             except HyperdRefused as err:
-                return ("gone" if err.status == 404 else "failed"), False, str(err), epoch
+                # It may have been tried: a port that is taken or a missing image shows only once the start has begun.
+                failure, final = str(err), True
             except HyperdAway as err:
                 failure = str(err)
                 if not err.sent:
@@ -248,6 +250,8 @@ class Controller:
             if seen.epoch > epoch:
                 runs = seen.state in policy.RUNNING
                 return ("done" if runs else "failed"), True, f"{failure}; hyperd says {seen.state}", seen.epoch
+            if final:
+                break
         return "failed", False, failure, epoch
 
     async def _finish(self, intent: Decision) -> None:

@@ -48,7 +48,7 @@ class Hyperd:
 
         Raises:
             HyperdAway: no answer or a 5xx; with `sent` the redeploy may nevertheless have been made.
-            HyperdRefused: 4xx: nothing was done.
+            HyperdRefused: 4xx; the redeploy may have been begun and have failed.
         """
         body = {"actor": "remediation", "reason": reason}
         return await self._call("POST", f"{container_id}/redeploy", body, self._redeploy_timeout_s)

@@ -226,8 +226,10 @@ class Journal:
 
     def _apply_outcome(self, outcome: Outcome) -> None:
         decision = self._unfinished.pop(outcome.id, None)
-        # What was certainly not carried out may be tried again when Alertmanager repeats the alert, within the guards.
-        if decision is not None and not outcome.carried_out and self._incidents.get(decision.incident) == outcome.id:
+        if decision is None or self._incidents.get(decision.incident) != outcome.id:
+            return
+        # What did not succeed may be tried again when Alertmanager repeats the alert, within the guards.
+        if outcome.outcome == "failed" or not outcome.carried_out:
             del self._incidents[decision.incident]
 
 

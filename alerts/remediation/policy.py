@@ -1,8 +1,8 @@
 """What to do about an alert: a pure decision over the alert and hyperd's own word on the container.
 
 An alert is one signal. The second, independent one is hyperd: unless it says that the container is wanted running and
-does not run, nothing is done. The container's label `hyper.remediation` can allow less than the default, or ask for
-more where the default is careful (a container that ended with exit code 0).
+does not run, nothing is done. (A container that ended with exit code 0 is not wanted running any more.) The container's
+label `hyper.remediation` can allow less than the default.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ Reason = Literal[
     "wanted_stopped",
     "already_running",
     "in_transition",
-    "completed",
     "policy_off",
     "policy_unknown",
     "stop_switch",
@@ -106,6 +105,4 @@ def judge(labels: Mapping[str, str], container: Container) -> Judgement:
         return Judgement("dry_run", "container_down", f"label {POLICY_LABEL}=dry-run; {how}")
     if policy not in {None, "redeploy"}:
         return Judgement("skip", "policy_unknown", f"label {POLICY_LABEL} is none of redeploy, off, dry-run; {how}")
-    if policy is None and container.exit_code == 0 and not container.oom_killed:
-        return Judgement("skip", "completed", f"it ended with 0; set {POLICY_LABEL}=redeploy to have it started again")
     return Judgement("act", "container_down", how)

@@ -43,10 +43,11 @@ def test_an_intent_is_unfinished_until_its_outcome_also_after_a_restart(tmp_path
     journal.close()
 
 
-def test_what_was_not_carried_out_may_be_tried_again_but_counts_against_the_guards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_what_failed_may_be_tried_again_but_counts_against_the_guards(carried_out: bool, tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.decide(ACT)
-    journal.conclude(Outcome("1", 11.0, "failed", carried_out=False, detail=""))
+    journal.conclude(Outcome("1", 11.0, "failed", carried_out=carried_out, detail=""))
     assert not journal.acted_on(ACT.incident)
     assert journal.acted_at("c") == (10.0,)
     journal.decide(replace(ACT, id="2", verdict="skip", reason="duplicate", action=None))
