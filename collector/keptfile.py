@@ -11,6 +11,7 @@ from collector.errors import TooLargeError, UnreachableError
 if TYPE_CHECKING:
     from pathlib import Path
 
+_MAYBE_MORE: Final = 2048
 _ABSENT: Final = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}
 _GONE: Final = {errno.ESRCH, errno.ENODEV}
 
@@ -38,8 +39,8 @@ class KeptFile:
             if self._fd < 0:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             text = os.pread(self._fd, max_bytes + 1, 0)
-            # The kernel may hand out a large file a page at a time.
-            while len(text) > 4000 and (more := os.pread(self._fd, max_bytes + 1 - len(text), len(text))):
+            # The kernel may hand out a table a page at a time, and no more rows than fit the page as a whole.
+            while len(text) > _MAYBE_MORE and (more := os.pread(self._fd, max_bytes + 1 - len(text), len(text))):
                 text += more
         except OSError as err:
             if err.errno in _ABSENT:
