@@ -1,0 +1,221 @@
+"""Rules, routes and panels on a real Prometheus and a real Alertmanager, with an exporter that says what it is told."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from alerts import generate
+from alerts.thresholds import Routing, Thresholds
+from collector.catalogue import BASE_LABELS, CATALOGUE, CONTAINER_STATES, SOURCES, Metric
+from dashboards.fleet import fleet
+from tests.contract.remediation.harness import ID, Controller, FakeHyperd, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+OTHER = "ab" * 32
+QUICK = Thresholds(evaluation_interval="1s", container_down_for="2s")
+
+
+class Exposition(http.server.ThreadingHTTPServer):
+    """Every metric of the catalogue for two containers, of which `down` exited; counters grow with every scrape."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.scrapes = 0
+        self.down: set[str] = set()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+    def text(self) -> str:
+        self.scrapes += 1
+        lines = []
+        for metric in CATALOGUE.values():
+            if metric.type != "histogram":
+                lines += [f"# TYPE {metric.name} {metric.type if metric.type != 'unknown' else 'untyped'}"]
+                lines += self._series(metric)
+        return "\n".join(lines) + "\n"
+
+    def _series(self, metric: Metric) -> Iterator[str]:
+        owners: list[dict[str, str]] = [{}]
+        if metric.scope == "container":
+            owners = [dict(zip(BASE_LABELS, (id_, name, "i", "shop", name, name), strict=True)) for id_, name in
+                      ((ID, "web"), (OTHER, "db"))]  # fmt: skip
+        for owner in owners:
+            for own in self._own_labels(metric):
+                labels = ",".join(f'{key}="{value}"' for key, value in {**owner, **own}.items())
+                yield f"{metric.name}{{{labels}}} {self._value(metric, owner.get('id', ''), own)}"
+
+    @staticmethod
+    def _own_labels(metric: Metric) -> list[dict[str, str]]:
+        several = {"state": CONTAINER_STATES, "source": SOURCES, "kind": ("start", "stop")}
+        sets: list[dict[str, str]] = [{}]
+        for label in metric.labels:
+            # What only describes has one series; what splits has several.
+            values = ("x",) if metric.name.endswith(("_info", "_path")) else several.get(label, ("x", "y"))
+            sets = [{**one, label: value} for one in sets for value in values]
+        return sets
+
+    def _value(self, metric: Metric, id_: str, own: dict[str, str]) -> float:
+        if metric.name == "container_state":
+            return float(own["state"] == ("exited" if id_ in self.down else "running"))
+        if metric.name == "container_exit_code":
+            return 3
+        # OOM kills would fire an alert of their own; they stand still here.
+        return self.scrapes if metric.type == "counter" and "oom" not in metric.name else 1
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Exposition
+
+    def do_GET(self) -> None:
+        body = self.server.text().encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def program(log: Path, marker: str, *command: str) -> Iterator[str]:
+    """A server of the Prometheus family; yields the URL that it says it listens on."""
+    assert shutil.which(command[0]), f"install {command[0]}"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        pattern = re.compile(marker + r".*?address=(127\.0\.0\.1:\d+)")
+        until(lambda: pattern.search(log.read_text()) or process.poll() is not None)
+        found = pattern.search(log.read_text())
+        assert found, log.read_text()
+        yield f"http://{found[1]}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def alertmanager(root: Path, webhook_url: str) -> Iterator[str]:
+    config = root / "alertmanager.yml"
+    generate.write_alertmanager(config, Routing(webhook_url=webhook_url, group_wait="0s", group_interval="1s"))
+    command = [
+        "prometheus-alertmanager", f"--config.file={config}", f"--storage.path={root / 'alertmanager'}",
+        "--cluster.listen-address=", "--web.listen-address=127.0.0.1:0",
+    ]  # fmt: skip
+    with program(root / "alertmanager.log", "Listening on", *command) as url:
+        yield url
+
+
+@contextmanager
+def prometheus(root: Path, exporter: str, alertmanager_url: str, remediation: str | None = None) -> Iterator[str]:
+    generate.write_rules(root / "hyper.rules.yml", QUICK)
+    generate.write_prometheus(
+        root / "prometheus.yml",
+        QUICK,
+        rule_file=root / "hyper.rules.yml",
+        alertmanager_address=alertmanager_url.removeprefix("http://"),
+        exporter_address=exporter,
+        remediation_address=remediation,
+        scrape_interval="1s",
+    )
+    command = [
+        "prometheus", f"--config.file={root / 'prometheus.yml'}", f"--storage.tsdb.path={root / 'prometheus'}",
+        "--web.listen-address=127.0.0.1:0",
+    ]  # fmt: skip
+    with program(root / "prometheus.log", "Listening on", *command) as url:
+        until(lambda: httpx.get(f"{url}/-/ready").status_code == 200)
+        yield url
+
+
+def query(url: str, expr: str) -> list[dict[str, Any]]:
+    answer = httpx.post(f"{url}/api/v1/query", data={"query": expr}).json()
+    assert answer["status"] == "success", f"{expr}: {answer}"
+    result: list[dict[str, Any]] = answer["data"]["result"]
+    return result
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exposition]:
+    server = Exposition()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+def test_a_container_that_is_down_is_redeployed_by_way_of_prometheus_and_alertmanager(
+    exporter: Exposition, tmp_path: Path
+) -> None:
+    hyperd = FakeHyperd(tmp_path / "hyperd.sock")
+    hyperd.start()
+    controller = Controller(tmp_path)
+    controller.start()
+    try:
+        webhook = f"{controller.url}/alertmanager"
+        address = controller.url.removeprefix("http://")
+        with alertmanager(tmp_path, webhook) as alerts, prometheus(tmp_path, exporter.address, alerts, address) as url:
+            until(lambda: query(url, 'container_state{state="running"} == 1'))
+            assert not query(url, "ALERTS")
+            exporter.down = {ID}
+            until(controller.outcomes)
+            assert controller.outcomes() == ["done"]
+            assert len(hyperd.redeploys) == 1
+            fired = httpx.get(f"{alerts}/api/v2/alerts").json()
+            assert [(alert["labels"]["alertname"], alert["labels"]["name"]) for alert in fired] == [
+                ("HyperContainerDown", "web")
+            ]
+            assert fired[0]["annotations"]["description"].endswith("down for 2s; its exit code is 3.")
+            exporter.down = set()
+            until(lambda: not httpx.get(f"{alerts}/api/v2/alerts").json())
+            until(lambda: "resolved" in controller.reasons())
+            done = 'hyper_remediation_actions_total{job="hyper-remediation", outcome="done"} == 1'
+            until(lambda: query(url, done))
+            assert len(hyperd.redeploys) == 1
+        assert controller.end() == 0
+    finally:
+        if controller.process is not None and controller.process.poll() is None:
+            controller.kill()
+        hyperd.stop()
+
+
+def test_every_panel_and_variable_can_be_asked_for(exporter: Exposition, tmp_path: Path) -> None:
+    exporter.down = {OTHER}
+    with prometheus(tmp_path, exporter.address, "http://127.0.0.1:1") as url:
+        until(lambda: exporter.scrapes > 5 and query(url, "rate(hyper_exporter_cpu_seconds_total[10s]) > 0"))
+        empty = []
+        for panel in fleet()["panels"]:
+            for target in panel.get("targets", ()):
+                expr = target["expr"]
+                for name, value in {"$__rate_interval": "10s", "$namespace": ".*", "$container": ".*"}.items():
+                    expr = expr.replace(name, value)
+                result = query(url, expr)
+                if not result:
+                    empty.append(panel["title"])
+                if panel["title"] == "Down containers":
+                    assert [
+                        (one["metric"]["container"], one["metric"]["state"], one["value"][1]) for one in result
+                    ] == [("db", "exited", "3")]
+                if panel["title"] in {"Running", "Down"}:
+                    assert [one["value"][1] for one in result] == ["1"]
+        assert sorted(empty) == ["OOM kills", "Sources down by kind"], "in this world all other panels have data"
+        names = httpx.get(f"{url}/api/v1/label/__name__/values").json()["data"]
+        assert json.dumps(names).count("hyper_") > 10
