@@ -21,12 +21,16 @@ class Floors:
         self._highest: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def apply(self, points: Iterable[Point]) -> tuple[list[Point], list[str]]:
-        """The points with counters that went back held at their floor, and the names of those that did."""
+        """The points, each series once and no counter below its floor, and the names of counters that went back."""
         result, went_back = [], []
         highest = self._highest
+        seen = set()
         for point in points:
+            key = (point.metric.name, point.label_values)
+            if key in seen:
+                continue  # two names of a guest that are one after cleaning: a series may be there once
+            seen.add(key)
             if point.metric.type == "counter":
-                key = (point.metric.name, point.label_values)
                 floor = highest.get(key)
                 if floor is not None and point.value < floor:
                     went_back.append(point.metric.name)
@@ -43,28 +47,31 @@ class Floors:
 
 
 class OomLedger:
-    """OOM kills by layer, added up over the epochs that this process has seen."""
+    """OOM kills by layer, added up over the epochs that this process has seen. A layer nobody counts is not there."""
 
     def __init__(self) -> None:
-        self._ended = dict.fromkeys(OOM_LAYERS, 0)
-        self._epoch = dict.fromkeys(OOM_LAYERS, 0)
+        self._ended: dict[str, int] = {}
+        self._epoch: dict[str, int] = {}
 
     def observe(self, layer: str, kills: int) -> None:
         """Kills that a source counts in this epoch; a smaller number than before is ignored."""
-        self._epoch[layer] = max(self._epoch[layer], kills)
+        self._epoch[layer] = max(self._epoch.get(layer, 0), kills)
 
-    def ended_by_oom(self) -> None:
-        """The record says that an OOM kill ended this epoch; it counts if no source had counted it."""
-        if not self._epoch["container"] and not self._epoch["guest"]:
-            self._epoch["container"] = 1
+    def ended(self, *, oom_killed: bool) -> None:
+        """The record says whether an OOM kill ended this epoch; it counts if no source had counted it."""
+        seen = self._epoch.get("container", 0) + self._epoch.get("guest", 0)
+        self.observe("container", int(oom_killed and not seen))
 
     def next_epoch(self) -> None:
         """The container was started again: its sources count from zero."""
-        for layer in OOM_LAYERS:
-            self._ended[layer] += self._epoch[layer]
-            self._epoch[layer] = 0
+        self._ended = dict(self.totals)
+        self._epoch = {}
 
     @property
     def totals(self) -> Mapping[str, int]:
         """Kills by layer since this process first saw the container."""
-        return {layer: self._ended[layer] + self._epoch[layer] for layer in OOM_LAYERS}
+        return {
+            layer: self._ended.get(layer, 0) + self._epoch.get(layer, 0)
+            for layer in OOM_LAYERS
+            if layer in self._ended or layer in self._epoch
+        }

@@ -93,9 +93,10 @@ def record_points(record: Record, node: str, *, now_s: float, removed: bool = Fa
 
 def oom_points(totals: Mapping[str, int]) -> Iterator[Point]:
     """OOM kills by layer; `container_oom_events_total` is every process of the container that was killed."""
-    yield Point(container.OOM_EVENTS_TOTAL, (), totals["container"] + totals["guest"])
-    for layer in microvm.OOM_LAYERS:
-        yield Point(microvm.OOM_TOTAL, (layer,), totals[layer])
+    if "container" in totals:
+        yield Point(container.OOM_EVENTS_TOTAL, (), totals["container"] + totals.get("guest", 0))
+    for layer, kills in totals.items():
+        yield Point(microvm.OOM_TOTAL, (layer,), kills)
 
 
 def guest_oom_kills(guest: GuestSample) -> Mapping[str, int]:

@@ -132,8 +132,8 @@ class Watch:
         else:
             self.close()
             self._cpu = CpuMeter()
-            if record.lifecycle.oom_killed:
-                self._oom.ended_by_oom()
+            if record.lifecycle.finished_at is not None:
+                self._oom.ended(oom_killed=record.lifecycle.oom_killed)
         now_s = self._settings.clock()
         points = [*reconcile.record_points(record, self._settings.node, now_s=now_s)]
         points += reconcile.oom_points(self._oom.totals)

@@ -78,6 +78,7 @@ OOM_EVENTS_TOTAL = Metric(
     "container_oom_events_total", "counter", "",
     "Processes of the container killed for want of memory; it goes on counting over restarts of the container.",
     "container", "guest: container cgroup memory.events oom_kill; record: lifecycle.oom_killed", compat="cAdvisor",
+    when="once the agent has answered, or the container has ended",
 )  # fmt: skip
 
 NETWORK_RECEIVE_BYTES_TOTAL = Metric(

@@ -62,7 +62,7 @@ OOM_TOTAL = Metric(
     "microvm_oom_total", "counter", "",
     "OOM kills by where memory ran out: in the container's limit, in the guest, or in QEMU's cgroup on the host.",
     "microvm", "guest: memory.events, /proc/vmstat oom_kill; host: memory.events or memory.oom_control",
-    labels=("layer",),
+    labels=("layer",), when="the layer that was asked has answered",
 )  # fmt: skip
 START_PHASE_SECONDS = Metric(
     "microvm_start_phase_seconds", "gauge", "seconds", "How long each phase of the last start took.",

@@ -1,0 +1,172 @@
+"""A micro-VM made of real files and real unix sockets that speak QMP and the agent protocol.
+
+`tests/contract/test_exporter_fakevm.py` holds it against a real QEMU. A test sets `faults` to let one source misbehave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from runtime import record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
+
+Fault = Literal[
+    "wedged", "endless", "oversize", "garbage", "deep", "nan", "huge", "utf8", "events", "error", "closes", "mute"
+]
+GREETING = {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}
+
+
+def escape(data: bytes) -> str:
+    """Bytes as the agent puts them into JSON: one \\u00XX for each that is not printable."""
+    return data.decode("latin-1")
+
+
+@dataclass
+class FakeVm:
+    """One VM. `qmp` maps a command to its return, `files` a guest path to its bytes."""
+
+    directory: Path
+    record: record.Record
+    qmp: dict[str, Any]
+    status: dict[str, Any]
+    read: dict[str, Any]
+    files: dict[str, bytes]
+    faults: dict[str, Fault] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+    requests: list[str] = field(default_factory=list)
+    clock_ns: Callable[[], int] | None = None
+    _servers: list[asyncio.Server] = field(default_factory=list)
+    _writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Write the record and listen."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        record.write(self.directory, self.record)
+        for source, name, serve in (
+            ("vmm", self.record.sockets.qmp_stats, self._serve_qmp),
+            ("guest", self.record.sockets.agent_stats, self._serve_agent),
+        ):
+            if source not in self.absent:
+                self._servers.append(await asyncio.start_unix_server(serve, sock=_listen(self.directory, name)))
+
+    async def stop(self) -> None:
+        """Close everything; the record stays."""
+        for server in self._servers:
+            server.close()
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            with contextlib.suppress(ConnectionError, BrokenPipeError):
+                await writer.wait_closed()
+        self._servers.clear()
+        self._writers.clear()
+
+    async def _serve_qmp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            if self.faults.get("vmm") == "wedged":
+                return
+            await _send(writer, GREETING)
+            while line := await reader.readline():
+                request = json.loads(line)
+                self.requests.append(request["execute"])
+                answer: dict[str, Any] = {"return": self.qmp.get(request["execute"], {})}
+                if "id" in request:
+                    answer["id"] = request["id"]
+                await self._reply("vmm", writer, answer)
+
+    async def _serve_agent(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while line := await reader.readline():
+                request = json.loads(line.rpartition(b"\xff")[2])
+                command, arguments = request["execute"], request.get("arguments", {})
+                self.requests.append(command)
+                if command == "guest-sync-delimited":
+                    if self.faults.get("guest") not in {"wedged", "mute"}:
+                        writer.write(b"\xff")
+                        await _send(writer, {"return": arguments["id"]})
+                elif command == "hyper-status":
+                    await self._reply("guest", writer, {"return": self.status})
+                elif command == "hyper-read":
+                    await self._reply("guest", writer, {"return": self._hyper_read(arguments)})
+                else:
+                    await _send(writer, {"error": {"class": "CommandNotFound", "desc": command}})
+
+    def _hyper_read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        entries: list[dict[str, Any]] = []
+        for path in arguments["files"]:
+            data = self.files.get(path)
+            if data is None:
+                entries.append({"path": path, "error": "ENOENT"})
+            else:
+                cut = len(data) > arguments["max_bytes"]
+                entry = {"path": path, "data": escape(data[: arguments["max_bytes"]])}
+                entries.append({**entry, "truncated": True} if cut else entry)
+        times = {"time_ns": self.clock_ns()} if self.clock_ns else {}
+        return {**self.read, **times, "files": entries}
+
+    async def _reply(self, source: str, writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+        fault = self.faults.get(source)
+        if fault in {"wedged", "mute"}:
+            return
+        if fault is None:
+            await _send(writer, answer)
+        elif fault == "closes":
+            writer.close()
+        elif fault in {"endless", "events"}:
+            piece = b"x" * 65536 if fault == "endless" else json.dumps({"event": "RTC_CHANGE"}).encode() + b"\r\n"
+            while not writer.is_closing():
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+        else:
+            writer.write(_FAULTY[fault] + b"\n")
+            await writer.drain()
+
+
+_FAULTY: dict[str, bytes] = {
+    "oversize": b'{"return": "' + b"x" * (5 << 20) + b'"}',
+    "garbage": b"\x00\x01 not json {{{",
+    "deep": b'{"return": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    "nan": b'{"return": {"time_ns": NaN}}',
+    "huge": b'{"return": {"time_ns": ' + b"9" * 100_000 + b"}}",
+    "utf8": b'{"return": "\xc3\x28\xfe"}',
+    "error": b'{"error": {"class": "GenericError", "desc": "no"}}',
+}
+
+
+def _listen(directory: Path, name: str) -> socket.socket:
+    # A socket's name has at most 107 bytes, and a test's directory is longer than that.
+    (directory / name).unlink(missing_ok=True)
+    unix = socket.socket(socket.AF_UNIX)
+    descriptor = os.open(directory, os.O_PATH)
+    try:
+        unix.bind(f"/proc/self/fd/{descriptor}/{name}")
+    finally:
+        os.close(descriptor)
+    return unix
+
+
+async def _send(writer: asyncio.StreamWriter, answer: Mapping[str, Any]) -> None:
+    writer.write(json.dumps(answer).encode() + b"\r\n")
+    await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def running(vm: FakeVm) -> AsyncIterator[FakeVm]:
+    """The VM, for the time of a test."""
+    await vm.start()
+    try:
+        yield vm
+    finally:
+        await vm.stop()

@@ -1,0 +1,80 @@
+"""Scenario folders of `tests/golden`: raw input laid over `base`, and what must come out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runtime.record import Cgroups, Lifecycle, Limits, Network, Record, Vm
+from tests.fakevm import FakeVm
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+BASE = GOLDEN / "base"
+CONTAINER_ID = "3f" * 32
+NOW_S = 1795478300.0
+PID, START_TICKS = 4711, 54335
+
+
+def base_record(container_id: str = CONTAINER_ID, **changes: Any) -> Record:
+    """The record of the VM that `base` was captured from."""
+    record = Record(
+        id=container_id,
+        name="web",
+        image="127.0.0.1:5000/busybox:latest",
+        image_digest="sha256:" + "0" * 64,
+        limits=Limits(134217728, 1, 0.5),
+        lifecycle=Lifecycle("running", "running", 1795478140.0, 1795478144.8, epoch=1, health="healthy"),
+        tenant="shop",
+        project="store",
+        vm=Vm(PID, START_TICKS, 192 << 20, 1, "tcg", "microvm", 900001, "6.1.0-56-cloud-amd64", "cold", "no template"),
+        network=Network("hyp3f", "hyper0", "10.97.0.2", "52:54:0a:61:00:02"),
+        start_phases={"vm": 0.06, "agent": 1.9},
+    )
+    return replace(record, **changes)
+
+
+def read_json(scenario: str, name: str) -> Any:
+    """A JSON file of the scenario, or of `base`; None if neither has it."""
+    for folder in (GOLDEN / scenario, BASE):
+        if (folder / name).exists():
+            return json.loads((folder / name).read_text())
+    return None
+
+
+def guest_files(scenario: str = "base") -> dict[str, bytes]:
+    """Guest files by path; a scenario's own come over those of `base`."""
+    files = {}
+    for folder in (BASE / "guest", GOLDEN / scenario / "guest"):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                files["/" + str(path.relative_to(folder))] = path.read_bytes()
+    return files
+
+
+def host_root(scenario: str, root: Path) -> Path:
+    """Lay out the host's files below `root`."""
+    for folder in (BASE / "host", GOLDEN / scenario / "host"):
+        if folder.exists():
+            shutil.copytree(folder, root, dirs_exist_ok=True)
+    return root
+
+
+def fake_vm(state_dir: Path, scenario: str = "base", container_id: str = CONTAINER_ID, **changes: Any) -> FakeVm:
+    """The VM of a scenario, below `state_dir`; `scenario.json` may name cgroups, faults and absent sources."""
+    setting = read_json(scenario, "scenario.json") or {}
+    cgroups = setting.get("cgroups", {})
+    record = base_record(container_id, cgroups=Cgroups(cgroups.get("v2"), cgroups.get("v1", {})))
+    agent = read_json(scenario, "agent.json")
+    return FakeVm(
+        directory=state_dir / "containers" / container_id,
+        record=replace(record, **changes),
+        qmp=read_json(scenario, "qmp.json"),
+        status=agent["hyper-status"],
+        read=agent["hyper-read"],
+        files=guest_files(scenario),
+        faults=dict(setting.get("faults", {})),
+        absent=frozenset(setting.get("absent", ())),
+    )

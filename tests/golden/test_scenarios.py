@@ -1,0 +1,44 @@
+"""Each folder beside this file is a scenario: raw input laid over `base`, and `expected.prom`.
+
+`REGENERATE=1 pytest tests/golden` writes what comes out now; look at the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from collector.rounds import Collector
+from collector.watch import Settings
+from exporter.exposition import Exposition
+from tests.fakevm import running
+from tests.fakevm.scenario import GOLDEN, NOW_S, fake_vm, host_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCENARIOS = sorted(path.parent.name for path in GOLDEN.glob("*/scenario.json"))
+MEASURED_BY_THE_CLOCK = "hyper_collector_"
+
+
+def test_there_are_scenarios() -> None:
+    assert {"cgroup-v1", "cgroup-v2", "cgroup-hybrid", "dead-agent", "wedged-qemu"} <= set(SCENARIOS)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_scenario(scenario: str, tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    settings = Settings("node1", host_root(scenario, tmp_path / "root"), deadline_s=0.3, clock=lambda: NOW_S)
+    collector = Collector(state_dir, settings)
+    exposition = Exposition()
+    async with running(fake_vm(state_dir, scenario)):
+        exposition.update(await collector.round())
+        collector.close()
+    lines = exposition.render("text", [], NOW_S).decode().splitlines(keepends=True)
+    text = "".join(line for line in lines if MEASURED_BY_THE_CLOCK not in line)
+    expected = GOLDEN / scenario / "expected.prom"
+    if os.environ.get("REGENERATE") == "1":
+        expected.write_text(text)
+    assert text == expected.read_text()
