@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 BASE = GOLDEN / "base"
 CONTAINER_ID = "3f" * 32
 NOW_S = 1795478300.0
-PID, START_TICKS = 4711, 54335
+PID, START_TICKS = 4711, 241748
 
 
 def base_record(container_id: str = CONTAINER_ID, **changes: Any) -> Record:
