@@ -96,13 +96,14 @@ def _last_lines(records: list[LogRecord], count: int) -> list[LogRecord]:
     """The records that hold the last lines, the first one cut to them; events after them are kept."""
     if count == 0:
         return [record for record in records[-1:] if record.kind == EVENT]
-    lines = 0
+    lines, at_end = 0, True
     for index in range(len(records) - 1, -1, -1):
         record = records[index]
         if record.kind == EVENT:
             continue
         # The newline at the very end closes the last line and begins none.
-        text = record.payload[:-1] if lines == 0 and record.payload.endswith(b"\n") else record.payload
+        text = record.payload[:-1] if at_end and record.payload.endswith(b"\n") else record.payload
+        at_end = False
         found = text.count(b"\n")
         if lines + found >= count:
             pieces = text.split(b"\n")

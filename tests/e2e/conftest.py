@@ -1,0 +1,75 @@
+"""Real images in a real registry, and a host that runs them as real micro-VMs. Shared by the suite, as a boot costs seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host import KERNELS, Host, wait_for
+from tests.images.build import build
+from tests.images.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAMS = ("qemu-system-x86_64", "skopeo", "umoci", "mkfs.erofs", "docker-registry", "nft", "ip", "promtool")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/e2e/" in str(item.path):
+            item.add_marker(pytest.mark.e2e)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """References of the images in the registry, and the digest of nginx."""
+
+    registry: Registry
+    busybox: str
+    nginx: str
+    nginx_digest: str
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing or os.geteuid() != 0 or not list(KERNELS.glob("*/vmlinuz")):
+        pytest.fail(f"the suite needs root, a guest kernel in {KERNELS}, and {missing or 'nothing else'}: run 'make setup'")
+    with Registry(tmp_path_factory.mktemp("registry")) as registry:
+        registry.push(build("busybox"), "busybox")
+        digest = registry.push(build("nginx"), "nginx")
+        yield Images(registry, f"{registry.address}/busybox", f"{registry.address}/nginx", digest)
+
+
+@pytest.fixture(scope="session")
+def host(images: Images) -> Iterator[Host]:
+    """A host with the images pulled and its template ready; what a test makes on it, the test removes."""
+    one = Host(accel="tcg")
+    try:
+        one.start()
+        one.hyper("pull", images.busybox)
+        one.hyper("pull", images.nginx)
+        wait_for(lambda: "templates ready: 1" in one.hyper("info").stdout, "the template is built", 60)
+        one.start_exporter()
+        yield one
+    except BaseException:
+        print(one.hyperd.log.read_text()[-5000:])
+        raise
+    finally:
+        one.close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove the containers of a test from the shared host; a test that fails shows the daemon's log."""
+    yield
+    if "host" in request.fixturenames:
+        shared: Host = request.getfixturevalue("host")
+        names = shared.hyper("ps", "-a", "-q", "--no-trunc").stdout.split()
+        if names:
+            shared.hyper("rm", "-f", *names)
