@@ -1,0 +1,81 @@
+"""Writes `docs/reference/metrics.md` from the catalogue: `python -m collector.reference [--write]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from collector.catalogue import BASE_LABELS, CATALOGUE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from collector.metric import Metric
+
+PAGE: Final = Path(__file__).resolve().parents[1] / "docs/reference/metrics.md"
+
+_SECTIONS: Final = (
+    ("container_", "The workload", "What the container itself uses, by the guest's word and by its record."),
+    ("microvm_", "The micro-VM", "The host's bill, the hypervisor, and the guest as a machine."),
+    ("machine_", "The host", "The machine that all of it runs on."),
+    ("hyper_", "Ourselves", "The runtime, the collector, the exporter, the remediation controller."),
+)
+
+_INTRODUCTION: Final = """\
+<!-- Written by `python -m collector.reference --write` from collector/catalogue.py. Do not edit. -->
+# Metrics
+
+Every metric of Hyperpulse, one table per part. `hyper-exporter` exports all of them but those of the remediation
+controller, which exports its own.
+
+- Series of a container carry the base labels {labels}; the table names the others.
+- A metric that cannot be known is absent, never zero. "When" says on what a metric of a running container depends.
+- A counter does not go back within an epoch; a restart begins a new one, and `container_start_time_seconds` moves.
+- In InfluxDB the measurement is the part of the name before the dot in "Influx", the field what follows it.
+- A metric of type "unknown" counts, but its name, taken over from cAdvisor, does not follow the rule for counters.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    labels = ", ".join(f"`{name}`" for name in BASE_LABELS)
+    parts = [_INTRODUCTION.format(labels=labels)]
+    for prefix, title, text in _SECTIONS:
+        metrics = [metric for metric in CATALOGUE.values() if metric.name.startswith(prefix)]
+        parts.append(f"\n## {title}\n\n{text}\n\n{_table(metrics)}")
+    return "".join(parts)
+
+
+def _table(metrics: Iterable[Metric]) -> str:
+    rows = ["| name | type | unit | labels | meaning | source | when | as in | Influx |", "|---" * 9 + "|"]
+    for metric in metrics:
+        cells = (
+            f"`{metric.name}`",
+            metric.type,
+            metric.unit,
+            ", ".join(f"`{name}`" for name in metric.labels),
+            metric.help,
+            metric.source,
+            metric.when or "",
+            metric.compat or "",
+            f"`{metric.influx_measurement}.{metric.influx_field}`",
+        )
+        rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the page, or write it to its place."""
+    parser = argparse.ArgumentParser(prog="python -m collector.reference", description="Reference page of all metrics.")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} instead of printing it")
+    if parser.parse_args(argv).write:
+        PAGE.write_text(page())
+    else:
+        sys.stdout.write(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
