@@ -75,9 +75,9 @@ def run(args: argparse.Namespace, client: Client) -> int:
     ref = _create(args, client, auto_remove=args.rm and args.detach)["id"]
     try:
         client.start(ref)
-    except ClientError:
-        if args.rm:
-            _remove(client, ref)
+    except ApiError:
+        # Docker leaves a container that never ran; nobody asked for one.
+        _remove(client, ref)
         raise
     if args.detach:
         print(ref)

@@ -150,21 +150,21 @@ def outside(host: Host) -> Iterator[str]:
     steps = [
         f"netns add {name}",
         f"link add {name} type veth peer name eth0 netns {name}",
-        f"addr add 192.0.2.1/24 dev {name}",
+        f"addr add 198.51.100.1/24 dev {name}",
         f"link set {name} up",
-        f"-n {name} addr add 192.0.2.2/24 dev eth0",
+        f"-n {name} addr add 198.51.100.2/24 dev eth0",
         f"-n {name} link set eth0 up",
     ]
     for step in steps:
         subprocess.run(["ip", *step.split()], check=True)
     server = subprocess.Popen(
-        ["nsenter", f"--net=/run/netns/{name}", sys.executable, "-m", "http.server", "--bind", "192.0.2.2", "8000"],
+        ["nsenter", f"--net=/run/netns/{name}", sys.executable, "-m", "http.server", "--bind", "198.51.100.2", "8000"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/usr/share/doc/bash",
     )
-    wait_for(lambda: get("http://192.0.2.2:8000/"), "the server outside answers")
-    yield "192.0.2.2"
+    wait_for(lambda: get("http://198.51.100.2:8000/"), "the server outside answers")
+    yield "198.51.100.2"
     server.kill()
     server.wait()
     subprocess.run(["ip", "netns", "del", name], check=True)
