@@ -182,7 +182,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
         MalformedError: not JSON, not an object, not UTF-8, nested too deep, a number without end, or NaN.
     """
     try:
-        value = json.loads(line, parse_constant=_refuse)
+        value = json.loads(line.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as err:
         raise MalformedError(f"not JSON: {str(err)[:80]}") from err
     if not isinstance(value, dict):

@@ -23,6 +23,8 @@ MAX_DEVICES: Final = 16
 _COMMANDS: Final = ("query-status", "query-blockstats")
 _THREAD_COMMANDS: Final = ("query-cpus-fast", "query-iothreads")
 _MAX_EVENTS: Final = 256
+_MAX_UNANSWERED: Final = 8
+"""Reads in a row without an answer after which a new connection is tried; a stopped QEMU would queue each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class VmmReader:
         self._greeted = self._asked = self._ready = False
         self._serial = 0
         self._owed = 0
+        self._unanswered = 0
         self.thread_ids: ThreadIds | None = None
 
     async def read(self) -> VmmSample:
@@ -118,7 +121,8 @@ class VmmReader:
             raise
 
     async def _read(self) -> VmmSample:
-        if self._channel is None or self._channel.failed:
+        self._unanswered += 1
+        if self._channel is None or self._channel.failed or self._unanswered > _MAX_UNANSWERED:
             self.close()
             self._channel = await channel.connect(self._path, self._budget)
         await self._negotiate(self._channel)
@@ -126,6 +130,7 @@ class VmmReader:
             await self._answer(self._channel)
         commands = _COMMANDS if self.thread_ids else _COMMANDS + _THREAD_COMMANDS
         answers = await self._ask(self._channel, commands)
+        self._unanswered = 0
         if self.thread_ids is None:
             self.thread_ids = parse_thread_ids(answers["query-cpus-fast"], answers["query-iothreads"])
         return VmmSample(parse_status(answers["query-status"]), parse_blockstats(answers["query-blockstats"]))
@@ -174,4 +179,4 @@ class VmmReader:
             self._channel.close()
             self._channel = None
         self._greeted = self._asked = self._ready = False
-        self._owed = 0
+        self._owed = self._unanswered = 0

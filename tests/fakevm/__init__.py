@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runtime import record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
 Fault = Literal[
@@ -72,7 +72,7 @@ class FakeVm:
 
     async def _serve_qmp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with _closing(writer, keep=self.faults.get("vmm") == "wedged"):
             if self.faults.get("vmm") == "wedged":
                 return
             await _send(writer, GREETING)
@@ -86,7 +86,7 @@ class FakeVm:
 
     async def _serve_agent(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with _closing(writer):
             while line := await reader.readline():
                 request = json.loads(line.rpartition(b"\xff")[2])
                 command, arguments = request["execute"], request.get("arguments", {})
@@ -143,6 +143,16 @@ _FAULTY: dict[str, bytes] = {
     "utf8": b'{"return": "\xc3\x28\xfe"}',
     "error": b'{"error": {"class": "GenericError", "desc": "no"}}',
 }
+
+
+@contextlib.contextmanager
+def _closing(writer: asyncio.StreamWriter, *, keep: bool = False) -> Iterator[None]:
+    try:
+        with contextlib.suppress(ConnectionError):
+            yield
+    finally:
+        if not keep:
+            writer.close()
 
 
 def _listen(directory: Path, name: str) -> socket.socket:

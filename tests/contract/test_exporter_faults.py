@@ -1,0 +1,245 @@
+"""What a bad VM may cost: its own samples, and nothing of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+
+from collector.catalogue import container, hyper, microvm
+from collector.channel import MAX_BUFFERED_BYTES
+from collector.rounds import Collector
+from collector.watch import STALE_ROUNDS, Settings
+from runtime import record
+from runtime.record import Lifecycle
+from tests.fakevm import Fault, running
+from tests.fakevm.scenario import NOW_S, base_record, fake_vm, host_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from collector.metric import Metric
+    from collector.snapshot import ContainerSnapshot
+
+DEADLINE_S = 0.4
+OTHER_ID = "4a" * 32
+FAULTS = get_args(Fault)
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    return [NOW_S]
+
+
+@pytest.fixture
+def collector(tmp_path: Path, clock: list[float]) -> Any:
+    root = host_root("cgroup-v2", tmp_path / "root")
+    settings = Settings("node1", root, deadline_s=DEADLINE_S, clock=lambda: clock[0])
+    made = Collector(tmp_path / "state", settings, tombstone_ttl_s=60)
+    yield made
+    made.close()
+
+
+def values(snapshot: ContainerSnapshot, metric: Metric) -> dict[tuple[str, ...], float]:
+    return {point.label_values: point.value for point in snapshot.points if point.metric is metric}
+
+
+def up(snapshot: ContainerSnapshot) -> dict[str, float]:
+    return {labels[0]: value for labels, value in values(snapshot, microvm.SOURCE_UP).items()}
+
+
+@pytest.mark.parametrize("source", ["vmm", "guest"])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_fault_stays_where_it_is(fault: Any, source: str, collector: Collector, tmp_path: Path) -> None:
+    bad = fake_vm(tmp_path / "state", "cgroup-v2")
+    good = fake_vm(tmp_path / "state", "cgroup-v2", OTHER_ID)
+    async with running(bad), running(good):
+        first = await collector.round()
+        assert up(first.containers[bad.record.id]) == {"host": 1, "vmm": 1, "guest": 1}
+        bad.faults[source] = fault
+        started = time.monotonic()
+        second = await collector.round()
+        # A wide margin over the deadline: the machine is shared.
+        assert time.monotonic() - started < DEADLINE_S + 2
+        hurt, well = second.containers[bad.record.id], second.containers[good.record.id]
+        assert up(hurt) == {"host": 1, "vmm": 1, "guest": 1, source: 0}
+        assert hurt.down[source]
+        assert "defect" not in hurt.down[source]
+        assert up(well) == {"host": 1, "vmm": 1, "guest": 1}
+        kept = values(first.containers[bad.record.id], container.MEMORY_USAGE_BYTES)
+        assert values(hurt, container.MEMORY_USAGE_BYTES) == kept
+
+
+@pytest.mark.parametrize("source", ["vmm", "guest"])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_it_comes_back(fault: Any, source: str, collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    async with running(vm):
+        await collector.round()
+        vm.faults[source] = fault
+        for _ in range(2):
+            snapshot = await collector.round()
+            assert up(snapshot.containers[vm.record.id])[source] == 0
+        del vm.faults[source]
+        deadline = time.monotonic() + 10
+        while up((await collector.round()).containers[vm.record.id])[source] != 1:
+            assert time.monotonic() < deadline, "the source did not come back"
+
+
+async def test_values_of_a_silent_source_age_and_then_go(
+    collector: Collector, tmp_path: Path, clock: list[float]
+) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    async with running(vm):
+        await collector.round()
+        vm.faults["guest"] = "mute"
+        for missed in range(1, STALE_ROUNDS + 1):
+            clock[0] += 10
+            snapshot = (await collector.round()).containers[vm.record.id]
+            assert snapshot.sampled_at["guest"] == NOW_S
+            assert bool(values(snapshot, container.MEMORY_USAGE_BYTES)) == (missed < STALE_ROUNDS)
+        assert snapshot.summary.memory_bytes is None
+        assert values(snapshot, microvm.BLOCK_BYTES_TOTAL)
+
+
+async def test_counters_that_go_back_are_held_and_told(collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    path = "/sys/fs/cgroup/container/cpu.stat"
+    async with running(vm):
+        before = (await collector.round()).containers[vm.record.id]
+        vm.files[path] = b"usage_usec 1\nuser_usec 1\nsystem_usec 0\n"
+        after = (await collector.round()).containers[vm.record.id]
+    assert values(after, container.CPU_USAGE_SECONDS_TOTAL) == values(before, container.CPU_USAGE_SECONDS_TOTAL)
+    assert up(after)["guest"] == 0
+    assert "went back" in after.down["guest"]
+    assert after.summary.cpu_ratio is None
+
+
+async def test_a_restart_is_a_new_epoch(collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    events = "/sys/fs/cgroup/container/memory.events"
+    vm.files[events] = b"low 0\nhigh 0\nmax 9\noom 2\noom_kill 2\n"
+    async with running(vm):
+        first = (await collector.round()).containers[vm.record.id]
+        assert values(first, container.OOM_EVENTS_TOTAL) == {(): 2}
+    vm.files[events] = b"low 0\nhigh 0\nmax 1\noom 1\noom_kill 1\n"
+    vm.files["/sys/fs/cgroup/container/cpu.stat"] = b"usage_usec 7000000\nuser_usec 1\nsystem_usec 0\n"
+    vm.record = replace(vm.record, lifecycle=replace(vm.record.lifecycle, epoch=2, restarts=1))
+    async with running(vm):
+        second = (await collector.round()).containers[vm.record.id]
+    assert values(second, container.CPU_USAGE_SECONDS_TOTAL) == {("total",): 7.0}
+    assert values(second, container.OOM_EVENTS_TOTAL) == {(): 3}
+    assert values(second, container.RESTARTS_TOTAL) == {(): 1}
+    assert up(second) == {"host": 1, "vmm": 1, "guest": 1}
+
+
+async def test_a_stopped_container_is_a_state_and_not_a_gap(collector: Collector, tmp_path: Path) -> None:
+    life = Lifecycle("exited", "running", 1.0, 2.0, 3.0, exit_code=137, oom_killed=True, restarts=4, epoch=5)
+    stopped = base_record(lifecycle=life, vm=None)
+    directory = tmp_path / "state/containers" / stopped.id
+    directory.mkdir(parents=True)
+    record.write(directory, stopped)
+    snapshot = (await collector.round()).containers[stopped.id]
+    state = values(snapshot, container.STATE)
+    assert [labels for labels, value in state.items() if value] == [("exited",)]
+    assert len(state) == len(container.STATES)
+    assert values(snapshot, container.DESIRED_RUNNING) == {(): 1}
+    assert values(snapshot, container.EXIT_CODE) == {(): 137}
+    assert values(snapshot, container.RESTARTS_TOTAL) == {(): 4}
+    assert values(snapshot, container.OOM_EVENTS_TOTAL) == {(): 1}
+    assert values(snapshot, container.MEMORY_USAGE_BYTES) == {}
+    assert up(snapshot) == {}
+
+
+async def test_last_words_of_a_removed_container(collector: Collector, tmp_path: Path, clock: list[float]) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    async with running(vm):
+        await collector.round()
+    shutil.rmtree(vm.directory)
+    snapshot = (await collector.round()).containers[vm.record.id]
+    assert snapshot.removed
+    assert values(snapshot, container.MEMORY_MAX_USAGE_BYTES) != {}
+    assert values(snapshot, container.OOM_EVENTS_TOTAL) == {(): 0}
+    assert values(snapshot, container.DESIRED_RUNNING) == {(): 0}
+    assert values(snapshot, container.CPU_USAGE_SECONDS_TOTAL) == {}
+    clock[0] += 61
+    assert vm.record.id not in (await collector.round()).containers
+
+
+async def test_a_reused_pid_is_not_the_vm(collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    assert vm.record.vm
+    vm.record = replace(vm.record, vm=replace(vm.record.vm, pid_start_ticks=1))
+    async with running(vm):
+        snapshot = (await collector.round()).containers[vm.record.id]
+    assert up(snapshot) == {"host": 0, "vmm": 1, "guest": 1}
+    assert values(snapshot, microvm.HOST_MEMORY_BYTES) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 99}', "[]", '{"schema": 1}', "[" * 5000])
+async def test_an_unreadable_record_is_counted(text: str, collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    bad = tmp_path / "state/containers" / OTHER_ID
+    bad.mkdir(parents=True)
+    (bad / record.FILE_NAME).write_text(text)
+    (tmp_path / "state/containers/not-an-id").mkdir()
+    async with running(vm):
+        snapshot = await collector.round()
+    assert list(snapshot.containers) == [vm.record.id]
+    assert {p.value for p in snapshot.points if p.metric is hyper.RECORDS_UNREADABLE} == {1}
+
+
+async def test_many_hostile_guests_cost_bounded_memory(tmp_path: Path) -> None:
+    root = host_root("base", tmp_path / "root")
+    settings = Settings("node1", root, deadline_s=DEADLINE_S, clock=lambda: NOW_S)
+    collector = Collector(tmp_path / "state", settings)
+    vms = [fake_vm(tmp_path / "state", container_id=f"{n:064x}") for n in range(40)]
+    for vm in vms:
+        await vm.start()
+        vm.faults = {"guest": "endless", "vmm": "endless"}
+    highest = 0
+
+    async def watch() -> None:
+        nonlocal highest
+        while True:
+            highest = max(highest, settings.budget.used_bytes)
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    snapshot = await collector.round()
+    watching.cancel()
+    assert all(up(one)["guest"] == 0 for one in snapshot.containers.values())
+    collector.close()
+    for vm in vms:
+        await vm.stop()
+    assert 0 < highest < MAX_BUFFERED_BYTES + 80 * 65536 + (1 << 20)
+    assert settings.budget.used_bytes == 0
+
+
+async def test_rounds_leak_no_descriptors(collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    before = _descriptors()
+    async with running(vm):
+        await collector.round()
+        steady = _descriptors()
+        for fault in ("garbage", "closes", "oversize"):
+            vm.faults = {"guest": fault, "vmm": fault}
+            await collector.round()
+        vm.faults = {}
+        for _ in range(3):
+            await collector.round()
+        assert _descriptors() <= steady
+    collector.close()
+    await asyncio.sleep(0)
+    assert _descriptors() <= before + 1
+
+
+def _descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 -- counts descriptors, its own too
