@@ -18,6 +18,19 @@ GENERATORS = {
     "scripts.compose": Path("scripts/stack/compose"),
 }
 
+# Module that prints one page, or writes it to its place with `--write`.
+PAGES = {"collector.reference": Path("docs/reference/metrics.md")}
+
+
+def page(module: str) -> str:
+    """The page that the module prints.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; it has said why.
+    """
+    argv = [sys.executable, "-m", module]
+    return subprocess.run(argv, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S).stdout
+
 
 def write(module: str, directory: Path) -> None:
     """Have the module write its files below `directory`.
@@ -61,6 +74,12 @@ def main() -> int:
             for line in differences(Path(scratch), ROOT / committed):
                 wrong += 1
                 print(f"{committed}: {line}: run `make generate` and commit", file=sys.stderr)
+    for module, path in PAGES.items():
+        if arguments.write:
+            (ROOT / path).write_text(page(module))
+        elif page(module) != (ROOT / path).read_text():
+            wrong += 1
+            print(f"{path}: is not what its generator writes: run `make generate` and commit", file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,34 +97,40 @@ def start(service: Service, run_dir: Path) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     log_path = run_dir / f"{service.name}.log"
-    try:
-        with log_path.open("ab") as log:
-            process = subprocess.Popen(
-                service.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd="/",
-                env={**service.environment, **os.environ},
-            )
-    except FileNotFoundError as err:
-        raise StackError(f"{service.argv[0]} was not found: run `make setup`") from err
-    ticks = start_ticks(process.pid)
+    pid = _spawn(service, log_path)
+    ticks = start_ticks(pid)
     if ticks is not None:
-        running = Running(process.pid, ticks, service.key)
-        file = {"pid": running.pid, "start_ticks": running.start_ticks, "key": running.key}
+        file = {"pid": pid, "start_ticks": ticks, "key": service.key}
         (run_dir / f"{service.name}.pid").write_text(json.dumps(file))
     deadline = time.monotonic() + service.ready_timeout_s
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and start_ticks(pid) is not None:
         if is_ready(service):
             return True
         time.sleep(POLL_S)
-    code = process.poll()
-    what = f"ended with exit code {code}" if code is not None else f"was not ready in {service.ready_timeout_s:.0f} s"
+    ended = start_ticks(pid) is None
     stop(run_dir, service.name, service.stop_timeout_s)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    what = f"ended with exit code {code}" if ended else f"was not ready in {service.ready_timeout_s:g} s"
     tail = "\n".join(f"    {line}" for line in log_path.read_text(errors="replace").splitlines()[-10:])
     raise StackError(f"{service.name} {what}; its log is {log_path}, which ends:\n{tail}")
+
+
+def _spawn(service: Service, log_path: Path) -> int:
+    """Start the program in a session of its own, without an object here that would have to outlive it."""
+    try:
+        return os.posix_spawnp(
+            service.argv[0],
+            service.argv,
+            {**service.environment, **os.environ},
+            file_actions=(
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log_path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ),
+            setsid=True,
+        )
+    except FileNotFoundError as err:
+        raise StackError(f"{service.argv[0]} was not found: run `make setup`") from err
 
 
 def stop(run_dir: Path, name: str, timeout_s: float) -> bool:
