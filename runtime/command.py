@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import HostUnable
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STDOUT_LIMIT_BYTES = 8 << 20
 STDERR_KEPT_BYTES = 16 << 10
+DRAIN_TIMEOUT_S = 1.0
 _CHUNK_BYTES = 64 << 10
 
 DEBIAN_PACKAGES: Mapping[str, str] = {
@@ -125,17 +126,23 @@ async def run(
             returncode = await process.wait()
     except BaseException:
         readers.cancel()
-        await asyncio.shield(_end(process))
+        await asyncio.shield(_end(process, readers, (process.stdout, process.stderr)))
         raise
     return Finished(argv[0], returncode, stdout, stderr.decode(errors="replace"))
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the process group. The leader is not reaped yet (or is ours to reap), so its id cannot be another's."""
-    if process.returncode is None:
+async def _end(
+    process: asyncio.subprocess.Process, readers: asyncio.Future[Any], streams: tuple[asyncio.StreamReader, ...]
+) -> None:
+    """Kill the process group, reap, and let the pipes close: what is read no more would be left to the collector."""
+    if process.returncode is None:  # not reaped, or not seen to be: its id cannot be another's yet
         with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
             os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
+    await asyncio.gather(readers, return_exceptions=True)
+    with contextlib.suppress(TimeoutError):  # somebody outside the group holds a pipe
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            await asyncio.gather(*map(_read_tail, streams))
 
 
 async def _read_all(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
