@@ -1,0 +1,177 @@
+"""The fake VM and a real QEMU under one suite: what the collector relies on must hold for both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from collector import channel
+from collector.catalogue import microvm
+from collector.errors import UnreachableError
+from collector.sources.vmm import VmmReader
+from collector.watch import Settings, Watch
+from runtime.record import Record, Vm
+from tests.fakevm.scenario import base_record, fake_vm, host_root
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+RAM_BYTES = 64 << 20
+
+
+@dataclass
+class Machine:
+    """Either VM: its monitor, its process, and how to wedge it and let it go on."""
+
+    directory: Path
+    record: Record
+    root: Path
+    wedge: Callable[[], Any]
+    go_on: Callable[[], Any]
+
+    @property
+    def monitor(self) -> Path:
+        return self.directory / "qmp-stats.sock"
+
+
+@contextlib.asynccontextmanager
+async def _fake(tmp_path: Path) -> AsyncIterator[Machine]:
+    vm = fake_vm(tmp_path / "state")
+    await vm.start()
+    try:
+        root = host_root("base", tmp_path / "root")
+        yield Machine(
+            vm.directory, vm.record, root, lambda: vm.faults.update(vmm="mute"), lambda: vm.faults.pop("vmm", None)
+        )
+    finally:
+        await vm.stop()
+
+
+@contextlib.asynccontextmanager
+async def _qemu(tmp_path: Path) -> AsyncIterator[Machine]:
+    program = shutil.which("qemu-system-x86_64")
+    assert program, "install the package qemu-system-x86"
+    directory = tmp_path / "vm"
+    directory.mkdir()
+    for name in ("image", "writable"):
+        with (directory / name).open("wb") as disk:
+            disk.truncate(1 << 20)
+    process = await asyncio.create_subprocess_exec(
+        program, "-M", "microvm,acpi=off,memory-backend=ram", "-nodefaults", "-S", "-display", "none", "-m", "64",
+        "-object", f"memory-backend-memfd,id=ram,size={RAM_BYTES},share=on", "-accel", "tcg,tb-size=32",
+        "-blockdev", "driver=raw,node-name=image,file.driver=file,file.filename=image,read-only=on",
+        "-blockdev", "driver=raw,node-name=writable,file.driver=file,file.filename=writable",
+        "-device", "virtio-blk-device,drive=image", "-device", "virtio-blk-device,drive=writable",
+        "-qmp", "unix:qmp-stats.sock,server=on,wait=off",
+        cwd=directory,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(20):
+            while not (directory / "qmp-stats.sock").exists():
+                assert process.returncode is None, "QEMU ended"
+                await asyncio.sleep(0.02)
+        stat = (await asyncio.to_thread(_read, f"/proc/{process.pid}/stat")).rpartition(")")[2].split()
+        vm = Vm(process.pid, int(stat[19]), RAM_BYTES, 1, "tcg", "microvm", 0, "none", "cold")
+        record = base_record(vm=vm)
+        yield Machine(
+            directory,
+            record,
+            Path("/"),
+            lambda: process.send_signal(signal.SIGSTOP),
+            lambda: process.send_signal(signal.SIGCONT),
+        )
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def _read(path: str) -> str:
+    with open(path) as file:  # noqa: PTH123 -- one line of /proc
+        return file.read()
+
+
+@pytest.fixture(params=[_fake, _qemu], ids=["fake", "qemu"])
+async def machine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Machine]:
+    async with request.param(tmp_path) as one:
+        yield one
+
+
+async def test_monitor_tells_status_disks_and_threads(machine: Machine) -> None:
+    reader = VmmReader(machine.monitor, channel.Budget())
+    async with asyncio.timeout(10):
+        sample = await reader.read()
+        again = await reader.read()
+    assert sample.status in {"prelaunch", "running"}
+    assert [device.name for device in sample.devices] == ["image", "writable"]
+    assert sample.devices == again.devices
+    assert reader.thread_ids is not None
+    assert len(reader.thread_ids.vcpus) == 1
+    assert reader.thread_ids.iothreads == ()
+    reader.close()
+
+
+async def test_one_client_at_a_time_and_the_next_after_it(machine: Machine) -> None:
+    for _ in range(3):
+        reader = VmmReader(machine.monitor, channel.Budget())
+        async with asyncio.timeout(10):
+            await reader.read()
+        reader.close()
+
+
+async def test_a_wedged_monitor_costs_its_deadline_and_comes_back(machine: Machine) -> None:
+    settings = Settings("node1", machine.root, deadline_s=0.3)
+    watch = Watch(machine.directory, machine.record, settings)
+    assert (await watch.sample()).down.keys() <= {"guest"}
+    machine.wedge()
+    for _ in range(3):
+        started = time.monotonic()
+        snapshot = await watch.sample()
+        assert time.monotonic() - started < 1.5
+        assert "no answer" in snapshot.down["vmm"]
+        assert "host" not in snapshot.down
+    machine.go_on()
+    deadline = time.monotonic() + 10
+    while "vmm" in (await watch.sample()).down:
+        assert time.monotonic() < deadline, "the monitor did not come back"
+    watch.close()
+
+
+async def test_host_s_bill_is_split_by_thread_and_kind(machine: Machine) -> None:
+    watch = Watch(machine.directory, machine.record, Settings("node1", machine.root))
+    snapshot = await watch.sample()
+    watch.close()
+    cpu = {p.label_values[0]: p.value for p in snapshot.points if p.metric is microvm.HOST_CPU_SECONDS_TOTAL}
+    assert set(cpu) == set(microvm.CPU_PARTS)
+    assert cpu["main"] > 0
+    memory = {p.label_values[0]: p.value for p in snapshot.points if p.metric is microvm.HOST_MEMORY_BYTES}
+    assert {"guest_ram", "template_shared", "vmm"} <= set(memory)
+    assert memory["vmm"] > 1 << 20
+    assert memory["template_shared"] == 0
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    reader = VmmReader(tmp_path / "qmp-stats.sock", channel.Budget())
+    with pytest.raises(UnreachableError, match=r"qmp-stats\.sock: No such file"):
+        await reader.read()
+
+
+async def test_resident_memory_adds_up_to_what_the_kernel_says(tmp_path: Path) -> None:
+    async with _qemu(tmp_path) as real:
+        watch = Watch(real.directory, real.record, Settings("node1"))
+        snapshot = await watch.sample()
+        watch.close()
+        assert real.record.vm
+        statm = (await asyncio.to_thread(_read, f"/proc/{real.record.vm.pid}/statm")).split()
+    memory = {p.label_values[0]: p.value for p in snapshot.points if p.metric is microvm.HOST_MEMORY_BYTES}
+    parts = memory["guest_ram"] + memory["template_shared"] + memory["vmm"]
+    assert parts == pytest.approx(int(statm[1]) * os.sysconf("SC_PAGE_SIZE"), rel=0.02)
