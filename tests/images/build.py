@@ -69,7 +69,7 @@ def build(name: str, out: Path | None = None) -> Path:
         BuildError: mmdebstrap or umoci failed.
     """
     recipe = RECIPES[name]
-    layout = CACHE / f"{name}-{_key(name, recipe)}"
+    layout = CACHE / f"{name}-{content_key(name, recipe)}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with _locked(CACHE / f"{name}.lock"):
         if not layout.exists():
@@ -86,7 +86,7 @@ def build(name: str, out: Path | None = None) -> Path:
     return target
 
 
-def _key(name: str, recipe: Recipe) -> str:
+def content_key(name: str, recipe: Recipe) -> str:
     """Changes with the recipe, this program, the apt sources, and the versions that apt would take."""
     digest = hashlib.sha256(repr((name, recipe, PASSWD, GROUP, UNWANTED, EPOCH_S)).encode())
     digest.update(Path(__file__).read_bytes())
