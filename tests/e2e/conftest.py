@@ -1,4 +1,4 @@
-"""Real images in a real registry, and a host that runs them as real micro-VMs. Shared by the suite, as a boot costs seconds."""
+"""Real images in a real registry, and a host that runs them as real micro-VMs; shared, as a boot costs seconds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Images:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing or os.geteuid() != 0 or not list(KERNELS.glob("*/vmlinuz")):
-        pytest.fail(f"the suite needs root, a guest kernel in {KERNELS}, and {missing or 'nothing else'}: run 'make setup'")
+        pytest.fail(
+            f"the suite needs root, a guest kernel in {KERNELS}, and {missing or 'nothing else'}: run 'make setup'"
+        )
     with Registry(tmp_path_factory.mktemp("registry")) as registry:
         registry.push(build("busybox"), "busybox")
         digest = registry.push(build("nginx"), "nginx")

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,8 +87,6 @@ def test_layer_that_leaves_its_root(host: Host, images: Images, tmp_path: Path, 
 def test_layer_that_writes_through_a_symlink(host: Host, images: Images, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    import tarfile
-
     link = layouts.entry("way", tarfile.SYMTYPE, linkname=str(outside))
     evil = [layouts.layer(*layouts.busybox_root(), link), layouts.layer(layouts.entry("way/escaped", data=b"out"))]
     layouts.write_layout(tmp_path / "link", evil)
@@ -126,7 +125,13 @@ def test_command_that_is_not_there_leaves_nothing(host: Host, images: Images) ->
         (("-p", "x:y"), "-p"),
         (("--name", "no spaces"), "name"),
         (("-e", "=x"), "-e"),
-        (("--entrypoint", "",), "command"),
+        (
+            (
+                "--entrypoint",
+                "",
+            ),
+            "command",
+        ),
     ],
 )
 def test_wrong_flags(host: Host, images: Images, arguments: tuple[str, ...], words: str) -> None:
@@ -193,7 +198,15 @@ def test_two_daemons_on_one_directory(host: Host) -> None:
 
 def copy(layout: Path, reference: str) -> None:
     subprocess.run(
-        ["skopeo", "copy", "-q", "--insecure-policy", "--dest-tls-verify=false", f"oci:{layout}:image", f"docker://{reference}"],
+        [
+            "skopeo",
+            "copy",
+            "-q",
+            "--insecure-policy",
+            "--dest-tls-verify=false",
+            f"oci:{layout}:image",
+            f"docker://{reference}",
+        ],
         check=True,
         capture_output=True,
     )

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import http.server
 import json
-import re
-import shutil
-import subprocess
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from alerts import generate
-from alerts.thresholds import Routing, Thresholds
 from collector.catalogue import BASE_LABELS, CATALOGUE, CONTAINER_STATES, SOURCES, Metric
 from dashboards.fleet import fleet
 from tests.contract.remediation.harness import ID, Controller, FakeHyperd, until
+from tests.monitoring import alertmanager, prometheus, query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +22,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 OTHER = "ab" * 32
-QUICK = Thresholds(evaluation_interval="1s", container_down_for="2s")
 
 
 class Exposition(http.server.ThreadingHTTPServer):
@@ -92,63 +86,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
-
-
-@contextmanager
-def program(log: Path, marker: str, *command: str) -> Iterator[str]:
-    """A server of the Prometheus family; yields the URL that it says it listens on."""
-    assert shutil.which(command[0]), f"install {command[0]}"
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
-    try:
-        pattern = re.compile(marker + r".*?address=(127\.0\.0\.1:\d+)")
-        until(lambda: pattern.search(log.read_text()) or process.poll() is not None)
-        found = pattern.search(log.read_text())
-        assert found, log.read_text()
-        yield f"http://{found[1]}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@contextmanager
-def alertmanager(root: Path, webhook_url: str) -> Iterator[str]:
-    config = root / "alertmanager.yml"
-    generate.write_alertmanager(config, Routing(webhook_url=webhook_url, group_wait="0s", group_interval="1s"))
-    command = [
-        "prometheus-alertmanager", f"--config.file={config}", f"--storage.path={root / 'alertmanager'}",
-        "--cluster.listen-address=", "--web.listen-address=127.0.0.1:0",
-    ]  # fmt: skip
-    with program(root / "alertmanager.log", "Listening on", *command) as url:
-        yield url
-
-
-@contextmanager
-def prometheus(root: Path, exporter: str, alertmanager_url: str, remediation: str | None = None) -> Iterator[str]:
-    generate.write_rules(root / "hyper.rules.yml", QUICK)
-    generate.write_prometheus(
-        root / "prometheus.yml",
-        QUICK,
-        rule_file=root / "hyper.rules.yml",
-        alertmanager_address=alertmanager_url.removeprefix("http://"),
-        exporter_address=exporter,
-        remediation_address=remediation,
-        scrape_interval="1s",
-    )
-    command = [
-        "prometheus", f"--config.file={root / 'prometheus.yml'}", f"--storage.tsdb.path={root / 'prometheus'}",
-        "--web.listen-address=127.0.0.1:0",
-    ]  # fmt: skip
-    with program(root / "prometheus.log", "Listening on", *command) as url:
-        until(lambda: httpx.get(f"{url}/-/ready").status_code == 200)
-        yield url
-
-
-def query(url: str, expr: str) -> list[dict[str, Any]]:
-    answer = httpx.post(f"{url}/api/v1/query", data={"query": expr}).json()
-    assert answer["status"] == "success", f"{expr}: {answer}"
-    result: list[dict[str, Any]] = answer["data"]["result"]
-    return result
 
 
 @pytest.fixture

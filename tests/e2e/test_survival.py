@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.host import free_port, get, wait_for
@@ -47,8 +49,6 @@ def test_containers_outlive_hyperd(host: Host, images: Images) -> None:
 
 def test_a_start_that_was_interrupted_is_finished(host: Host, images: Images) -> None:
     host.hyper("create", "--name", "late", images.busybox, "sleep", "600")
-    import subprocess
-
     starting = subprocess.Popen(
         [host.hyper_program, "start", "late"], env={**os.environ, **host.env}, stderr=subprocess.DEVNULL
     )
@@ -104,9 +104,9 @@ def test_a_wedged_guest_delays_nobody(host: Host, images: Images) -> None:
         assert age is not None
         assert age < 5
         host.hyper("rm", "-f", "wedged")
-        assert not os.path.exists(f"/proc/{pid}")
+        assert not Path(f"/proc/{pid}").exists()
     finally:
-        if os.path.exists(f"/proc/{pid}"):
+        if Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGCONT)
 
 

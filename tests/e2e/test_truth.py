@@ -1,0 +1,119 @@
+"""What Prometheus has is what independent tools inside and outside the guest say."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from collector.catalogue import CATALOGUE
+from tests.host import free_port, get, wait_for
+from tests.monitoring import prometheus, query
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.e2e.conftest import Images
+    from tests.host import Host
+
+TICKS_PER_S = 100  # the guest kernel's USER_HZ
+BURN_S = 30
+
+
+@pytest.fixture
+def url(host: Host, tmp_path: Path) -> Iterator[str]:
+    with prometheus(tmp_path, host.exporter, "http://127.0.0.1:1") as one:
+        yield one
+
+
+def number(url: str, expression: str) -> float:
+    result = query(url, expression)
+    assert len(result) == 1, f"{expression}: {result}"
+    return float(result[0]["value"][1])
+
+
+def seconds_in_proc(host: Host, name: str) -> float:
+    """CPU time of the container's process by proc(5): utime and stime, fields 14 and 15."""
+    fields = host.hyper("exec", name, "cat", "/proc/1/stat").stdout.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def test_cpu_of_a_container_that_burns_one(host: Host, images: Images, url: str) -> None:
+    host.run("--name", "burns", images.busybox, "sh", "-c", "while :; do :; done")
+    wait_for(lambda: query(url, 'container_cpu_usage_seconds_total{name="burns"}'), "scraped")
+    before, began = seconds_in_proc(host, "burns"), time.monotonic()
+    time.sleep(BURN_S)  # the load is what is measured
+    after, ended = seconds_in_proc(host, "burns"), time.monotonic()
+    inside = (after - before) / (ended - began)
+    rate = number(url, f'rate(container_cpu_usage_seconds_total{{name="burns"}}[{BURN_S}s])')
+    bill = number(url, f'sum(rate(microvm_host_cpu_seconds_total{{name="burns"}}[{BURN_S}s]))')
+    print(f"\ncpu: {inside:.3f} by /proc in the guest, {rate:.3f} by Prometheus, {bill:.3f} billed by the host")
+    assert inside > 0.5
+    assert rate == pytest.approx(inside, rel=0.10)
+    assert bill > 0  # on a busy host less than the guest believes: it cannot see the time that it was not run
+
+
+def test_memory_is_that_of_the_guests_control_group(host: Host, images: Images, url: str) -> None:
+    script = "dd if=/dev/zero of=/dev/shm/held bs=1M count=40 2>/dev/null; exec sleep 600"
+    host.run("--name", "holds", images.busybox, "sh", "-c", script)
+    wait_for(
+        lambda: host.hyper("exec", "holds", "stat", "-c", "%s", "/dev/shm/held").stdout.strip() == "41943040", "held"
+    )
+    usage = 'container_memory_usage_bytes{name="holds"}'
+    wait_for(lambda: (found := query(url, usage)) and float(found[0]["value"][1]) > 4e7, "scraped")
+    inside = int(host.hyper("exec", "holds", "cat", "/sys/fs/cgroup/memory.current").stdout)
+    told = number(url, usage)
+    print(f"\nmemory: {inside} by the guest's cgroup, {told:.0f} by Prometheus")
+    assert told == pytest.approx(inside, rel=0.05)
+    limit = number(url, 'container_spec_memory_limit_bytes{name="holds"}')
+    assert limit == host.inspect("holds")["limits"]["memory_bytes"]
+
+
+def test_network_bytes_of_a_counted_transfer(host: Host, images: Images, url: str) -> None:
+    port = free_port()
+    host.run("--name", "sends", "-p", f"{port}:80", images.nginx)
+    wait_for(lambda: get(f"http://127.0.0.1:{port}/"), "nginx answers")
+    blob = "/usr/share/nginx/html/blob"
+    host.hyper("exec", "sends", "dd", "if=/dev/zero", f"of={blob}", "bs=1M", "count=20")
+    sent = 'container_network_transmit_bytes_total{name="sends",interface="eth0"}'
+    wait_for(lambda: query(url, sent), "scraped")
+    before = number(url, sent)
+    body = len(get(f"http://127.0.0.1:{port}/blob", timeout_s=60).encode())
+    assert body == 20 * 1024**2
+    wait_for(lambda: number(url, sent) - before > 0.9 * body, "scraped again")
+    time.sleep(3)  # two more samples: the last packets
+    told = number(url, sent) - before
+    print(f"\nnetwork: {body} bytes of body, {told:.0f} by Prometheus")
+    assert told == pytest.approx(body, rel=0.02)
+
+
+def test_metrics_are_the_catalogue_and_pass_promtool(host: Host, images: Images) -> None:
+    host.run(
+        "--name", "whole", "--cpus", "1", "--memory", "64m", images.busybox, "sh", "-c", "while :; do sleep 1; done"
+    )
+    host.run("--name", "over", images.busybox, "sh", "-c", "exit 3")
+    wait_for(lambda: host.value("container_cpu_usage_seconds_total", name="whole"), "sampled")
+    wait_for(lambda: host.value("container_exit_code", name="over") == 3, "its end is seen")
+    text = host.metrics()
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    exported = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    known = {one.name for one in CATALOGUE.values() if one.scope != "remediation"}
+    assert exported <= known, "everything exported is in the catalogue"
+    missing = {name for name in known - exported if not CATALOGUE[name].when}
+    assert missing == set(), "everything in the catalogue is exported, or says when it is not"
+    ours = sum('name="whole"' in line for line in text.splitlines())
+    print(f"\n{ours} series of one container, {len(exported)} metrics")
+    assert ours <= 60
+
+
+def test_stats_table(host: Host, images: Images) -> None:
+    host.run("--name", "shown", images.busybox, "sh", "-c", "while :; do :; done")
+    wait_for(lambda: "shown" in host.hyper("stats", "--no-stream").stdout, "in the table")
+    wait_for(lambda: "%" in host.hyper("stats", "--no-stream").stdout, "with figures")
+    table = host.hyper("stats", "--no-stream").stdout
+    print("\n" + table)
+    assert "CPU %" in table.splitlines()[0]
