@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collector.snapshot import ContainerSnapshot, Snapshot
 
 _NS: int = 1_000_000_000
-_ESCAPED = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", "\n": " ", "\r": " ", "\t": " "})
+_ESCAPED = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", "\n": " ", "\r": " ", "\t": " ", "\\": "_"})
 
 
 def lines(snapshot: Snapshot) -> Iterator[str]:
@@ -30,8 +30,8 @@ def lines(snapshot: Snapshot) -> Iterator[str]:
 
 
 def tag_value(value: str) -> str:
-    """A tag value as it is written; a backslash at its end would escape what follows."""
-    return value.translate(_ESCAPED).rstrip("\\").encode("utf-8", "replace").decode()
+    """A tag value as it is written. Servers differ on a backslash before an escaped character, so there is none."""
+    return value.translate(_ESCAPED).encode("utf-8", "replace").decode()
 
 
 def _ages(container: ContainerSnapshot) -> Iterator[Point]:

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from collector.catalogue import container, hyper
+from collector.snapshot import ContainerSnapshot, Point, Snapshot, Summary
+from exporter import lineprotocol
+from exporter.influx import InfluxWriter, Target
+from exporter.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+def snapshot(number: int = 1, image: str = "img", points: tuple[Point, ...] | None = None) -> Snapshot:
+    if points is None:
+        points = (
+            Point(container.MEMORY_RSS, (), 7),
+            Point(container.MEMORY_CACHE, (), 8.5),
+            Point(container.CPU_USAGE_SECONDS_TOTAL, ("total",), float("inf")),
+            Point(container.NETWORK_RECEIVE_BYTES_TOTAL, ("eth 0",), 9),
+        )
+    one = ContainerSnapshot(
+        id="3f", name="web", state="running", base_values=("3f", "web", image, "t", "", "web"), points=points,
+        summary=Summary(), memory_limit_bytes=1, taken_at=10.5, sampled_at={"guest": 10.0},
+    )  # fmt: skip
+    return Snapshot(number, 10.5, MappingProxyType({"3f": one}), ())
+
+
+def test_lines_group_fields_and_leave_out_what_influx_cannot_hold() -> None:
+    tags = r"id=3f,name=web,image=a\,b\=c\ d_\ ,namespace=t,container=web"
+    assert list(lineprotocol.lines(snapshot(image="a,b=c d\\ "))) == [
+        f"container_memory,{tags} rss=7.0,cache=8.5 10500000000",
+        f"container_network,{tags},interface=eth\\ 0 receive_bytes_total=9.0 10500000000",
+        f"microvm_sample,{tags},source=guest age_seconds=0.5 10500000000",
+    ]
+
+
+def test_spool_keeps_order_and_drops_the_oldest(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, limit_bytes=30)
+    assert [spool.put(b"x" * 10, at_ns) for at_ns in (1, 2, 3)] == [0, 0, 0]
+    assert spool.put(b"y" * 15, 4) == 2
+    assert spool.backlog_bytes == 25
+    oldest = spool.oldest()
+    assert oldest is not None
+    assert oldest.path.name.startswith(f"{3:020d}")
+    spool.remove(oldest)
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("*.lp"))] == [b"y" * 15]
+
+
+def test_spool_outlives_its_process(tmp_path: Path) -> None:
+    Spool(tmp_path).put(b"first", 1)
+    (tmp_path / "x.part").write_bytes(b"half")
+    later = Spool(tmp_path)
+    later.put(b"second", 2)
+    assert later.backlog_bytes == 11
+    assert not list(tmp_path.glob("*.part"))
+    batch = later.oldest()
+    assert batch is not None
+    assert batch.path.read_bytes() == b"first"
+
+
+class Server:
+    """Answers writes with the statuses given, then 204."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.bodies: list[bytes] = []
+        self.encodings: list[str] = []
+        owner = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                status = owner.statuses.pop(0) if owner.statuses else 204
+                if status == 204:
+                    owner.bodies.append(body)
+                    owner.encodings.append(self.headers.get("content-encoding", ""))
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                del args
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.05,))
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers = []
+
+    def start(*statuses: int) -> Server:
+        server = Server(*statuses)
+        server.thread.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
+        server.thread.join()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+def counts(writer: InfluxWriter) -> dict[tuple[str, ...], float]:
+    return {(p.metric.name.removeprefix("hyper_influx_"), *p.label_values): p.value for p in writer.points()}
+
+
+def test_every_count_of_the_catalogue_is_there(tmp_path: Path) -> None:
+    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path)
+    declared = {m for m in vars(hyper).values() if getattr(m, "group", "") == "hyper_influx"}
+    assert {point.metric for point in writer.points()} == declared
+
+
+def test_failures_are_tried_again_and_order_is_kept(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server = serve(503, 429, 500)
+    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, first_retry_s=0.01)
+    for number in (1, 2, 3):
+        writer.offer(snapshot(points=(Point(container.MEMORY_RSS, (), number),)))
+    writer.start()
+    wait_for(lambda: counts(writer)["written_total",] == 3)
+    writer.stop()
+    found = counts(writer)
+    assert found["failures_total",] == 3
+    assert found["backlog_bytes",] == 0
+    assert server.encodings == ["gzip"] * 3
+
+
+def test_a_refused_batch_does_not_block_the_next(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server = serve(400)
+    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, first_retry_s=0.01)
+    writer.offer(snapshot(1))
+    writer.offer(snapshot(2))
+    writer.start()
+    wait_for(lambda: counts(writer)["written_total",] == 1)
+    writer.stop()
+    assert counts(writer)["dropped_total", "refused"] == 1
+    assert counts(writer)["failures_total",] == 0
+
+
+def test_offering_never_waits(tmp_path: Path) -> None:
+    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path)
+    started = time.monotonic()
+    for number in range(100):  # its threads are not started: nothing takes them
+        writer.offer(snapshot(number))
+    assert time.monotonic() - started < 1
+    assert counts(writer)["dropped_total", "late"] == 92
+
+
+def test_stopping_spools_what_was_offered(tmp_path: Path) -> None:
+    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path, first_retry_s=30)
+    writer.start()
+    writer.offer(snapshot())
+    writer.stop()
+    assert Spool(tmp_path).backlog_bytes > 0
