@@ -121,6 +121,18 @@ async def test_counters_that_go_back_are_held_and_told(collector: Collector, tmp
     assert after.summary.cpu_ratio is None
 
 
+async def test_a_difference_that_wobbles_is_held_and_no_fault(collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    stat = tmp_path / "root/sys/fs/cgroup/hyper/3f/cpu.stat"
+    async with running(vm):
+        before = (await collector.round()).containers[vm.record.id]
+        stat.write_text("usage_usec 15900000\n")
+        after = (await collector.round()).containers[vm.record.id]
+    assert values(before, microvm.HOST_CPU_SECONDS_TOTAL)[("other",)] > 0.5
+    assert values(after, microvm.HOST_CPU_SECONDS_TOTAL) == values(before, microvm.HOST_CPU_SECONDS_TOTAL)
+    assert up(after) == {"host": 1, "vmm": 1, "guest": 1}
+
+
 async def test_a_restart_is_a_new_epoch(collector: Collector, tmp_path: Path) -> None:
     vm = fake_vm(tmp_path / "state", "cgroup-v2")
     events = "/sys/fs/cgroup/container/memory.events"
