@@ -1,0 +1,65 @@
+"""Rules, reservations and addresses, without a guest."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+
+import pytest
+
+from runtime.errors import InvalidInput, PortInUse
+from runtime.network import links, nft
+from runtime.network.ports import PortReservations
+from runtime.record import Port
+
+
+def test_mac_follows_from_the_address() -> None:
+    assert links.mac_of("10.97.0.2") == "52:54:0a:61:00:02"
+
+
+def test_tap_name_fits_an_interface() -> None:
+    assert len(links.tap_name("f" * 64)) == 15
+
+
+def test_rules_are_what_nft_takes() -> None:
+    ports = [
+        ("10.97.0.2", Port("0.0.0.0", 8080, 80)),
+        ("10.97.0.2", Port("127.0.0.1", 8443, 443)),
+        ("10.97.0.3", Port("0.0.0.0", 53, 53, "udp")),
+    ]
+    text = nft.render("hyper9", "10.97.0.0/16", ports)
+    checked = subprocess.run(["nft", "--check", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "8080 : 10.97.0.2 . 80" in text
+    assert "127.0.0.1 . 8443 : 10.97.0.2 . 443" in text
+
+
+def test_a_port_is_reserved_and_given_back() -> None:
+    ports = PortReservations()
+    (chosen,) = ports.reserve("one", [Port("127.0.0.1", 0, 80)])
+    assert chosen.host_port > 0
+    with pytest.raises(PortInUse, match=str(chosen.host_port)):
+        ports.reserve("two", [chosen])
+    ports.release("one")
+    assert ports.reserve("two", [chosen]) == (chosen,)
+    ports.release("two")
+
+
+def test_all_ports_or_none() -> None:
+    ports = PortReservations()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = taken.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            free = probe.getsockname()[1]
+        with pytest.raises(PortInUse):
+            ports.reserve("one", [Port("127.0.0.1", free, 80), Port("127.0.0.1", busy, 81)])
+        with socket.socket() as again:
+            again.bind(("127.0.0.1", free))
+
+
+def test_an_address_of_another_host_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"203\.0\.113\.1"):
+        PortReservations().reserve("one", [Port("203.0.113.1", 8080, 80)])
