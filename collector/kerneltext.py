@@ -86,22 +86,28 @@ def parse_limit(text: bytes) -> int | None:
     return None if value >= _NO_LIMIT else value
 
 
-def parse_flat(text: bytes) -> dict[bytes, int]:
-    """A flat keyed file: `key value` lines (cpu.stat, memory.stat, memory.events, vmstat, memory.oom_control)."""
+def parse_flat(text: bytes, wanted: frozenset[bytes] | None = None) -> dict[bytes, int]:
+    """A flat keyed file: `key value` lines (cpu.stat, memory.stat, memory.events, vmstat, memory.oom_control).
+
+    With `wanted`, numbers of other keys are not looked at: most of vmstat and memory.stat is nobody's metric.
+    """
     result = {}
     for line in _lines(text):
         key, _, value = line.partition(b" ")
-        result[key] = parse_count(value)
+        if wanted is None or key in wanted:
+            result[key] = parse_count(value)
     return result
 
 
-def parse_meminfo(text: bytes) -> dict[bytes, int]:
-    """/proc/meminfo, in bytes; its `kB` are 1024."""
+def parse_meminfo(text: bytes, wanted: frozenset[bytes] | None = None) -> dict[bytes, int]:
+    """/proc/meminfo, in bytes; its `kB` are 1024. With `wanted`, other lines are not looked at."""
     result = {}
     for line in _lines(text):
         key, colon, rest = line.partition(b":")
         if not colon:
             raise MalformedError(f"meminfo: {line[:40]!r}")
+        if wanted is not None and key not in wanted:
+            continue
         words = rest.split()
         if not words:
             raise MalformedError(f"meminfo: {line[:40]!r}")
@@ -147,11 +153,12 @@ def parse_net_dev(text: bytes, *, max_interfaces: int = 8) -> tuple[Interface, .
     return tuple(result)
 
 
-def parse_net_table(text: bytes) -> dict[bytes, int]:
+def parse_net_table(text: bytes, wanted: frozenset[bytes] | None = None) -> dict[bytes, int]:
     """/proc/net/snmp and /proc/net/netstat: pairs of lines, names then numbers; keys are `Tcp.CurrEstab`.
 
-    Negative numbers (Tcp MaxConn is -1) are left out.
+    Negative numbers (Tcp MaxConn is -1) are left out. With `wanted`, other tables and numbers are not looked at.
     """
+    tables = None if wanted is None else {key.partition(b".")[0] for key in wanted}
     result = {}
     lines = _lines(text)
     for names in lines:
@@ -160,12 +167,15 @@ def parse_net_table(text: bytes) -> dict[bytes, int]:
         again, _, numbers = values.partition(b": ")
         if prefix != again:
             raise MalformedError(f"net table: {names[:24]!r} is followed by {values[:24]!r}")
+        if tables is not None and prefix not in tables:
+            continue
         columns, cells = keys.split(), numbers.split()
         if len(columns) != len(cells):
             raise MalformedError(f"net table: {prefix[:24]!r} has {len(columns)} names, {len(cells)} numbers")
-        for key, value in zip(columns, cells, strict=True):
-            if not value.startswith(b"-"):
-                result[prefix + b"." + key] = parse_count(value)
+        for column, value in zip(columns, cells, strict=True):
+            key = prefix + b"." + column
+            if (wanted is None or key in wanted) and not value.startswith(b"-"):
+                result[key] = parse_count(value)
     return result
 
 

@@ -77,6 +77,12 @@ class GuestSample:
     root: FileSystem | None
 
 
+_MEMINFO: Final = frozenset({b"MemAvailable"})
+_VMSTAT: Final = frozenset({b"oom_kill"})
+_MEMORY_STAT: Final = frozenset({b"anon", b"file", b"file_mapped", b"inactive_file"})
+_TCP: Final = frozenset(
+    {b"Tcp.CurrEstab", b"Tcp.RetransSegs", b"Tcp.EstabResets", b"TcpExt.ListenOverflows", b"TcpExt.ListenDrops"}
+)
 _NO_IO: Final = kerneltext.DeviceIo(0, 0, 0, 0)
 
 
@@ -144,10 +150,10 @@ def parse_sample(
         return files.get(f"{cgroup}/{name}")
 
     time_ns = parse_number(answer, "time_ns")
-    meminfo = _maybe(kerneltext.parse_meminfo, machine("meminfo"))
-    vmstat = _maybe(kerneltext.parse_flat, machine("vmstat"))
-    tcp = _maybe(kerneltext.parse_net_table, machine("net/snmp")) or {}
-    netstat = _maybe(kerneltext.parse_net_table, machine("net/netstat")) or {}
+    meminfo = kerneltext.parse_meminfo(machine("meminfo") or b"", _MEMINFO)
+    vmstat = kerneltext.parse_flat(machine("vmstat") or b"", _VMSTAT)
+    tcp = kerneltext.parse_net_table(machine("net/snmp") or b"", _TCP)
+    netstat = kerneltext.parse_net_table(machine("net/netstat") or b"", _TCP)
     names = _maybe(kerneltext.parse_diskstats_names, machine("diskstats")) or {}
     io = _maybe(kerneltext.parse_io_stat, group("io.stat"))
     pressure = {kind: group(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
@@ -158,7 +164,7 @@ def parse_sample(
         clock_skew_s=None if host_time_s is None else time_ns / kerneltext.NSEC_PER_S - host_time_s,
         cpu=_maybe(kerneltext.parse_flat, group("cpu.stat")),
         memory_bytes=_maybe(kerneltext.parse_single, group("memory.current")),
-        memory=_maybe(kerneltext.parse_flat, group("memory.stat")),
+        memory=_maybe(lambda text: kerneltext.parse_flat(text, _MEMORY_STAT), group("memory.stat")),
         memory_peak_bytes=_maybe(kerneltext.parse_single, group("memory.peak")),
         swap_bytes=_maybe(kerneltext.parse_single, group("memory.swap.current")),
         memory_events=_maybe(kerneltext.parse_flat, group("memory.events")),
@@ -168,8 +174,8 @@ def parse_sample(
         pressure={kind: kerneltext.parse_pressure(text) for kind, text in pressure.items() if text},
         interfaces=_maybe(kerneltext.parse_net_dev, machine("net/dev")) or (),
         tcp={**tcp, **netstat},
-        memory_available_bytes=meminfo.get(b"MemAvailable") if meminfo else None,
-        oom_kills=vmstat.get(b"oom_kill") if vmstat else None,
+        memory_available_bytes=meminfo.get(b"MemAvailable"),
+        oom_kills=vmstat.get(b"oom_kill"),
         steal_s=_maybe(kerneltext.parse_steal, machine("stat")),
         root=parse_statvfs(answer),
     )
