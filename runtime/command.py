@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runtime.errors import HostUnable
 
@@ -108,41 +108,50 @@ async def run(
     limits += [f"--fsize={file_limit_bytes}"] if file_limit_bytes is not None else []
     if limits:
         command = [find("prlimit"), *limits, *command]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+        )
     )
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # Left to itself asyncio would kill the program alone, and wait for as long as any child of it holds a pipe.
+        await asyncio.shield(_end(await starting))
+        raise
     assert process.stdout is not None  # noqa: S101 -- for the type checker: both were asked for as pipes
     assert process.stderr is not None  # noqa: S101 -- as above
-    readers = asyncio.gather(_read_all(process.stdout, stdout_limit_bytes), _read_tail(process.stderr))
+    reading_out = asyncio.create_task(_read_all(process.stdout, stdout_limit_bytes))
+    reading_err = asyncio.create_task(_read_tail(process.stderr))
     try:
         async with asyncio.timeout(timeout_s):
-            stdout, stderr = await readers
+            stdout, stderr = await asyncio.gather(reading_out, reading_err)
             returncode = await process.wait()
     except BaseException:
-        readers.cancel()
-        await asyncio.shield(_end(process, readers, (process.stdout, process.stderr)))
+        await asyncio.shield(_end(process, reading_out, reading_err))
         raise
     return Finished(argv[0], returncode, stdout, stderr.decode(errors="replace"))
 
 
-async def _end(
-    process: asyncio.subprocess.Process, readers: asyncio.Future[Any], streams: tuple[asyncio.StreamReader, ...]
-) -> None:
+async def _end(process: asyncio.subprocess.Process, *readers: asyncio.Task[bytes]) -> None:
     """Kill the process group, reap, and let the pipes close: what is read no more would be left to the collector."""
     if process.returncode is None:  # not reaped, or not seen to be: its id cannot be another's yet
         with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
             os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
-    await asyncio.gather(readers, return_exceptions=True)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    # Read on to the end of both pipes: while one is full, asyncio may not tell that the process has ended.
     with contextlib.suppress(TimeoutError):  # somebody outside the group holds a pipe
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            await asyncio.gather(*map(_read_tail, streams))
+            streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
+            await asyncio.gather(process.wait(), *map(_read_tail, streams))
 
 
 async def _read_all(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
