@@ -113,7 +113,7 @@ class Lives:
     def change(self, container: Container, state: State | None = None, **changes: object) -> None:
         """Move a container to a state, and change its record.
 
-        Keywords are members of `record.Lifecycle` or of `record.Record`. The store is written first, then the state
+        A container that is in the state already stays there; keywords are members of `record.Lifecycle` or of `record.Record`. The store is written first, then the state
         directory; a full disk leaves the old record in both, or the new one in the store alone, which wins at start.
 
         Raises:
@@ -121,7 +121,7 @@ class Lives:
             DiskFull, OSError: it could not be written.
         """
         old = container.record
-        if state is not None and state not in FOLLOWING[old.lifecycle.state]:
+        if state not in (None, old.lifecycle.state) and state not in FOLLOWING[old.lifecycle.state]:
             raise Conflict(f"the container {old.name} is {old.lifecycle.state}: it cannot become {state}")
         names = {one.name for one in dataclasses.fields(old.lifecycle)}
         lifecycle_changes = {name: value for name, value in changes.items() if name in names}
@@ -129,8 +129,9 @@ class Lives:
             lifecycle_changes["state"] = state
         record_changes = {name: value for name, value in changes.items() if name not in names}
         lifecycle = dataclasses.replace(old.lifecycle, **lifecycle_changes)  # type: ignore[arg-type]  # checked by name
-        container.record = dataclasses.replace(old, lifecycle=lifecycle, **record_changes)  # type: ignore[arg-type]  # same
-        self._store.save(container.record)
+        new = dataclasses.replace(old, lifecycle=lifecycle, **record_changes)  # type: ignore[arg-type]  # same
+        self._store.save(new)
+        container.record = new
         if container.directory.is_dir():
             records.write(container.directory, container.record)
         event, container.changed = container.changed, asyncio.Event()

@@ -33,6 +33,7 @@ DEFAULT_STOP_TIMEOUT_S = 10.0
 SIGNAL_TIMEOUT_S = 2.0
 _KILL_GRACE_S = 1.5
 _EXIT_KILLED = 137
+_END_RETRY_S = 1.0
 SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
 
 
@@ -203,7 +204,15 @@ class Supervisor:
     async def _watch(self, container: Container) -> None:
         if container.process is not None:
             await container.process.ended()
-        await self.after_end(container)
+        while True:
+            try:
+                await self.after_end(container)
+            except (RuntimeFault, OSError) as err:
+                # A full disk, above all: the end must not be forgotten for it.
+                log.warning("the end of %s cannot be written down yet: %s", container.record.name, err)
+                await asyncio.sleep(_END_RETRY_S)
+            else:
+                break
         self._on_end(container)
 
     async def _ended_within(self, container: Container, timeout_s: float) -> None:

@@ -132,9 +132,9 @@ class Templates:
         work.mkdir(parents=True, mode=0o700)
         ram = os.memfd_create("hyper-template", os.MFD_CLOEXEC)
         state = os.open(work / "state", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        groups = self._host_cgroups.create(f"template-{key}")
         try:
             os.truncate(ram, shape.ram_bytes)
-            groups = self._host_cgroups.create(f"template-{key}")
             order = self._order(key, shape, work, cgroups.directories(groups))
             await self._boot_and_save(order, ram, state)
             await asyncio.to_thread(_save, ram, work / "ram", shape.ram_bytes)
@@ -142,7 +142,6 @@ class Templates:
             sealed = await asyncio.to_thread(_sealed_copy, ram, shape.ram_bytes)
             template = Template(key, shape, sealed, work / "state")
             await self._verify(template, order)
-            await self._host_cgroups.remove(groups)
             for name in work.iterdir():
                 if name.name not in {"ram", "state", "meta.json"}:
                     name.unlink()
@@ -156,6 +155,7 @@ class Templates:
         finally:
             os.close(ram)
             os.close(state)
+            await asyncio.shield(self._host_cgroups.remove(groups))
 
     async def _boot_and_save(self, order: Order, ram: int, state: int) -> None:
         started = await launch.start(self._host, order, "template", ram=ram)

@@ -99,7 +99,7 @@ def test_states_that_do_not_follow_are_refused(tmp_path: Path, store: Store) -> 
     lives = Lives(store)
     one = a_container(tmp_path, store, "one")
     lives.add(one)
-    for state in set(records.STATES) - FOLLOWING["created"]:
+    for state in set(records.STATES) - FOLLOWING["created"] - {"created"}:
         with pytest.raises(Conflict):
             lives.change(one, state)
     assert one.record.lifecycle.state == "created"

@@ -1,0 +1,233 @@
+"""The container's own life in the guest: what it sees, what it writes, how it ends. Each test boots a VM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+
+import pytest
+
+from tests.contract import agent_vm
+from tests.contract.agent_vm import wait_for
+
+pytestmark = pytest.mark.e2e
+
+ENTROPY = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5eg=="
+
+
+def identity(**change: object) -> dict[str, object]:
+    return {
+        "time_ns": 1_800_000_000 * 10**9,
+        "entropy": ENTROPY,
+        "machine_id": "0123456789abcdef" * 2,
+        "hostname": "web-1",
+        "network": None,
+        "dns": ["10.97.0.1"],
+        "search": ["example.test"],
+        "hosts": [["10.97.0.9", "db"]],
+        **change,
+    }
+
+
+def test_environment_identity_and_exit_code() -> None:
+    script = """id -un; pwd; hostname; cat /etc/hostname /etc/machine-id /etc/resolv.conf; grep db /etc/hosts
+        date +%s; echo $HOSTNAME $HOME $X; cat /tmp/t/here 2>/dev/null; stat -c %a /tmp/t; echo error >&2; exit 3"""
+    with agent_vm.GuestVm() as vm:
+        assert vm.control.call("hyper-identity", **identity()) == {}
+        started = vm.start(
+            *("sh", "-c", script),
+            user="alice",
+            cwd="/srv/made/for/me",
+            env=["X=1", "X=2"],
+            tmpfs=[{"path": "/tmp/t", "options": "rw,size=1m,mode=1777"}],
+        )
+        assert vm.wait() == 0
+        assert started["pid"] > 1
+        lines = vm.output().decode().splitlines()
+        assert lines[:5] == ["alice", "/srv/made/for/me", "web-1", "web-1", "0123456789abcdef" * 2]
+        assert lines[5:8] == ["nameserver 10.97.0.1", "search example.test", "10.97.0.9\tdb"]
+        assert 0 <= int(lines[8]) - 1_800_000_000 < 30
+        assert lines[9:] == ["web-1 /home/alice 2", "1777"]
+        assert vm.output(2) == b"error\n"
+        assert vm.events() == [
+            {"event": "started", "pid": started["pid"]},
+            {"event": "exited", "exit_code": 3, "signal": None, "oom_killed": False},
+        ]
+
+
+def test_five_megabytes_reach_the_log_byte_for_byte() -> None:
+    script = "i=0; while [ $i -lt 5 ]; do head -c 1000000 /dev/urandom | tee -a /tmp/sum; i=$((i+1)); done; sha256sum < /tmp/sum >&2"
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", script)
+        assert vm.wait() == 0
+        output = vm.output()
+        assert len(output) == 5_000_000
+        assert hashlib.sha256(output).hexdigest() == vm.output(2).decode().split()[0]
+        assert vm.events()[-1]["exit_code"] == 0
+
+
+def test_what_children_left_behind_is_killed_and_their_last_words_kept() -> None:
+    with agent_vm.GuestVm() as vm:
+        began = time.monotonic()
+        vm.start("sh", "-c", "(echo child; exec sleep 1000) & sleep 0.2; echo parent; exit 0")
+        assert vm.wait() == 0
+        assert time.monotonic() - began < 20
+        assert sorted(vm.output().split()) == [b"child", b"parent"]
+
+
+def test_signals_reach_the_container() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start(
+            "sh", "-c", "trap 'echo hup' HUP; trap 'echo term; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+        )
+        wait_for(lambda: b"ready" in vm.output(), "the traps")
+        vm.control.call("hyper-signal", signal=1)
+        wait_for(lambda: b"hup" in vm.output(), "the first trap")
+        assert vm.control.call("hyper-status")["state"] == "running"
+        vm.control.call("hyper-signal", signal=15)
+        assert vm.wait() == 0
+        assert vm.output() == b"ready\nhup\nterm\n"
+        assert vm.events()[-1] == {"event": "exited", "exit_code": 5, "signal": None, "oom_killed": False}
+
+
+def test_kill_all_ends_container_and_sessions() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("sleep", "1000")
+        assert vm.control.refusal("hyper-start", **agent_vm.start_arguments("true"))[0] == "BadState"
+        session = vm.exec("sleep", "1000")
+        vm.control.call("hyper-signal", signal=9, all=True)
+        assert vm.streams.finish(session).exit == {"exit_code": 137, "signal": 9}
+        assert vm.wait() == 0
+        assert vm.events()[-1] == {"event": "exited", "exit_code": 137, "signal": 9, "oom_killed": False}
+
+
+def test_a_container_out_of_memory_says_so() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("tail", "/dev/zero", cgroup={"memory_max": 20 << 20, "memory_swap_max": 0})
+        assert vm.wait() == 0
+        assert vm.events()[-2:] == [
+            {"event": "oom", "kills": 1},
+            {"event": "exited", "exit_code": 137, "signal": 9, "oom_killed": True},
+        ]
+
+
+def test_stdin_of_the_container_survives_a_new_connection() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.streams.write(0, b"before the start\n")
+        vm.start("cat", stdin=True)
+        vm.streams.write(0, b"first\n")
+        wait_for(lambda: vm.output() == b"before the start\nfirst\n", "the first lines")
+        vm.streams.close()
+        vm.streams = agent_vm.Streams(vm.place / "streams.sock")
+        data = b"0123456789abcde\n" * 65536
+        vm.streams.write(0, data)
+        vm.streams.send(0, agent_vm.EOF)
+        assert vm.wait() == 0
+        assert vm.output() == b"before the start\nfirst\n" + data
+
+
+def test_a_container_with_a_terminal() -> None:
+    script = "tty; test -c /dev/console && echo console; read x; stty size; echo got $x"
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", script, tty=True, stdin=True)
+        wait_for(lambda: b"console" in vm.output(), "the terminal")
+        vm.control.call("hyper-resize", session=0, rows=12, cols=34)
+        vm.streams.write(0, b"typed\n")
+        assert vm.wait() == 0
+        assert vm.output().replace(b"\r", b"") == b"/dev/pts/0\nconsole\ntyped\n12 34\ngot typed\n"
+        assert vm.output(2) == b""
+
+
+def test_a_read_only_root_takes_no_byte_but_tmpfs() -> None:
+    script = "touch /x; echo $?; echo y > /t/y; cat /t/y; ls /etc/hosts; cat /etc/hostname; touch /etc/new || echo no"
+    with agent_vm.GuestVm() as vm:
+        vm.control.call("hyper-identity", **identity())
+        tmpfs = [{"path": "/t", "options": ""}]
+        vm.start("sh", "-c", script, writable=False, read_only=True, tmpfs=tmpfs, cwd="/made")
+        assert vm.wait() == 0
+        assert vm.output() == b"1\ny\n/etc/hosts\nweb-1\nno\n"
+        assert vm.output(2).count(b"Read-only file system") == 2
+
+
+def test_without_a_disk_the_writable_layer_is_memory() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", "echo kept > /opt/x && cat /opt/x && df -T / | tail -1", writable=False)
+        assert vm.wait() == 0
+        assert vm.output().startswith(b"kept\noverlay")
+
+
+def test_the_writable_disk_is_whole_after_the_end() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", "echo data > /opt/kept")
+        assert vm.wait() == 0
+        checked = agent_vm.subprocess.run(
+            ["e2fsck", "-fn", str(vm.place / "writable.ext4")], capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stdout
+        read = agent_vm.subprocess.run(
+            ["debugfs", "-R", "cat /upper/opt/kept", str(vm.place / "writable.ext4")], capture_output=True, check=True
+        )
+        assert read.stdout == b"data\n"
+
+
+def test_shutdown_of_a_running_container_keeps_its_last_words() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", "echo words; sleep 1000")
+        wait_for(lambda: vm.output() == b"words\n", "its output")
+        vm.control.send(b'{"execute": "guest-shutdown"}\n')
+        assert vm.wait() == 0
+        assert vm.events()[-1]["exit_code"] == 137
+
+
+def test_a_network_identity_can_be_given_twice() -> None:
+    network = ["-netdev", "user,id=n,restrict=on", "-device", "virtio-net-device,netdev=n,mac=52:54:00:00:00:99"]
+
+    def numbers(last: int) -> dict[str, object]:
+        return {
+            "interface": "eth0",
+            "mac": f"52:54:0a:61:00:{last:02x}",
+            "address": f"10.97.0.{last}",
+            "prefix": 16,
+            "gateway": "10.97.0.1",
+            "mtu": 1400,
+        }
+
+    with agent_vm.GuestVm(extra=network) as vm:
+        paths = [f"/sys/class/net/eth0/{name}" for name in ("address", "mtu", "operstate")]
+        paths += ["/proc/net/route", "/proc/net/fib_trie"]
+        for last in (2, 7):
+            vm.control.call("hyper-identity", **identity(network=numbers(last)))
+            mac, mtu, state, route, trie = (item["data"] for item in vm.stats.call("hyper-read", files=paths)["files"])
+            assert (mac.strip(), mtu.strip(), state.strip()) == (f"52:54:0a:61:00:{last:02x}", "1400", "up")
+            assert ["eth0", "00000000", "0100610A"] in [line.split()[:3] for line in route.splitlines()]
+            assert f"10.97.0.{last}\n" in trie
+            assert last == 2 or "10.97.0.2\n" not in trie
+        refused = vm.control.refusal("hyper-identity", **identity(network={**numbers(2), "interface": "eth9"}))
+        assert refused == ("GenericError", "network.interface: there is no eth9")
+        for change, field in (
+            ({"entropy": "QUJD"}, "entropy"),
+            ({"entropy": "*"}, "entropy"),
+            ({"machine_id": "x"}, "machine_id"),
+            ({"hostname": "a b"}, "hostname"),
+            ({"dns": ["x\nnameserver 1.2.3.4"]}, "dns"),
+            ({"search": ["a\nb"]}, "search"),
+            ({"hosts": [["10.0.0.1", "a b"]]}, "hosts"),
+            ({"hosts": ["x"]}, "hosts"),
+            ({"network": {**numbers(2), "mac": "01:00:00:00:00:00"}}, "network.mac"),
+            ({"network": {**numbers(2), "address": "10.97.0.256"}}, "network.address"),
+            ({"network": {**numbers(2), "prefix": 33}}, "prefix"),
+        ):
+            kind, text = vm.control.refusal("hyper-identity", **identity(**change))
+            assert (kind, text.startswith(field)) == ("InvalidArgument", True), json.dumps(change)
+
+
+def test_entropy_and_clock_are_set() -> None:
+    with agent_vm.GuestVm() as vm:
+        for seconds in (1_900_000_000, 1_700_000_000):
+            vm.control.call("guest-set-time", time=seconds * 10**9)
+            assert 0 <= vm.control.call("guest-get-time") / 1e9 - seconds < 5
+        uuid = "/proc/sys/kernel/random/uuid"
+        before = vm.stats.call("hyper-read", files=[uuid])["files"][0]["data"]
+        vm.control.call("hyper-identity", **identity())
+        assert vm.stats.call("hyper-read", files=[uuid])["files"][0]["data"] != before
