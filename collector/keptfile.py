@@ -19,22 +19,19 @@ _GONE: Final = {errno.ESRCH, errno.ENODEV}
 class KeptFile:
     """One file of /proc or of a cgroup. A descriptor of /proc/<pid> never shows a later process of that pid."""
 
-    __slots__ = ("_absent", "_fd", "path")
+    __slots__ = ("_fd", "path")
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = -1
-        self._absent = False
 
     def read(self, max_bytes: int = 65536) -> bytes | None:
-        """The whole file; None if this kernel or this hierarchy has no such file, or it is not ours to read.
+        """The whole file; None if there is no such file (here, or yet), or it is not ours to read.
 
         Raises:
             UnreachableError: its process or group is gone.
             TooLargeError: it has more than `max_bytes`.
         """
-        if self._absent:
-            return None
         try:
             if self._fd < 0:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -44,7 +41,7 @@ class KeptFile:
                 text += more
         except OSError as err:
             if err.errno in _ABSENT:
-                self._absent = True
+                self.close()
                 return None
             self.close()
             if err.errno in _GONE:

@@ -132,7 +132,8 @@ async def _serve(collector: Collector, listener: socket.socket, influx: InfluxWr
     sampled = asyncio.create_task(first.wait())
     await asyncio.wait((sampled, stopping), return_when=asyncio.FIRST_COMPLETED)
     if not stop.is_set():
-        logger.info("serving on http://%s:%d/metrics", *listener.getsockname()[:2])
+        host, port = listener.getsockname()[:2]
+        logger.info("serving on http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
         serving = asyncio.create_task(server.serve([listener]))
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
