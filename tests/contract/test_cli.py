@@ -1,0 +1,396 @@
+"""The `hyper` command as a process, against a server on a unix socket that answers as `docs/reference/api.md` says."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.contract.fake_hyperd import Daemon, Refusal, bound, exited, record, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ID = "3f" * 32
+DIGEST = "sha256:" + "ab" * 32
+CONTAINER: dict[str, Any] = {
+    "id": ID, "name": "web", "image": "nginx", "image_digest": DIGEST,
+    "args": ["nginx", "-g", "daemon off; a long one"],
+    "state": "running", "desired": "running", "status": "Up 3 minutes", "health": "none",
+    "created_at": time.time() - 200,
+    "network": {"ports": [{"host_ip": "0.0.0.0", "host_port": 8080, "container_port": 80, "protocol": "tcp"}]},
+}  # fmt: skip
+IMAGE: dict[str, Any] = {
+    "digest": DIGEST, "references": ["docker.io/library/nginx:latest", "127.0.0.1:5000/n:1"], "created_at": None,
+    "pulled_at": 1.0, "size_bytes": 187_654_321, "file": "/x", "config": {"ExposedPorts": {"80/tcp": {}, "53/udp": {}}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with serving(tmp_path / "hyperd.sock") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "HYPER_STATE_DIR": str(tmp_path),
+        "HYPER_CONFIG": str(tmp_path / "none.toml"),
+        "COLUMNS": "140",
+    }
+
+
+@pytest.fixture
+def hyper(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*args: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "runtime.cli.main", *args]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=30, env={**environment, **env}, check=False
+        )
+
+    return run
+
+
+def one_line(text: str) -> str:
+    assert text.count("\n") == 1
+    assert text.startswith("hyper: ")
+    assert "Traceback" not in text
+    return text
+
+
+def test_no_daemon(hyper: Any, tmp_path: Path) -> None:
+    done = hyper("ps")
+    assert done.returncode == 125
+    assert f"hyperd is not running (nothing answers on {tmp_path}/hyperd.sock)" in one_line(done.stderr)
+    assert "start it as root with" in done.stderr
+    assert hyper("-H", "unix:///nowhere/x.sock", "info").returncode == 125
+    assert "is not unix://" in one_line(hyper("-H", "tcp://x", "info").stderr)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nonsense"], "there is no command 'nonsense'"),
+        (["--nonsense", "ps"], "unknown option --nonsense"),
+        (["run"], "IMAGE"),
+        (["run", "-p", "70000:80", "x"], "--publish '70000:80': the host port '70000' is not a number from 1 to 65535"),
+        (["run", "-p", "80-90:80", "x"], "ranges are not supported; give the option once for each port"),
+        (["run", "--memory", "much", "x"], "--memory 'much': write a number of bytes"),
+        (["run", "--cpus", "0", "x"], "--cpus '0': write a number of CPUs above 0"),
+        (["run", "-e", "=1", "x"], "--env '=1': it has no name"),
+        (["run", "--env-file", "/nowhere", "x"], "--env-file '/nowhere': it cannot be read: No such file"),
+        (["logs", "--tail", "some", "x"], "--tail 'some': write a number of lines"),
+        (["kill", "-s", "NO SUCH", "x"], "--signal 'NO SUCH': it is no signal"),
+        (["ps", "--format", "xml"], "--format: invalid choice: 'xml'"),
+        (["stop"], "CONTAINER"),
+    ],
+)
+def test_wrong_arguments(hyper: Any, args: list[str], message: str) -> None:
+    done = hyper(*args)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert message in one_line(done.stderr)
+
+
+def test_ps(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/containers?all=false"] = [CONTAINER]
+    daemon.answers["GET /v1/containers?all=true"] = [CONTAINER, {**CONTAINER, "id": "aa" * 32, "name": "\x1b[2Jevil"}]
+    done = hyper("ps")
+    heading, row = done.stdout.splitlines()
+    assert heading.split("   ")[0] == "CONTAINER ID"
+    assert re.split(r" {3,}", row) == [
+        ID[:12], "nginx", '"nginx -g daemon off…"', "3 minutes ago", "Up 3 minutes", "0.0.0.0:8080->80/tcp", "web",
+    ]  # fmt: skip
+    assert "\x1b" not in hyper("ps", "-a").stdout
+    assert hyper("ps", "-aq").stdout.split() == [ID[:12], "a" * 12]
+    assert hyper("ps", "-q", "--no-trunc").stdout.strip() == ID
+    assert json.loads(hyper("ps", "--format", "json").stdout) == [CONTAINER]
+    narrow = hyper("ps", COLUMNS="100").stdout.splitlines()
+    assert max(map(len, narrow)) <= 100
+    assert ID[:12] in narrow[1]
+    assert narrow[1].endswith("web")
+
+
+def test_images(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/images"] = [IMAGE, {**IMAGE, "digest": "sha256:" + "c" * 64, "references": []}]
+    rows = [re.split(r" {3,}", line) for line in hyper("images").stdout.splitlines()]
+    assert rows == [
+        ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"],
+        ["nginx", "latest", "ab" * 6, "N/A", "188MB"],
+        ["127.0.0.1:5000/n", "1", "ab" * 6, "N/A", "188MB"],
+        ["<none>", "<none>", "c" * 12, "N/A", "188MB"],
+    ]
+    assert len(json.loads(hyper("images", "--format", "json").stdout)) == 2
+
+
+def test_pull(hyper: Any, daemon: Daemon) -> None:
+    lines = [
+        {"status": "downloading", "layer": None, "current": 1, "total": 2},
+        {"status": "unpacking"},
+        {"image": IMAGE},
+    ]
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    daemon.answers["POST /v1/images/pull"] = [content[:20], content[20:90], content[90:]]  # cut anywhere
+    done = hyper("pull", "--no-tls-verify", "nginx")
+    assert (done.returncode, done.stdout) == (0, f"Digest: {DIGEST}\nnginx\n")
+    assert done.stderr == "nginx: downloading\nnginx: unpacking\n"
+    assert daemon.bodies("POST /v1/images/pull") == [{"reference": "nginx", "tls_verify": False}]
+    error = {"error": {"code": "upstream", "message": "the registry x cannot be reached; check", "field": None}}
+    daemon.answers["POST /v1/images/pull"] = [json.dumps(error).encode()]
+    done = hyper("pull", "x/y")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert one_line(done.stderr) == "hyper: the registry x cannot be reached; check\n"
+    daemon.answers["POST /v1/images/pull"] = [b'{"status": "downloading"}\n']
+    assert "without a result" in hyper("pull", "-q", "x/y").stderr
+    daemon.answers[f"DELETE /v1/images/{'host:5000/a/b:1'}"] = None
+    assert hyper("rmi", "host:5000/a/b:1").stdout == "host:5000/a/b:1\n"
+
+
+def runnable(daemon: Daemon, output: list[bytes], code: int) -> None:
+    daemon.answers |= {
+        "POST /v1/containers": {"id": ID, "name": "web", "warnings": []},
+        f"POST /v1/containers/{ID}/start": CONTAINER,
+        f"GET /v1/containers/{ID}/logs?follow=true": output,
+        f"POST /v1/containers/{ID}/wait": {"exit_code": code, "oom_killed": False, "error": None},
+        f"GET /v1/containers/{ID}": {**CONTAINER, "state": "exited"},
+        f"DELETE /v1/containers/{ID}?force=true": None,
+    }
+
+
+def test_run_in_the_foreground(hyper: Any, daemon: Daemon) -> None:
+    both = record(1, b"to stdout\n") + record(2, b"to stderr\n") + exited(7)
+    runnable(daemon, [both[:7], both[7:33], both[33:]], 7)
+    done = hyper("run", "--rm", "--name", "w", "-e", "A=1", "-e", "B", "-p", "127.0.0.1:8080:80/udp", "-m", "64m",
+                 "-l", "team=shop", "--entrypoint", "/bin/x", "-w", "/d", "-u", "u:g", "--cpus", "1.5",
+                 "nginx", "-g", "--name", "x", B="2")  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (7, "to stdout\n", "to stderr\n")
+    (spec,) = daemon.bodies("POST /v1/containers")
+    assert {key: value for key, value in spec.items() if value} == {
+        "image": "nginx", "name": "w", "args": ["-g", "--name", "x"], "entrypoint": ["/bin/x"], "env": ["A=1", "B=2"],
+        "cwd": "/d", "user": "u:g", "labels": {"team": "shop"}, "memory_bytes": 64 << 20, "cpus": 1.5,
+        "ports": [{"host_ip": "127.0.0.1", "host_port": 8080, "container_port": 80, "protocol": "udp"}],
+    }  # fmt: skip
+    assert daemon.asked[-1] == (f"DELETE /v1/containers/{ID}?force=true", None)
+
+
+def test_run_detached_pulls_what_is_unknown(hyper: Any, daemon: Daemon) -> None:
+    runnable(daemon, [], 0)
+    made = [Refusal(404, "image_unknown", "there is no image nginx"), {"id": ID, "name": "web", "warnings": ["mind"]}]
+    daemon.answers["POST /v1/containers"] = lambda _body: made.pop(0)
+    daemon.answers["POST /v1/images/pull"] = [json.dumps({"image": IMAGE}).encode()]
+    done = hyper("run", "-d", "--rm", "nginx")
+    assert (done.returncode, done.stdout) == (0, f"{ID}\n")
+    assert done.stderr == "Unable to find image 'nginx' locally\nWARNING: mind\n"
+    assert [body["auto_remove"] for body in daemon.bodies("POST /v1/containers")] == [True, True]
+    made = [Refusal(404, "image_unknown", "there is no image nginx; get it")]
+    assert one_line(hyper("run", "--pull", "never", "nginx").stderr) == "hyper: there is no image nginx; get it\n"
+
+
+def test_publish_all(hyper: Any, daemon: Daemon) -> None:
+    runnable(daemon, [], 0)
+    daemon.answers["GET /v1/images/nginx"] = IMAGE
+    assert hyper("run", "-dP", "-p", "8080:80", "nginx").returncode == 0
+    ports = daemon.bodies("POST /v1/containers")[0]["ports"]
+    assert [(one["host_port"], one["container_port"], one["protocol"]) for one in ports] == [
+        (8080, 80, "tcp"),
+        (0, 53, "udp"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("command_not_found", 127), ("command_not_executable", 126), ("port_in_use", 125), ("internal", 125)],
+)
+def test_a_start_that_fails(hyper: Any, daemon: Daemon, code: str, expected: int) -> None:
+    runnable(daemon, [], 0)
+    daemon.answers[f"POST /v1/containers/{ID}/start"] = Refusal(400, code, "it cannot be\nfor\x1b[1m this reason")
+    done = hyper("run", "--rm", "nginx", "x")
+    assert done.returncode == expected
+    assert one_line(done.stderr) == "hyper: it cannot be for?[1m this reason\n"
+    assert daemon.asked[-1][0] == f"DELETE /v1/containers/{ID}?force=true"
+
+
+def test_interrupt_is_passed_on(daemon: Daemon, environment: dict[str, str]) -> None:
+    killed = threading.Event()
+
+    def kill(_body: Any) -> None:
+        killed.set()
+
+    def wait(_body: Any) -> dict[str, Any]:
+        assert killed.wait(20)
+        return {"exit_code": 130, "oom_killed": False, "error": None}
+
+    runnable(daemon, [record(1, b"ready\n")], 0)
+    daemon.answers |= {f"POST /v1/containers/{ID}/kill": kill, f"POST /v1/containers/{ID}/wait": wait}
+    command = [sys.executable, "-m", "runtime.cli.main", "run", "nginx"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    process.stdout.close()
+    assert daemon.bodies(f"POST /v1/containers/{ID}/kill") == [{"signal": "INT"}]
+
+
+def test_interrupt_elsewhere_is_130(daemon: Daemon, environment: dict[str, str]) -> None:
+    held, released = threading.Event(), threading.Event()
+
+    def hold(_body: Any) -> dict[str, int]:
+        held.set()
+        released.wait(20)
+        return {"exit_code": 0}
+
+    daemon.answers["POST /v1/containers/web/wait"] = hold
+    process = subprocess.Popen([sys.executable, "-m", "runtime.cli.main", "wait", "web"], env=environment)
+    assert held.wait(20)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    released.set()
+
+
+def test_exec(hyper: Any, daemon: Daemon) -> None:
+    received = threading.Event()
+
+    def take(_body: Any) -> None:
+        received.set()
+
+    def give(_body: Any) -> list[bytes]:
+        assert received.wait(20)
+        return [record(1, b"out") + record(2, b"err") + exited(3)]
+
+    daemon.answers |= {
+        "POST /v1/containers/web/exec": {"session": "s.1"},
+        "POST /v1/sessions/s.1/input": take,
+        "GET /v1/sessions/s.1/output": give,
+    }
+    done = hyper("exec", "-i", "-e", "A=1", "-w", "/", "-u", "0", "web", "sh", "-c", "exit 3", stdin="some input")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out", "err")
+    (spec,) = daemon.bodies("POST /v1/containers/web/exec")
+    assert spec["args"] == ["sh", "-c", "exit 3"]
+    assert (spec["env"], spec["cwd"], spec["user"], spec["stdin"], spec["tty"]) == (["A=1"], "/", "0", True, False)
+    assert daemon.bodies("POST /v1/sessions/s.1/input") == [b"some input"]
+    daemon.answers["GET /v1/sessions/s.1/output"] = [record(1, b"cut")]
+    assert "was lost before it ended" in hyper("exec", "web", "sh").stderr
+    daemon.answers["POST /v1/containers/web/exec"] = Refusal(400, "command_not_found", "nope: not found")
+    assert hyper("exec", "web", "nope").returncode == 127
+
+
+def test_logs(hyper: Any, daemon: Daemon) -> None:
+    pieces = [record(1, b"a\nb"), record(2, b"e\n"), record(1, b"c\n\nd\n"), exited(0)]
+    daemon.answers["GET /v1/containers/web/logs?follow=false&tail=2"] = pieces
+    assert hyper("logs", "--tail", "2", "web").stdout == "a\nbc\n\nd\n"
+    daemon.answers["GET /v1/containers/web/logs?follow=true"] = pieces
+    stamp = "2023-11-14T22:13:20.123456789Z "
+    done = hyper("logs", "-ft", "web")
+    assert done.stdout == f"{stamp}a\n{stamp}bc\n{stamp}\n{stamp}d\n"
+    assert done.stderr == f"{stamp}e\n"
+
+
+def test_lifecycle(hyper: Any, daemon: Daemon) -> None:
+    for action in ("start", "stop", "restart", "redeploy"):
+        daemon.answers[f"POST /v1/containers/a/{action}"] = CONTAINER
+    daemon.answers["POST /v1/containers/a/kill"] = None
+    daemon.answers["DELETE /v1/containers/a?force=false"] = None
+    daemon.answers["POST /v1/containers/a/wait"] = {"exit_code": 9, "oom_killed": False, "error": None}
+    for args in (["start"], ["stop", "-t", "3"], ["restart"], ["redeploy", "--reason", "drill"], ["kill"], ["rm"]):
+        done = hyper(*args, "a", "b")
+        assert (done.returncode, done.stdout) == (125, "a\n")
+        assert "no such thing" in one_line(done.stderr)
+    assert hyper("wait", "a").stdout == "9\n"
+    assert daemon.bodies("POST /v1/containers/a/stop") == [{"timeout_s": 3.0}]
+    assert daemon.bodies("POST /v1/containers/a/kill") == [{"signal": "KILL"}]
+    (redeploy,) = daemon.bodies("POST /v1/containers/a/redeploy")
+    assert redeploy["reason"] == "drill"
+    assert redeploy["actor"].startswith("user:")
+
+
+def test_inspect_info_version(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/containers/web"] = CONTAINER
+    daemon.answers["GET /v1/images/nginx"] = IMAGE
+    done = hyper("inspect", "web", "nginx", "nothing")
+    assert json.loads(done.stdout) == [CONTAINER, IMAGE]
+    assert done.returncode == 125
+    assert "no container and no image nothing" in one_line(done.stderr)
+    daemon.answers["GET /v1/info"] = {"accel": {"mode": "tcg", "why": None}, "templates": [], "kvm_works": False}
+    assert hyper("info").stdout == "accel:\n  mode: tcg\n  why: -\ntemplates: -\nkvm works: no\n"
+    daemon.answers["GET /v1/version"] = {"version": "0.1.0"}
+    assert json.loads(hyper("version", "--format", "json").stdout) == {"version": "0.1.0"}
+    assert hyper("--version").stdout == "version: 0.1.0\n"
+
+
+def test_stats(hyper: Any) -> None:
+    one = {
+        "id": ID, "name": "web", "state": "running", "cpu_ratio": 0.1234, "memory_bytes": 50 << 20,
+        "memory_limit_bytes": 200 << 20,
+        "network_rx_bytes": 1500, "network_tx_bytes": 0, "block_read_bytes": None, "block_write_bytes": 2e6, "pids": 3,
+        "overhead_bytes": 31 << 20, "sample_age_s": 1.0,
+    }  # fmt: skip
+    daemon = Daemon(
+        tmp_path / "unused", {"GET /stats": {"containers": [one, {**one, "name": "old", "state": "exited"}]}}
+    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), bound(daemon))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        rows = [
+            re.split(r" {3,}", line)
+            for line in hyper("stats", "--no-stream", HYPER_EXPORTER_URL=url).stdout.splitlines()
+        ]
+        assert rows[0][-1] == "OVERHEAD"
+        assert rows[1:] == [
+            [ID[:12], "web", "12.34%", "50MiB / 200MiB", "25.00%", "1.5kB / 0B", "-- / 2MB", "3", "31MiB"]
+        ]
+        found = json.loads(hyper("stats", "--no-stream", "-a", "--format", "json", HYPER_EXPORTER_URL=url).stdout)
+        assert [entry["name"] for entry in found["containers"]] == ["web", "old"]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    done = hyper("stats", "--no-stream", HYPER_EXPORTER_URL=url)
+    assert done.returncode == 125
+    assert "hyper-exporter cannot be reached" in one_line(done.stderr)
+
+
+def test_a_reader_that_has_seen_enough(daemon: Daemon, environment: dict[str, str]) -> None:
+    daemon.answers["GET /v1/containers/web/logs?follow=false"] = [record(1, b"line\n" * 13000)] * 40
+    command = f"{sys.executable} -m runtime.cli.main logs web | head -1"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=30, env=environment, check=True
+    )
+    assert (done.stdout, done.stderr) == ("line\n", "")
+
+
+def test_completion_is_a_script(hyper: Any) -> None:
+    for shell in ("bash", "zsh"):
+        script = hyper("completion", shell).stdout
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+        assert "--publish-all" in script
+
+
+def test_a_start_loads_next_to_nothing(environment: dict[str, str]) -> None:
+    program = "import sys; from runtime.cli import main; main.main(['ps']); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    loaded = set(done.stdout.split())
+    assert "runtime.cli.containers" in loaded
+    assert not loaded & {
+        "pydantic",
+        "asyncio",
+        "dataclasses",
+        "sqlite3",
+        "runtime.images",
+        "runtime.cli.run",
+        "tomllib",
+        "pathlib",
+    }
