@@ -14,6 +14,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import uvicorn
 from pydantic import ValidationError
 
@@ -218,8 +219,8 @@ def _about(config: Config, host: Host, verdict: accel.Verdict, host_cgroups: Hos
         "state_dir": str(config.state_dir),
         "data_dir": str(config.data_dir),
         "templates": config.template,
-        "cpus": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "cpus": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
     }
 
 

@@ -18,6 +18,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -222,13 +224,6 @@ class Host:
         tables = subprocess.run(["nft", "list", "tables"], capture_output=True, check=True, text=True).stdout
         found += [line for line in tables.splitlines() if self.bridge in line]
         found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup_parent}")]
-        for status in Path("/proc").glob("[0-9]*/status"):
-            try:
-                text = status.read_text()
-            except OSError:
-                continue
-            uid = int(text.partition("Uid:")[2].split()[0])
-            base = int(self.env["HYPER_UID_BASE"])
-            if base <= uid < base + 300:
-                found.append(f"process {status.parent.name}: {text.splitlines()[0]}")
-        return found
+        uids = range(int(self.env["HYPER_UID_BASE"]), int(self.env["HYPER_UID_BASE"]) + 300)
+        running = psutil.process_iter(["pid", "name", "uids"])
+        return found + [f"process {one.pid}: {one.info['name']}" for one in running if one.info["uids"].real in uids]
