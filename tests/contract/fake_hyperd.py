@@ -8,7 +8,7 @@ import socketserver
 import struct
 import threading
 import urllib.parse
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self._body()
         call = f"{self.command} {urllib.parse.unquote(self.path)}"
         self.daemon.asked.append((call, body))
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client was interrupted, or has seen enough
+            self._answer(call, body)
+
+    def _answer(self, call: str, body: Any) -> None:
         answer = self.daemon.answers.get(call, Refusal(404, "not_found", f"no such thing: {call}"))
         if callable(answer):
             answer = answer(body)

@@ -336,9 +336,7 @@ def test_stats(hyper: Any) -> None:
         "network_rx_bytes": 1500, "network_tx_bytes": 0, "block_read_bytes": None, "block_write_bytes": 2e6, "pids": 3,
         "overhead_bytes": 31 << 20, "sample_age_s": 1.0,
     }  # fmt: skip
-    daemon = Daemon(
-        tmp_path / "unused", {"GET /stats": {"containers": [one, {**one, "name": "old", "state": "exited"}]}}
-    )
+    daemon = Daemon({"GET /stats": {"containers": [one, {**one, "name": "old", "state": "exited"}]}})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), bound(daemon))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
