@@ -1,0 +1,176 @@
+"""The fake agent and the real one under one suite, and what the real one is asked cross-checked inside the guest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from collector import channel, reconcile
+from collector.catalogue import EXPORTED
+from collector.errors import UnreachableError
+from collector.sources.guest import GuestReader, GuestSample
+from tests.contract import agent_vm
+from tests.fakevm.scenario import base_record, fake_vm
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+CGROUP = "/sys/fs/cgroup/container"
+LIMITS = {
+    "memory_swap_max": 0, "cpu_quota_us": 50_000, "cpu_period_us": 100_000,
+    "cpu_weight": 100, "pids_max": None,
+}  # fmt: skip
+
+
+@dataclass
+class Agent:
+    """Either agent: its socket, and how to wedge it and let it go on."""
+
+    socket: Path
+    wedge: Callable[[], Any]
+    go_on: Callable[[], Any]
+
+
+@contextlib.asynccontextmanager
+async def _fake(tmp_path: Path) -> AsyncIterator[Agent]:
+    vm = fake_vm(tmp_path)
+    await vm.start()
+    try:
+        yield Agent(
+            vm.directory / "agent-stats.sock", lambda: vm.faults.update(guest="mute"), lambda: vm.faults.pop("guest")
+        )
+    finally:
+        await vm.stop()
+
+
+@contextlib.asynccontextmanager
+async def _guest(
+    *args: str, memory_mib: int = 128, memory_max: int = 48 << 20
+) -> AsyncIterator[tuple[Agent, agent_vm.GuestVm]]:
+    vm = await asyncio.to_thread(agent_vm.GuestVm, memory_mib=memory_mib)
+    try:
+        vm.stats.close()  # a port serves one client
+        await asyncio.to_thread(vm.start, *args, cgroup={**LIMITS, "memory_max": memory_max})
+        yield (
+            Agent(
+                vm.place / "agent-stats.sock",
+                lambda: vm.process.send_signal(signal.SIGSTOP),
+                lambda: vm.process.send_signal(signal.SIGCONT),
+            ),
+            vm,
+        )
+    finally:
+        vm.close()
+
+
+@contextlib.asynccontextmanager
+async def _real(tmp_path: Path) -> AsyncIterator[Agent]:
+    del tmp_path
+    async with _guest("sleep", "600") as (agent, _):
+        yield agent
+
+
+async def _read(reader: GuestReader, timeout_s: float = 20.0) -> GuestSample:
+    async with asyncio.timeout(timeout_s):
+        return await reader.read()
+
+
+def _written(sample: GuestSample) -> bool:
+    assert sample.memory is not None
+    assert sample.root is not None
+    return sample.memory[b"file"] >= 8 << 20 and sample.root.used_bytes >= 8 << 20
+
+
+@pytest.fixture(params=[_fake, _real], ids=["fake", "real"])
+async def agent(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Agent]:
+    async with request.param(tmp_path) as one:
+        yield one
+
+
+async def test_a_sample_makes_every_guest_metric_but_network(agent: Agent) -> None:
+    reader = GuestReader(agent.socket, CGROUP, channel.Budget())
+    first, second = await _read(reader), await _read(reader)
+    reader.close()
+    made = {point.metric.name for point in reconcile.guest_points(base_record(), second)}
+    expected = {
+        metric.name
+        for metric in EXPORTED
+        if metric.source.startswith("guest:") and not metric.name.startswith("container_network_")
+    } - {"container_oom_events_total", "microvm_oom_total"}
+    assert expected - made == set()
+    assert second.uptime_ns >= first.uptime_ns
+    assert second.boot_ns is not None
+    assert 0 < second.boot_ns < 120e9
+
+
+async def test_a_wedged_agent_is_synchronised_again(agent: Agent) -> None:
+    reader = GuestReader(agent.socket, CGROUP, channel.Budget())
+    await _read(reader)
+    agent.wedge()
+    for _ in range(4):
+        with pytest.raises(TimeoutError):
+            await _read(reader, 0.2)
+    agent.go_on()
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(TimeoutError, UnreachableError):
+            sample = await _read(reader, 5)
+            break
+        assert time.monotonic() < deadline, "the agent did not come back"
+    # An answer from before the pause would be as old as the pause.
+    again = await _read(reader)
+    assert 0 <= again.uptime_ns - sample.uptime_ns < 10e9
+    reader.close()
+
+
+async def test_values_are_those_that_tools_in_the_guest_show() -> None:
+    script = "dd if=/dev/zero of=/file bs=1M count=8 2>/dev/null; sync; sleep 600 & exec sleep 600"
+    async with _guest("sh", "-c", script) as (agent, vm):
+        reader = GuestReader(agent.socket, CGROUP, channel.Budget())
+        deadline = time.monotonic() + 30
+        while (sample := await _read(reader)).processes != 2 or not _written(sample):
+            assert time.monotonic() < deadline, "the container did not write its file"
+
+        def shown(*command: str) -> int:
+            code, out, _ = vm.run(*command)
+            assert code == 0
+            return int(out.split()[0])
+
+        # exec adds a process of its own to the group while it looks.
+        inside = await asyncio.to_thread(shown, "cat", "/sys/fs/cgroup/memory.current")
+        size_kb = await asyncio.to_thread(shown, "sh", "-c", "df -k / | tail -n 1 | awk '{print $2}'")
+        reader.close()
+    assert sample.threads == 2
+    assert sample.memory_bytes == pytest.approx(inside, rel=0.1)
+    assert sample.root is not None
+    assert sample.root.size_bytes == size_kb * 1024
+    assert sample.io is not None
+    assert {"vda", "vdb"} <= set(sample.io)
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "memory_max", "kills"),
+    [(256, 48 << 20, {"container": 1, "guest": 0}), (128, 512 << 20, {"container": 0, "guest": 1})],
+    ids=["beyond its limit", "guest too small"],
+)
+async def test_an_oom_kill_is_told_with_its_layer(memory_mib: int, memory_max: int, kills: dict[str, int]) -> None:
+    # The shell outlives its child, so that the guest is still there to be asked.
+    script = "tail /dev/zero; sleep 600"
+    async with _guest("sh", "-c", script, memory_mib=memory_mib, memory_max=memory_max) as (agent, _):
+        reader = GuestReader(agent.socket, CGROUP, channel.Budget())
+        deadline = time.monotonic() + 40
+        while not sum(reconcile.guest_oom_kills(sample := await _read(reader)).values()):
+            assert time.monotonic() < deadline, f"no OOM kill: {sample.memory_events}"
+        reader.close()
+    assert reconcile.guest_oom_kills(sample) == kills
+    assert sample.memory_peak_bytes is not None
+    assert sample.memory_peak_bytes <= memory_max
