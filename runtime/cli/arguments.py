@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
-_NUMBER = re.compile(r"\d{1,5}")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,5}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -143,7 +143,7 @@ def _port_number(text: str, whose: str) -> int:
 
 def _is_ipv4(text: str) -> bool:
     parts = text.split(".")
-    return len(parts) == 4 and all(re.fullmatch(r"0|[1-9]\d{0,2}", part) and int(part) < 256 for part in parts)
+    return len(parts) == 4 and all(re.fullmatch(r"0|[1-9][0-9]{0,2}", part) and int(part) < 256 for part in parts)
 
 
 def variable(text: str) -> str | None:
@@ -204,6 +204,6 @@ def signal_name(text: str) -> str:
         ValueError: it is none.
     """
     name = text.upper().removeprefix("SIG")
-    if not re.fullmatch(r"[A-Z][A-Z0-9+-]{1,9}|[1-9]|[1-5]\d|6[0-4]", name):
+    if not re.fullmatch(r"[A-Z][A-Z0-9+-]{1,9}|[1-9]|[1-5][0-9]|6[0-4]", name):
         raise ValueError("it is no signal; write a name or a number, such as TERM or 15")
     return name
