@@ -27,7 +27,7 @@ CONTAINER: dict[str, Any] = {
     "id": ID, "name": "web", "image": "nginx", "image_digest": DIGEST,
     "args": ["nginx", "-g", "daemon off; a long one"],
     "state": "running", "desired": "running", "status": "Up 3 minutes", "health": "none",
-    "created_at": time.time() - 200,
+    "created_at": time.time() - 3.5 * 3600,
     "network": {"ports": [{"host_ip": "0.0.0.0", "host_port": 8080, "container_port": 80, "protocol": "tcp"}]},
 }  # fmt: skip
 IMAGE: dict[str, Any] = {
@@ -110,7 +110,7 @@ def test_ps(hyper: Any, daemon: Daemon) -> None:
     heading, row = done.stdout.splitlines()
     assert heading.split("   ")[0] == "CONTAINER ID"
     assert re.split(r" {3,}", row) == [
-        ID[:12], "nginx", '"nginx -g daemon off…"', "3 minutes ago", "Up 3 minutes", "0.0.0.0:8080->80/tcp", "web",
+        ID[:12], "nginx", '"nginx -g daemon off…"', "3 hours ago", "Up 3 minutes", "0.0.0.0:8080->80/tcp", "web",
     ]  # fmt: skip
     assert "\x1b" not in hyper("ps", "-a").stdout
     assert hyper("ps", "-aq").stdout.split() == [ID[:12], "a" * 12]
