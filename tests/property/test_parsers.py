@@ -167,11 +167,12 @@ def test_any_base_labels_make_one_line_per_point(values: list[str]) -> None:
 
 
 @given(value=json_values)
-def test_channel_reads_back_any_object(value: Any) -> None:
-    text = json.dumps({"return": value})
-    if "NaN" in text or "Infinity" in text:
+def test_channel_reads_back_any_object_without_nan(value: Any) -> None:
+    try:
+        text = json.dumps({"return": value}, allow_nan=False)
+    except ValueError:
         with pytest.raises(MalformedError):
-            channel.parse_object(text.encode())
+            channel.parse_object(json.dumps({"return": value}).encode())
     else:
         assert channel.parse_object(text.encode()) == {"return": value}
 
