@@ -245,6 +245,8 @@ class Engine:
         await asyncio.to_thread(shutil.rmtree, container.directory, ignore_errors=True)
         self.store.delete(container.id)
         self.lives.forget(container)
+        # An image that was untagged while it was in use goes with the last container that used it.
+        await self.images.collect({one.record.image_digest for one in self.lives.all()})
 
     def _has_ended(self, container: Container) -> None:
         """Remove a container that was asked to go with its end; if it is being started again, that refuses it."""

@@ -113,8 +113,9 @@ class Lives:
     def change(self, container: Container, state: State | None = None, **changes: object) -> None:
         """Move a container to a state, and change its record.
 
-        A container that is in the state already stays there; keywords are members of `record.Lifecycle` or of `record.Record`. The store is written first, then the state
-        directory; a full disk leaves the old record in both, or the new one in the store alone, which wins at start.
+        A container that is in the state already stays there. Keywords are members of `record.Lifecycle` or of
+        `record.Record`. The store is written first, then the state directory; a full disk leaves the old record in
+        both, or the new one in the store alone, which wins at start.
 
         Raises:
             Conflict: the state does not follow from the present one.

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from runtime.vm.process import Process
     from runtime.vm.template import Templates
 
-# The guest's kernel and agent live beside the container's own memory limit, so that the limit is the container's alone.
-GUEST_RESERVE_BYTES = 64 * 1024**2
+# The guest's kernel and agent live beside the container's own memory limit, so that the limit is the container's alone:
+# 80 MB for a distribution's kernel, and a 64th of the RAM for its page structures. What is not touched costs nothing.
+GUEST_RESERVE_BYTES = 128 * 1024**2
+_PAGE_STRUCTURES = 64
 # QEMU's own memory: heap, translated code, device buffers. Generous: a guest within its limit must never be killed.
 VMM_RESERVE_BYTES = 192 * 1024**2
 _RAM_STEP_BYTES = 16 * 1024**2
@@ -72,8 +74,9 @@ class Starter:
         self._subnet = ipaddress.IPv4Network(config.subnet)
 
     def shape(self, memory_bytes: int, vcpus: int) -> machine.Shape:
-        """The VM for a container with this memory limit: its RAM is the limit, the guest's reserve, rounded up."""
-        ram = -(-(memory_bytes + GUEST_RESERVE_BYTES) // _RAM_STEP_BYTES) * _RAM_STEP_BYTES
+        """The VM for a container with this memory limit: its RAM is the limit and the guest's reserve, rounded up."""
+        wanted = memory_bytes + memory_bytes // _PAGE_STRUCTURES + GUEST_RESERVE_BYTES
+        ram = -(-wanted // _RAM_STEP_BYTES) * _RAM_STEP_BYTES
         return machine.Shape(ram, vcpus, self._accel)
 
     def network(self, container: Container, ports: tuple[Port, ...]) -> Network:

@@ -225,5 +225,8 @@ class Host:
         found += [line for line in tables.splitlines() if self.bridge in line]
         found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup_parent}")]
         uids = range(int(self.env["HYPER_UID_BASE"]), int(self.env["HYPER_UID_BASE"]) + 300)
-        running = psutil.process_iter(["pid", "name", "uids"])
-        return found + [f"process {one.pid}: {one.info['name']}" for one in running if one.info["uids"].real in uids]
+        for one in psutil.process_iter(["pid", "name", "uids", "status"]):
+            # One that has ended and waits for init to take note is none of ours any more.
+            if one.info["uids"].real in uids and one.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(f"process {one.pid}: {one.info['name']}")
+        return found

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from runtime import cgroups
-from runtime.errors import RuntimeFault
+from runtime.errors import HostUnable, RuntimeFault
 from runtime.vm import launch, machine, tsc
 
 if TYPE_CHECKING:
@@ -73,7 +73,10 @@ async def _probe(config: Config, host: launch.Host, uid: int, groups: HostCgroup
         await started.process.kill()
     except RuntimeFault as err:
         if config.accel == "kvm":
-            raise
+            raise HostUnable(
+                f"KVM is demanded (HYPER_ACCEL=kvm) and does not work: {err}. Set HYPER_ACCEL=auto to fall back",
+                field="accel",
+            ) from err
         return Verdict("tcg", f"/dev/kvm is there, but a guest does not boot with it: {err}", host.tsc_khz)
     else:
         return Verdict("kvm", "a guest booted with it", host.tsc_khz)
