@@ -28,6 +28,7 @@ _MAX_THREADS: Final = 256
 _MAPPING: Final = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) \S+ \S+ (\d{1,20})[^\n]*\n"
     rb"(?:(?!Rss:)[A-Z][^\n]*\n)*Rss: +(\d{1,16}) kB\n"
+    rb"Pss: +(\d{1,16}) kB\n"
     rb"(?:(?!Anonymous:)[A-Z][^\n]*\n)*Anonymous: +(\d{1,16}) kB",
     re.MULTILINE,
 )
@@ -43,7 +44,10 @@ class ProcessStat:
 
 @dataclass(frozen=True, slots=True)
 class VmMemory:
-    """Resident memory of the process, bytes, by what it is for. The RAM parts are None if its mapping is not found."""
+    """Resident memory of the process, bytes, by what it is for; all None if the mapping of the RAM is not found.
+
+    `vmm` is proportional (PSS): the program's text is shared by all VMs of the host, and is billed once.
+    """
 
     guest_ram: int | None
     template_shared: int | None
@@ -102,20 +106,21 @@ def parse_smaps(text: bytes, ram_bytes: int) -> VmMemory:
     """
     sizes: dict[tuple[bytes, bytes], list[int]] = {}
     total = 0
-    for start, end, mode, inode, rss, anonymous in _MAPPING.findall(text):
-        total += int(rss)
+    for start, end, mode, inode, rss, pss, anonymous in _MAPPING.findall(text):
+        total += int(pss)
         key = (inode, mode[3:4]) if inode != b"0" else (start, mode[3:4])
-        found = sizes.setdefault(key, [0, 0, 0, 0])
+        found = sizes.setdefault(key, [0, 0, 0, 0, 0])
         found[0] += int(end, 16) - int(start, 16)
         found[1] += int(rss)
         found[2] += int(anonymous)
         found[3] = int(inode != b"0" and mode[3:4] == b"p")
+        found[4] += int(pss)
     best = max((entry for entry in sizes.values() if entry[0] == ram_bytes), key=lambda e: e[1], default=None)
     if best is None:
         return VmMemory(None, None, None)
-    _, rss_kb, anonymous_kb, private_file = best
+    _, rss_kb, anonymous_kb, private_file, pss_kb = best
     own_kb = anonymous_kb if private_file else rss_kb
-    return VmMemory(own_kb * 1024, max(0, rss_kb - own_kb) * 1024, max(0, total - rss_kb) * 1024)
+    return VmMemory(own_kb * 1024, max(0, rss_kb - own_kb) * 1024, max(0, total - pss_kb) * 1024)
 
 
 class ProcessReader:

@@ -14,11 +14,13 @@ TEMPLATE_CLONE = b"""\
 7f0000000000-7f000c000000 rw-p 00000000 00:01 77                        /memfd:template (deleted)
 Size:             196608 kB
 Rss:              100000 kB
+Pss:               30000 kB
 Anonymous:         20000 kB
 VmFlags: rd wr
 55d000000000-55d000100000 rw-p 00000000 00:00 0                          [heap]
 Size:               1024 kB
 Rss:                1000 kB
+Pss:                1000 kB
 Anonymous:          1000 kB
 VmFlags: rd wr
 """
@@ -37,7 +39,7 @@ def test_split_mapping_of_one_file_is_one_ram() -> None:
     text = TEMPLATE_CLONE.replace(
         b"7f0000000000-7f000c000000 rw-p 00000000 00:01 77                        /memfd:template (deleted)\n",
         b"7f0000000000-7f0004000000 rw-p 00000000 00:01 77 /memfd:template (deleted)\n"
-        b"Rss: 5 kB\nAnonymous: 0 kB\n"
+        b"Rss: 5 kB\nPss: 5 kB\nAnonymous: 0 kB\n"
         b"7f0004000000-7f000c000000 rw-p 04000000 00:01 77 /memfd:template (deleted)\n",
     )
     memory = process.parse_smaps(text, 192 << 20)
