@@ -21,7 +21,7 @@ HOST_CPU_SECONDS_TOTAL = Metric(
 )  # fmt: skip
 HOST_MEMORY_BYTES = Metric(
     "microvm_host_memory_bytes", "gauge", "bytes",
-    "Memory of the host that the VM takes: its own guest RAM, RAM shared with a template, QEMU itself (PSS), page cache.",
+    "Memory of the host that the VM takes: its own RAM, RAM shared with a template, QEMU itself (PSS), page cache.",
     "microvm_host", "host: /proc/<pid>/smaps, at most once a minute; cgroup memory.stat", labels=("part",),
 )  # fmt: skip
 HOST_IO_BYTES_TOTAL = Metric(
