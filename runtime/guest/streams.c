@@ -202,17 +202,30 @@ static void take_frame(uint32_t id, int type, int stream, const unsigned char *d
     }
 }
 
-/* Frames that `in` holds in full; a length out of range loses the thread until the host has connected anew. */
+/* Where the next RESET begins: what a host sends first when it has connected anew. */
+static size_t find_reset(void)
+{
+    static const unsigned char head[HEAD] = {[8] = sizeof nonce};
+    const unsigned char *at = memmem(in, in_length, head, HEAD);
+    if (at) {
+        lost = false;
+        return (size_t)(at - in);
+    }
+    return in_length < HEAD ? 0 : in_length - HEAD + 1;
+}
+
+/* Frames that `in` holds in full; a length out of range loses the thread until the next RESET. */
 static void take_frames(void)
 {
-    size_t at = 0;
+    size_t at = lost ? find_reset() : 0;
     while (!lost && in_length - at >= HEAD) {
         uint32_t id, length;
         memcpy(&id, in + at, 4);
         memcpy(&length, in + at + 8, 4);
         if (length > PAYLOAD) {
-            say("streams port: a frame of %u bytes; waiting for the host to connect again", length);
+            say("streams port: a frame of %u bytes; waiting for a RESET", length);
             lost = true;
+            at = in_length;
             break;
         }
         if (in_length - at - HEAD < length)
@@ -220,7 +233,7 @@ static void take_frames(void)
         take_frame(id, in[at + 4], in[at + 5], in + at + HEAD, length);
         at += HEAD + length;
     }
-    in_length = lost ? 0 : in_length - at;
+    in_length -= at;
     memmove(in, in + at, in_length);
 }
 

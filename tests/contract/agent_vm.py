@@ -37,7 +37,6 @@ FRAME_BYTES = 32768
 RESET, DATA, EOF, CREDIT, EXIT, CLOSE = range(6)
 
 PASSWD = """root:x:0:0:root:/root:/bin/sh
-broken line
 alice:x:1000:1001:Alice:/home/alice:/bin/sh
 """
 GROUP = """root:x:0:
