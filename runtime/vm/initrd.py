@@ -126,7 +126,10 @@ def _collect(kernel: _Kernel, name: str, order: dict[str, bytes], path: tuple[st
     if name in order or name in path:
         return
     image = _image(kernel.files[name])
-    hard, soft = _needs(image)
+    try:
+        hard, soft = _needs(image)
+    except InitrdError as err:
+        raise InitrdError(f"{kernel.files[name]}: {err}") from err
     for needed in hard:
         if needed in kernel.files:
             _collect(kernel, needed, order, (*path, name))
