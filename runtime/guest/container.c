@@ -43,59 +43,6 @@ static struct source oom = {.fd = -1};
 static int64_t killed_ns, drained_ns;
 static bool empty;
 
-static int64_t read_counter(const char *text, const char *name)
-{
-    const char *at = strstr(text, name); /* "oom_kill 3\n"; a newline before tells it from longer names */
-    return at ? strtoll(at + strlen(name), NULL, 10) : 0;
-}
-
-int64_t container_oom_kills(void)
-{
-    char text[512];
-    if (read_small_file(CONTAINER_CGROUP "/memory.events", text, sizeof text) < 0)
-        return 0;
-    return read_counter(text, "\noom_kill ");
-}
-
-static bool cgroup_populated(void)
-{
-    char text[256];
-    return read_small_file(CONTAINER_CGROUP "/cgroup.events", text, sizeof text) > 0 &&
-           strstr(text, "populated 1") != NULL;
-}
-
-static void kill_cgroup(void)
-{
-    if (!write_file(CONTAINER_CGROUP "/cgroup.kill", "1") && container.state == RUNNING)
-        kill(container.pid, SIGKILL); /* its PID namespace goes with it */
-}
-
-static bool set_limit(const char *file, int64_t value, struct fault *fault)
-{
-    char path[96], text[32] = "max";
-    snprintf(path, sizeof path, CONTAINER_CGROUP "/%s", file);
-    if (value >= 0)
-        snprintf(text, sizeof text, "%lld", (long long)value);
-    if (write_file(path, text) || (value < 0 && errno == ENOENT))
-        return true;
-    return refuse(fault, GENERIC, "cgroup: cannot set %s to %s: %s", file, text, strerror(errno));
-}
-
-static bool set_limits(const struct start_request *request, struct fault *fault)
-{
-    char text[64];
-    if (request->cpu_quota_us >= 0)
-        snprintf(text, sizeof text, "%lld %lld", (long long)request->cpu_quota_us, (long long)request->cpu_period_us);
-    else
-        snprintf(text, sizeof text, "max %lld", (long long)request->cpu_period_us);
-    if (!write_file(CONTAINER_CGROUP "/cpu.max", text) && request->cpu_quota_us >= 0)
-        return refuse(fault, GENERIC, "cgroup: cannot set cpu.max to %s: %s", text, strerror(errno));
-    return set_limit("memory.max", request->memory_max, fault) &&
-           set_limit("memory.swap.max", request->memory_swap_max, fault) &&
-           set_limit("pids.max", request->pids_max, fault) &&
-           set_limit("cpu.weight", request->cpu_weight < 0 ? 100 : request->cpu_weight, fault);
-}
-
 static bool keep(const struct process_request *process, struct fault *fault)
 {
     size_t size = strlen(process->cwd) + strlen(process->user) + 2;
@@ -178,7 +125,7 @@ bool container_start(struct port *port, const struct start_request *request, str
     struct spawn spawn = {.process = &request->process, .start = request};
     if (container.state != IDLE)
         return refuse(fault, BAD_STATE, "the container has been started already");
-    if (!set_limits(request, fault) || !keep(&request->process, fault) || !launch(port, &spawn, 0, fault))
+    if (!cgroup_set_limits(request, fault) || !keep(&request->process, fault) || !launch(port, &spawn, 0, fault))
         return false;
     container.state = STARTING;
     return true;
@@ -207,7 +154,7 @@ bool container_signal(int signal, bool all, struct fault *fault)
         return kill(container.pid, signal) == 0 ||
                refuse(fault, GENERIC, "cannot send signal %d: %s", signal, strerror(errno));
     if (signal == SIGKILL) {
-        kill_cgroup();
+        cgroup_kill();
         return true;
     }
     static char list[65536];
@@ -230,7 +177,7 @@ static void container_ended(int status)
     container.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     container.exit_code = code_of(status);
     container.oom_killed = container.signal == SIGKILL && container_oom_kills() > 0;
-    kill_cgroup();
+    cgroup_kill();
     container.state = EXITED;
     killed_ns = now_ns(CLOCK_MONOTONIC);
 }
@@ -395,7 +342,7 @@ int container_step(void)
 bool container_stop(void)
 {
     if (container.state == RUNNING)
-        kill_cgroup();
+        cgroup_kill();
     return container.state == RUNNING || container.state == EXITED;
 }
 

@@ -159,13 +159,18 @@ extern struct container container;
 bool container_start(struct port *port, const struct start_request *request, struct fault *fault);
 bool container_exec(struct port *port, const struct exec_request *request, struct fault *fault);
 bool container_signal(int signal, bool all, struct fault *fault);
-int64_t container_oom_kills(void);
 void container_exited(pid_t pid, int status); /* any child of PID 1 */
 /* After events: answers from children, OOM, the way to the end. Returns how long the loop may sleep (-1: no limit). */
 int container_step(void);
 void container_reports(void); /* what a child on its way to exec has said */
 bool container_stop(void);    /* kill it, if it runs; true: its end will be the VM's */
 void machine_end(void) __attribute__((noreturn)); /* flush, sync and end the VM */
+
+/* --- cgroup.c */
+int64_t container_oom_kills(void);
+bool cgroup_populated(void);
+void cgroup_kill(void);
+bool cgroup_set_limits(const struct start_request *request, struct fault *fault);
 
 /* --- spawn.c and the files beside it: what happens in the child */
 struct child_report { /* sent over a SOCK_SEQPACKET pair; end of file without one: exec worked */

@@ -6,6 +6,7 @@ the runtime's own.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -83,6 +84,7 @@ def assets() -> Assets:
             pytest.skip(f"no {program} on PATH")
     vmlinuz, modules = kernel()
     place = Path(tempfile.mkdtemp(prefix="hyper-agent-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
     subprocess.run(["make", "-s", "-C", str(ROOT / "runtime/guest"), f"OUT={place}"], check=True, timeout=120)
     assert (place / "init").stat().st_size < 1 << 20
     made = initrd.build(place / "init", modules, place / "initrd.cpio")
