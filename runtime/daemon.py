@@ -18,8 +18,7 @@ import psutil
 import uvicorn
 from pydantic import ValidationError
 
-from runtime import command, recovery
-from runtime.api import Api
+from runtime import api, command, recovery
 from runtime.cgroups import HostCgroups, detect
 from runtime.config import Config
 from runtime.counts import Counts
@@ -119,7 +118,7 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
     listener = _listen(config.state_dir / SOCKET)
     server = uvicorn.Server(
         uvicorn.Config(
-            Api(engine, about).app(),
+            api.build(engine, about),
             log_config=None,
             access_log=False,
             lifespan="off",
