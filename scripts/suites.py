@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
 
-DEMANDED = ("tests/e2e", "tests/rules")
+DEMANDED = ("tests/contract", "tests/e2e", "tests/rules")
 """Folders whose tests all have to run."""
 
 

@@ -131,7 +131,7 @@ async def test_stats(running: Exporter, vm: FakeVm) -> None:
     assert one["block_read_bytes"] == 1986560 + 11264
     assert one["block_write_bytes"] == 4211712
     assert one["pids"] == 2
-    assert one["overhead_bytes"] == 18034688
+    assert one["overhead_bytes"] == 12126208
     assert 0 <= one["sample_age_s"] < 10
     assert stopped["state"] == "exited"
     assert stopped["memory_bytes"] is None

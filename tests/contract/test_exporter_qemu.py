@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
 import time
@@ -171,7 +170,8 @@ async def test_resident_memory_adds_up_to_what_the_kernel_says(tmp_path: Path) -
         snapshot = await watch.sample()
         watch.close()
         assert real.record.vm
-        statm = (await asyncio.to_thread(_read, f"/proc/{real.record.vm.pid}/statm")).split()
+        rollup = await asyncio.to_thread(_read, f"/proc/{real.record.vm.pid}/smaps_rollup")
     memory = {p.label_values[0]: p.value for p in snapshot.points if p.metric is microvm.HOST_MEMORY_BYTES}
     parts = memory["guest_ram"] + memory["template_shared"] + memory["vmm"]
-    assert parts == pytest.approx(int(statm[1]) * os.sysconf("SC_PAGE_SIZE"), rel=0.02)
+    pss_kb = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    assert parts == pytest.approx(pss_kb * 1024, rel=0.05)  # what is shared moves with the other VMs of the host
