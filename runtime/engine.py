@@ -1,4 +1,4 @@
-"""What can be done to containers: create, start, stop, kill, restart, redeploy, remove, and run a command in one.
+"""What makes and ends containers: create, start, stop, kill, restart, redeploy, remove; and running a command in one.
 
 Each operation holds the container's lock, so that a wedged guest delays nobody but itself, and is written into the
 journal before it is begun.
@@ -16,11 +16,13 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from runtime import names, startup
-from runtime.errors import Conflict, HostUnable, InvalidInput, RuntimeFault
+from runtime import names, restarts, sessions, startup
+from runtime.errors import Conflict, GuestFailed, HostUnable, InvalidInput, RuntimeFault
+from runtime.events import Event, Events, of_container
 from runtime.life import Container, Lives
 from runtime.record import Lifecycle, Limits, Port, Record
 from runtime.signals import signal_number
+from runtime.spec import SIZE_DISK_BYTES, SIZES
 from runtime.supervisor import SIGNAL_TIMEOUT_S, Supervisor
 
 if TYPE_CHECKING:
@@ -39,6 +41,17 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+
+def limits(spec: Spec, config: Config) -> Limits:
+    """What the container may use: its own figures, then those of its size, then the configured ones."""
+    cpus, memory_bytes, disk_bytes = spec.cpus, spec.memory_bytes, config.default_disk_bytes
+    if spec.size is not None:
+        cores, megabytes = SIZES[spec.size]
+        cpus = cpus or float(cores)
+        memory_bytes = memory_bytes or megabytes * 1024**2
+        disk_bytes = SIZE_DISK_BYTES
+    return Limits(memory_bytes or config.default_memory_bytes, math.ceil(cpus or 1), cpus, disk_bytes)
 
 
 class Engine:
@@ -61,9 +74,10 @@ class Engine:
         self.host_cgroups = host_cgroups
         self.ports = ports
         self.counts = counts
-        self.lives = Lives(store)
+        self.events = Events(store)
+        self.lives = Lives(store, self.events)
         self.supervisor = Supervisor(
-            config, self.lives, images, starter, host_cgroups, counts, ports, on_end=self._has_ended
+            config, self.lives, images, starter, host_cgroups, counts, ports, self.events, on_end=self._has_ended
         )
         self._background: set[asyncio.Task[None]] = set()
 
@@ -82,7 +96,8 @@ class Engine:
             signal_number(spec.stop_signal or image.config.stop_signal or "TERM", "stop_signal")
             record = self._record(spec, image)
             self._check_ports("check", spec)
-            slot, operation = self.store.insert(spec, record)
+            slot, operation = self.store.insert(spec, record, of_container(record, "create"))
+            self.events.wake()
             container = self.container(slot, spec, record)
             try:
                 self._check_slot(slot)
@@ -109,12 +124,18 @@ class Engine:
         """Start it; one that runs is left alone.
 
         Raises:
+            Conflict: it is paused.
             PortInUse, CommandNotFound, CommandNotExecutable, GuestFailed, HostUnable, DiskFull: it is `exited` then.
         """
         container = self.lives.find(reference)
         async with container.lock:
+            if container.state == "paused":
+                name = container.record.name
+                raise Conflict(
+                    f"the container {name} is paused: let it go on instead (hyper unpause {name})", field="container"
+                )
             if not container.live:
-                with self._operation(container, "start"):
+                with self.operation(container, "start"):
                     await self.supervisor.start(container)
         return container
 
@@ -123,38 +144,48 @@ class Engine:
         container = self.lives.find(reference)
         async with container.lock:
             if container.live:
-                with self._operation(container, "stop"):
-                    self.lives.change(container, "stopping", desired="stopped")
+                with self.operation(container, "stop", "stop"):
+                    await self._begin_to_stop(container, desired="stopped")
                     await self.supervisor.stop(container, timeout_s)
             elif container.record.lifecycle.desired == "running":
-                self.lives.change(container, desired="stopped")
+                self.lives.change(container, desired="stopped", retry_at=None)
         return container
 
     async def kill(self, reference: str, signal_name: str) -> None:
         """Send a signal to the container's process. KILL ends the VM if the guest does not obey.
 
         Raises:
-            Conflict: it does not run.
+            Conflict: it does not run, or it is paused and could not take the signal.
             InvalidInput: no such signal.
         """
         container = self.lives.find(reference)
+        name = container.record.name
         number = signal_number(signal_name, "signal")
+        if number == signal.SIGKILL and container.waits_to_retry:
+            self.lives.change(container, desired="stopped", retry_at=None)
+            return
         if container.state not in {"running", "paused"} or container.agent is None:
-            raise Conflict(f"the container {container.record.name} is not running", field="container")
+            raise Conflict(f"the container {name} is not running", field="container")
         if number != signal.SIGKILL:
+            if container.state == "paused":
+                raise Conflict(
+                    f"the container {name} is paused and takes no signal but KILL: hyper unpause {name} first",
+                    field="container",
+                )
+            self.events.tell(of_container(container.record, "kill", signal=number))
             await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=number, all=False)
             return
         async with container.lock:
             if container.live:
-                with self._operation(container, "stop"):
-                    self.lives.change(container, "stopping", desired="stopped")
+                with self.operation(container, "kill"):
+                    await self._begin_to_stop(container, desired="stopped")
                     await self.supervisor.kill(container)
 
     async def restart(self, reference: str, timeout_s: float | None = None) -> Container:
         """Stop and start it, with the same writable layer."""
         container = self.lives.find(reference)
         async with container.lock:
-            with self._operation(container, "restart"):
+            with self.operation(container, "restart", "restart"):
                 await self._stop_to_start(container, timeout_s)
                 await self.supervisor.start(container)
         return container
@@ -168,7 +199,7 @@ class Engine:
         async with container.lock:
             before: dict[str, object] = {"state": container.state, "exit_code": container.record.lifecycle.exit_code}
             try:
-                with self._operation(container, "redeploy"):
+                with self.operation(container, "redeploy", "redeploy"):
                     await self._stop_to_start(container, None)
                     (container.data_directory / "writable.ext4").unlink(missing_ok=True)
                     await self.supervisor.start(container)
@@ -187,19 +218,20 @@ class Engine:
             Conflict: it runs, and `force` is not given.
         """
         container = self.lives.find(reference)
-        if container.live and not force:
+        name = container.record.name
+        if not force and not container.over:
+            what = container.state if container.live else "waiting to be restarted"
             raise Conflict(
-                f"the container {container.record.name} is {container.state}: stop it first, or remove it with --force",
-                field="container",
+                f"the container {name} is {what}: stop it first, or remove it with --force", field="container"
             )
         async with container.lock:
-            with self._operation(container, "remove"):
+            with self.operation(container, "remove"):
                 if container.live:
-                    self.lives.change(container, "stopping", desired="stopped")
+                    await self._begin_to_stop(container, desired="stopped", retry_at=None)
                     await self.supervisor.kill(container)
                 await self.erase(container)
 
-    def start_later(self, container: Container) -> None:
+    def start_later(self, container: Container, *, retry: bool = False) -> None:
         """Start a container in the background, its `start` in the journal from now on; a failure is in its record."""
         operation = self.store.begin(container.id, "start")
 
@@ -207,49 +239,89 @@ class Engine:
             async with container.lock:
                 try:
                     with self.counts.operation("start"):
-                        await self.supervisor.start(container)
+                        await self.supervisor.start(container, retry=retry)
                 except RuntimeFault as err:
                     log.warning("container %s could not be started again: %s", container.record.name, err)
                 finally:
                     self.store.end(operation)
+            self.retry_later(container)
 
         self._in_background(start())
+
+    def retry_later(self, container: Container) -> None:
+        """Start a container again when its restart policy says, unless something else happens to it before."""
+        planned = container.record.lifecycle.retry_at
+        if not container.waits_to_retry:
+            return
+
+        async def retry() -> None:
+            await asyncio.sleep(restarts.left_s(container.record.lifecycle, time.time()))
+            async with container.lock:
+                if not container.waits_to_retry or container.record.lifecycle.retry_at != planned:
+                    return
+                try:
+                    with self.operation(container, "start"):
+                        await self.supervisor.start(container, retry=True)
+                except (RuntimeFault, OSError) as err:
+                    log.warning("container %s could not be restarted: %s", container.record.name, err)
+            self.retry_later(container)
+
+        self._in_background(retry())
 
     async def execute(self, reference: str, spec: ExecSpec) -> tuple[Container, int]:
         """Start a command in a running container; its streams are on `container.streams` under the number returned.
 
         Raises:
-            Conflict: it does not run.
+            Conflict: it does not run, or is paused.
             CommandNotFound, CommandNotExecutable, GuestFailed: the command was not started.
         """
         container = self.lives.find(reference)
-        if container.state != "running" or container.agent is None or container.streams is None:
-            raise Conflict(
-                f"the container {container.record.name} is not running: start it first (hyper start)", field="container"
-            )
-        session = secrets.randbelow(2**31 - 1) + 1
-        await container.streams.open(session)
-        try:
-            await container.agent.call("hyper-exec", session=session, **spec.model_dump(mode="json"))
-        except BaseException:
-            container.streams.forget(session)
-            raise
+        command = " ".join(spec.args)
+        session = await sessions.begin(container, spec)
+        self.events.tell(
+            of_container(container.record, f"exec_create: {command[:256]}", execID=session),
+            of_container(container.record, f"exec_start: {command[:256]}", execID=session),
+        )
         return container, session
 
+    def command_ended(self, container: Container, session: int, exit_code: int) -> None:
+        """A command that `execute` started has ended: say so."""
+        self.events.tell(of_container(container.record, "exec_die", execID=session, exitCode=exit_code))
+
+    def limit(self, container: Container) -> None:
+        """Give a VM that runs the limits of its record."""
+        record = container.record
+        if record.vm is not None:
+            memory = record.vm.ram_bytes + startup.VMM_RESERVE_BYTES
+            self.host_cgroups.limit(record.cgroups, memory_bytes=memory, cpus=record.limits.cpu_quota)
+
     async def erase(self, container: Container) -> None:
-        """Remove all that a container without a VM has, the store last."""
-        if container.state in {"created", "exited"}:
-            self.lives.change(container, "removing")
+        """Remove all that a container without a VM has, the store last; the journal knows of it.
+
+        Raises:
+            HostUnable: its files cannot be removed; it is `dead` then, and may be removed again.
+        """
+        if container.state in {"created", "exited", "dead"}:
+            self.lives.change(container, "removing", retry_at=None)
         self.ports.release(container.id)
-        await asyncio.to_thread(shutil.rmtree, container.data_directory, ignore_errors=True)
-        await asyncio.to_thread(shutil.rmtree, container.directory, ignore_errors=True)
-        self.store.delete(container.id)
+        for directory in (container.data_directory, container.directory):
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            if directory.exists():
+                text = f"{directory} cannot be removed: see what holds it, then hyper rm {container.record.name}"
+                self.lives.change(container, "dead", error=text)
+                raise HostUnable(text)
+        self.store.delete(container.id, of_container(container.record, "destroy"))
+        self.events.wake()
         self.lives.forget(container)
         # An image that was untagged while it was in use goes with the last container that used it.
         await self.images.collect({one.record.image_digest for one in self.lives.all()})
 
     def _has_ended(self, container: Container) -> None:
-        """Remove a container that was asked to go with its end; if it is being started again, that refuses it."""
+        """What follows an end: the next start by its restart policy, or the removal that was asked for at its creation.
+
+        If it is being started again meanwhile, that refuses the removal.
+        """
+        self.retry_later(container)
         if not container.spec.auto_remove:
             return
 
@@ -265,18 +337,32 @@ class Engine:
 
     async def _stop_to_start(self, container: Container, timeout_s: float | None) -> None:
         if container.live:
-            self.lives.change(container, "stopping")
+            await self._begin_to_stop(container)
             await self.supervisor.stop(container, timeout_s)
 
+    async def _begin_to_stop(self, container: Container, **changes: Any) -> None:
+        """Set it to `stopping`. One that is paused goes on for that: it could not obey."""
+        if container.state == "paused":
+            with contextlib.suppress(GuestFailed):
+                await self.supervisor.resume(container)
+        self.lives.change(container, "stopping", **changes)
+
     @contextlib.contextmanager
-    def _operation(self, container: Container, kind: str) -> Iterator[None]:
-        """Journal and count an operation. It is struck out however it ends, unless the daemon does."""
+    def operation(self, container: Container, kind: str, action: str | None = None) -> Iterator[None]:
+        """Journal and count an operation. It is struck out however it ends, unless the daemon does.
+
+        One that goes well is told as the event `action`, if there is one.
+        """
         operation = self.store.begin(container.id, kind)
+        told: list[Event] = []
         try:
             with self.counts.operation(kind):
                 yield
+            if action is not None:
+                told.append(of_container(container.record, action))
         finally:
-            self.store.end(operation)
+            self.store.end(operation, *told)
+            self.events.wake()
 
     def _record(self, spec: Spec, image: Image) -> Record:
         taken = {one.record.name for one in self.lives.all()}
@@ -285,12 +371,7 @@ class Engine:
             name=spec.name or names.choose(taken),
             image=spec.image,
             image_digest=image.digest,
-            limits=Limits(
-                memory_bytes=spec.memory_bytes or self.config.default_memory_bytes,
-                vcpus=math.ceil(spec.cpus or 1),
-                cpu_quota=spec.cpus,
-                disk_bytes=self.config.default_disk_bytes,
-            ),
+            limits=limits(spec, self.config),
             lifecycle=Lifecycle("created", "stopped", time.time()),
             tenant=spec.tenant,
             project=spec.project,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runtime import events
 from runtime import record as records
-from runtime.errors import Conflict, NotFound
+from runtime.errors import Conflict, NotFound, RuntimeFault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from runtime.events import Events
     from runtime.record import Record, State
     from runtime.spec import Spec
     from runtime.store import Store
@@ -31,11 +34,26 @@ FOLLOWING: Mapping[State, frozenset[State]] = {
     "dead": frozenset({"removing"}),
     "removing": frozenset({"dead"}),
 }
+# What is seen and not begun; to every other state leads an operation, which the journal has first.
+_OBSERVED: frozenset[State] = frozenset({"exited", "dead"})
+
+
+CHECKS_KEPT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One health check that was made. Times are seconds since 1970; `output` is cut."""
+
+    began: float
+    ended: float
+    exit_code: int
+    output: str
 
 
 @dataclass(eq=False, slots=True)
 class Container:
-    """A container while the daemon runs. `record` is replaced, never changed, and only by `Lives.change`.
+    """A container while the daemon runs. `record` and `spec` are replaced, never changed, and only by `Lives.change`.
 
     `lock` is held by the one operation under way. `changed` is set, and replaced, at every change of the record.
     """
@@ -52,6 +70,9 @@ class Container:
     agent: Agent | None = None
     streams: Streams | None = None
     watcher: asyncio.Task[None] | None = None
+    checker: asyncio.Task[None] | None = None
+    checks: deque[Check] = field(default_factory=lambda: deque(maxlen=CHECKS_KEPT))
+    failing_streak: int = 0
     log_start: int = 0
 
     @property
@@ -69,12 +90,23 @@ class Container:
         """Whether it has a VM, or is getting one."""
         return self.state in records.LIVE_STATES
 
+    @property
+    def waits_to_retry(self) -> bool:
+        """Whether its restart policy is about to start it again."""
+        return self.state == "exited" and self.record.lifecycle.retry_at is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether it neither runs nor will by itself: what `wait` waits for."""
+        return not self.live and not self.waits_to_retry
+
 
 class Lives:
     """All containers, and the only way to change one."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, events: Events) -> None:
         self._store = store
+        self._events = events
         self._containers: dict[str, Container] = {}
 
     def add(self, container: Container) -> None:
@@ -110,20 +142,27 @@ class Lives:
             raise Conflict(f"{reference!r} is the beginning of {len(found)} ids: give more of it", field="container")
         return found[0]
 
-    def change(self, container: Container, state: State | None = None, **changes: object) -> None:
-        """Move a container to a state, and change its record.
+    def change(
+        self, container: Container, state: State | None = None, *, spec: Spec | None = None, **changes: object
+    ) -> None:
+        """Move a container to a state, and change its record, and its spec if one is given.
 
         A container that is in the state already stays there. Keywords are members of `record.Lifecycle` or of
-        `record.Record`. The store is written first, then the state directory; a full disk leaves the old record in
-        both, or the new one in the store alone, which wins at start.
+        `record.Record`. The store is written first, with the events that the change is, then the state directory; a
+        full disk leaves the old record in both, or the new one in the store alone, which wins at start.
 
         Raises:
             Conflict: the state does not follow from the present one.
+            NameInUse: it was to be renamed, and another container has the name.
+            RuntimeFault: a defect: the journal knows of no operation that leads to the state.
             DiskFull, OSError: it could not be written.
         """
         old = container.record
-        if state not in (None, old.lifecycle.state) and state not in FOLLOWING[old.lifecycle.state]:
-            raise Conflict(f"the container {old.name} is {old.lifecycle.state}: it cannot become {state}")
+        if state not in (None, old.lifecycle.state):
+            if state not in FOLLOWING[old.lifecycle.state]:
+                raise Conflict(f"the container {old.name} is {old.lifecycle.state}: it cannot become {state}")
+            if state not in _OBSERVED and not self._store.is_under_way(container.id):
+                raise RuntimeFault(f"a defect: {old.name} was to become {state} before the journal knew of it")
         names = {one.name for one in dataclasses.fields(old.lifecycle)}
         lifecycle_changes = {name: value for name, value in changes.items() if name in names}
         if state is not None:
@@ -131,9 +170,11 @@ class Lives:
         record_changes = {name: value for name, value in changes.items() if name not in names}
         lifecycle = dataclasses.replace(old.lifecycle, **lifecycle_changes)  # type: ignore[arg-type]  # checked by name
         new = dataclasses.replace(old, lifecycle=lifecycle, **record_changes)  # type: ignore[arg-type]  # same
-        self._store.save(new)
+        self._store.save(new, *events.of_change(old, new), spec=spec)
         container.record = new
+        container.spec = spec or container.spec
         if container.directory.is_dir():
             records.write(container.directory, container.record)
         event, container.changed = container.changed, asyncio.Event()
         event.set()
+        self._events.wake()

@@ -61,6 +61,7 @@ class Vm:
     kernel: str
     start_path: StartPath
     start_path_reason: str | None = None
+    cpu_quota: float | None = None  # what the guest itself was given at its start; the host's may be lower by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,9 @@ class Guest:
 class Lifecycle:
     """State, and how it came about. Times are seconds since 1970.
 
-    `epoch` grows by one at every start; `restarts` counts the starts after the first.
+    `epoch` grows by one at every start; `restarts` counts the starts after the first. `retries` counts those that the
+    restart policy has made since a user last started it; `retry_at` is when it makes the next one, after
+    `retry_delay_s`.
     """
 
     state: State
@@ -128,6 +131,9 @@ class Lifecycle:
     restarts: int = 0
     epoch: int = 0
     health: Health = "none"
+    retries: int = 0
+    retry_delay_s: float = 0.0
+    retry_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

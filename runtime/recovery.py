@@ -4,8 +4,11 @@ The journal says what was begun. The rules, by kind:
 
 - create: undone (nobody was told of the container)
 - start, restart, redeploy: finished (the VM, if one came up half-way, is ended and the start is done anew)
-- stop, remove: finished
+- stop, kill, remove: finished
+- pause, unpause, update: the VM is brought to what the record says, which is before or after
 - none: a VM that runs is adopted; one that ended meanwhile is handled as if its end had just been seen
+
+A container whose restart policy was about to start it is started. If the host has booted since, policies say what else.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import asyncio
 import logging
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime import restarts
 from runtime.errors import RuntimeFault
+from runtime.events import of_container
 from runtime.vm.agent import Agent
 from runtime.vm.process import Process
 
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BOOT_FILE = "boot_id"
+
 
 async def recover(engine: Engine) -> None:
     """Bring the engine to the state of the world; called once, before the API is served.
@@ -34,6 +42,7 @@ async def recover(engine: Engine) -> None:
     What is to be started again is started in the background: its journal entry stays until it has been.
     """
     operations = {operation.container_id: operation for operation in engine.store.interrupted()}
+    booted = _host_has_booted(engine)
     for row in engine.store.rows():
         engine.lives.add(engine.container(row.slot, row.spec, row.record))
     await _sweep(engine)
@@ -41,21 +50,33 @@ async def recover(engine: Engine) -> None:
         operation = operations.get(container.id)
         kind = operation.kind if operation else None
         try:
-            await _settle(engine, container, kind)
+            await _settle(engine, container, kind, booted=booted)
         except (RuntimeFault, OSError) as err:
             log.error("container %s could not be recovered after %s: %s", container.record.name, kind, err)  # noqa: TRY400 -- no traceback for what a host can do
         if operation is not None:
-            engine.store.end(operation)
+            done = kind == "stop" and not container.live
+            engine.store.end(operation, *([of_container(container.record, "stop")] if done else []))
+    (engine.config.state_dir / _BOOT_FILE).write_text(_boot_id())
     await engine.supervisor.publish()
 
 
-async def _settle(engine: Engine, container: Container, kind: str | None) -> None:
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text()
+
+
+def _host_has_booted(engine: Engine) -> bool:
+    """Whether this is the first daemon since the host booted."""
+    path = engine.config.state_dir / _BOOT_FILE
+    return not path.exists() or path.read_text() != _boot_id()
+
+
+async def _settle(engine: Engine, container: Container, kind: str | None, *, booted: bool) -> None:
     state = container.state
     if kind is not None:
         log.info("container %s: finishing or undoing the interrupted %s", container.record.name, kind)
     if kind in {"create", "remove"} or state == "removing":
         await _end_vm(engine, container)
-        await engine.erase(container)
+        await _erase(engine, container)
         return
     if kind in {"start", "restart", "redeploy"}:
         await _end_vm(engine, container)
@@ -66,15 +87,21 @@ async def _settle(engine: Engine, container: Container, kind: str | None) -> Non
         return
     process = _process_of(container)
     if process is not None and state in {"running", "paused"}:
-        _adopt(engine, container, process)
+        await _adopt(engine, container, process, kind)
         return
     if container.live:
-        await _end_vm(engine, container)
+        await _end_vm(engine, container, with_host=booted)
     if container.spec.auto_remove and container.state == "exited":
-        await engine.erase(container)
+        await _erase(engine, container)
+    elif container.waits_to_retry:
+        engine.retry_later(container)
+    elif (
+        booted and container.state == "exited" and restarts.at_boot(container.spec.restart, container.record.lifecycle)
+    ):
+        engine.start_later(container, retry=True)
 
 
-def _adopt(engine: Engine, container: Container, process: Process) -> None:
+async def _adopt(engine: Engine, container: Container, process: Process, kind: str | None) -> None:
     container.process = process
     container.agent = Agent(container.directory / "agent.sock")
     if container.record.network:
@@ -82,11 +109,23 @@ def _adopt(engine: Engine, container: Container, process: Process) -> None:
             engine.ports.reserve(container.id, container.record.network.ports)
         except RuntimeFault as err:
             log.warning("container %s goes on, but its port was taken meanwhile: %s", container.record.name, err)
-    engine.supervisor.attend(container)
+    engine.supervisor.attend(container, await engine.images.resolve(container.record.image_digest))
     log.info("container %s: adopted its VM, pid %d", container.record.name, process.pid)
+    if kind is None:
+        return
+    if container.state == "paused":
+        await engine.supervisor.pause(container)
+    else:
+        await engine.supervisor.resume(container)
+    engine.limit(container)
 
 
-async def _end_vm(engine: Engine, container: Container) -> None:
+async def _erase(engine: Engine, container: Container) -> None:
+    with engine.operation(container, "remove"):
+        await engine.erase(container)
+
+
+async def _end_vm(engine: Engine, container: Container, *, with_host: bool = False) -> None:
     """End whatever is left of the container's VM and bring its record to `exited`."""
     process = _process_of(container)
     if process is not None:
@@ -95,7 +134,7 @@ async def _end_vm(engine: Engine, container: Container) -> None:
     if groups is not None:
         await _empty(engine, groups)
     if container.live:
-        await engine.supervisor.after_end(container)
+        await engine.supervisor.after_end(container, with_host=with_host)
 
 
 def _process_of(container: Container) -> Process | None:

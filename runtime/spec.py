@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$"
 MIN_MEMORY_BYTES = 16 * 1024**2
 MAX_MEMORY_BYTES = 1 << 40
+MAX_CPUS = 16
 
 Text = Annotated[str, Field(max_length=65536)]
+
+# The sizes of the talk's cloud: cores, memory in MB; each with a disk of 10 GB.
+SIZES: Mapping[str, tuple[int, int]] = {
+    "S1": (1, 64),
+    "S2": (1, 128),
+    "S3": (1, 256),
+    "S4": (1, 512),
+    "M1": (2, 1024),
+    "M2": (2, 2048),
+    "M3": (2, 4096),
+    "L1": (4, 4096),
+    "L2": (4, 8192),
+    "L3": (8, 16384),
+}
+SIZE_DISK_BYTES = 10 * 1024**3
+_TMPFS_OPTION = re.compile(
+    r"(rw|ro|(no)?(exec|suid|dev|atime|diratime)|relatime|sync|size=[0-9]+[kmgKMG%]?|nr_inodes=[0-9]+[kmgKMG]?"
+    r"|mode=[0-7]{3,4}|uid=[0-9]+|gid=[0-9]+)"
+)
 
 
 class PortSpec(BaseModel):
@@ -29,6 +52,73 @@ class PortSpec(BaseModel):
     @classmethod
     def _ipv4(cls, value: str) -> str:
         return str(ipaddress.IPv4Address(value))
+
+
+class RestartSpec(BaseModel):
+    """When a container whose process has ended is started again (`runtime.restarts`); 0 retries: no bound."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    policy: Literal["no", "on-failure", "always", "unless-stopped"] = "no"
+    max_retries: int = Field(0, ge=0, le=10**6)
+
+    @model_validator(mode="after")
+    def _only_failures_are_counted(self) -> Self:
+        if self.max_retries and self.policy != "on-failure":
+            raise ValueError(f"max_retries goes with on-failure alone, not with {self.policy}")
+        return self
+
+
+class HealthSpec(BaseModel):
+    """How to find out whether a container is well; what is null is the image's, then Docker's default.
+
+    `test` is as in an image: `["CMD", program, …]`, `["CMD-SHELL", line]`, or `["NONE"]` for no check.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    test: tuple[Text, ...] | None = Field(None, max_length=4096)
+    interval_s: float | None = Field(None, ge=0.001, le=86400)
+    timeout_s: float | None = Field(None, ge=0.001, le=86400)
+    start_period_s: float | None = Field(None, ge=0, le=86400)
+    retries: int | None = Field(None, ge=1, le=10**6)
+
+    @field_validator("test")
+    @classmethod
+    def _known_form(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return value
+        kind, *words = value or ("",)
+        right = {"NONE": not words, "CMD": bool(words), "CMD-SHELL": len(words) == 1}.get(kind, False)
+        if not right or any("\0" in word for word in words):
+            raise ValueError('write ["CMD", program, …], ["CMD-SHELL", line] or ["NONE"]')
+        return value
+
+
+class TmpfsSpec(BaseModel):
+    """A file system in memory to mount; `options` are those of mount(8), with commas."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(max_length=1024)
+    options: str = Field("", max_length=512)
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not value.startswith("/") or "\0" in value or ".." in value.split("/") or not value.strip("/"):
+            raise ValueError(f"{value[:80]!r} is not an absolute path below /")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        for option in value.split(",") if value else ():
+            if not _TMPFS_OPTION.fullmatch(option):
+                raise ValueError(
+                    f"there is no tmpfs option {option[:40]!r}; use size=64m, mode=1777, exec, ro and such"
+                )
+        return value
 
 
 class Spec(BaseModel):
@@ -51,10 +141,21 @@ class Spec(BaseModel):
     hostname: str | None = Field(None, pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62})$")
     ports: tuple[PortSpec, ...] = Field((), max_length=1024)
     memory_bytes: int | None = Field(None, ge=MIN_MEMORY_BYTES, le=MAX_MEMORY_BYTES)
-    cpus: float | None = Field(None, gt=0, le=16)
+    cpus: float | None = Field(None, gt=0, le=MAX_CPUS)
     auto_remove: bool = False
     stop_signal: str | None = Field(None, max_length=16)
     stop_timeout_s: float | None = Field(None, ge=0, le=86400)
+    restart: RestartSpec = RestartSpec()
+    size: Literal["S1", "S2", "S3", "S4", "M1", "M2", "M3", "L1", "L2", "L3"] | None = None
+    read_only: bool = False
+    tmpfs: tuple[TmpfsSpec, ...] = Field((), max_length=32)
+    health: HealthSpec | None = None
+
+    @model_validator(mode="after")
+    def _removed_or_restarted(self) -> Self:
+        if self.auto_remove and self.restart.policy != "no":
+            raise ValueError("auto_remove (--rm) and restart (--restart) exclude each other: leave one of them out")
+        return self
 
     @field_validator("env")
     @classmethod

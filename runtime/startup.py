@@ -131,6 +131,7 @@ class Starter:
             kernel=self._host.kernel.version,
             start_path=path,
             start_path_reason=reason,
+            cpu_quota=limits.cpu_quota,
         )
         return Running(started, vm, network, groups, phases, time.time())
 
@@ -228,9 +229,9 @@ def _process(container: Container, image: Image) -> dict[str, object]:
         "root": {
             "image": {"device": guest.image_device, "fstype": "erofs"},
             "writable": writable if guest.writable_device else None,
-            "read_only": False,
+            "read_only": spec.read_only,
         },
-        "tmpfs": [],
+        "tmpfs": [one.model_dump() for one in spec.tmpfs],
         "args": arguments(spec, image),
         "env": environment(spec, image, spec.hostname or container.id[:12]),
         "cwd": spec.cwd or image.config.working_dir or "/",

@@ -1,4 +1,4 @@
-"""The daemon's memory: containers, the journal of operations under way, and the audit log, in SQLite (WAL).
+"""The daemon's memory: containers, the journal of operations under way, events, and the audit log, in SQLite (WAL).
 
 A multi-step operation is written into the journal before it is begun, and struck out when it has ended; what stands
 there at start was interrupted. One daemon has the store open at a time (`runtime.daemon` holds a lock).
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import DiskFull, NameInUse, RuntimeFault
+from runtime.events import Event
 from runtime.record import Record
 from runtime.spec import Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _SCHEMA = """
@@ -46,7 +47,16 @@ CREATE TABLE IF NOT EXISTS audit (
     outcome TEXT NOT NULL,
     detail TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    time_ns INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    action TEXT NOT NULL,
+    id TEXT NOT NULL,
+    attributes TEXT NOT NULL
+);
 """
+MAX_EVENTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An entry of the journal. `kind`: create, start, stop, redeploy, remove."""
+    """An entry of the journal. `kind` is the operation: create, start, stop, pause, rename, remove and such."""
 
     seq: int
     container_id: str
@@ -91,7 +101,7 @@ class Store:
             for id_, slot, spec, record in found
         ]
 
-    def insert(self, spec: Spec, record: Record) -> tuple[int, Operation]:
+    def insert(self, spec: Spec, record: Record, *events: Event) -> tuple[int, Operation]:
         """Keep a new container, with its `create` in the journal; returns its slot: the lowest that is free.
 
         Raises:
@@ -110,22 +120,36 @@ class Store:
                     record.to_json(),
                 )
             except sqlite3.IntegrityError as err:
-                raise NameInUse(
-                    f"the container name {record.name!r} is already in use: remove that container "
-                    f"(hyper rm {record.name}) or choose another name",
-                    field="name",
-                ) from err
+                raise _name_in_use(record.name) from err
+            self._append(events)
             return slot, self.begin(record.id, "create")
 
-    def save(self, record: Record) -> None:
-        """Keep the container's new record."""
-        self._execute("UPDATE containers SET record = ? WHERE id = ?", record.to_json(), record.id)
+    def save(self, record: Record, *events: Event, spec: Spec | None = None) -> None:
+        """Keep the container's new record, and its new spec if it has one, with the events that the change is.
 
-    def delete(self, container_id: str) -> None:
+        Raises:
+            NameInUse: another container has the record's name.
+        """
+        with self._transaction():
+            self._execute("UPDATE containers SET record = ? WHERE id = ?", record.to_json(), record.id)
+            if spec is not None:
+                try:
+                    self._execute(
+                        "UPDATE containers SET name = ?, spec = ? WHERE id = ?",
+                        record.name,
+                        spec.model_dump_json(),
+                        record.id,
+                    )
+                except sqlite3.IntegrityError as err:
+                    raise _name_in_use(record.name) from err
+            self._append(events)
+
+    def delete(self, container_id: str, *events: Event) -> None:
         """Forget the container and its journal."""
         with self._transaction():
             self._execute("DELETE FROM containers WHERE id = ?", container_id)
             self._execute("DELETE FROM operations WHERE container_id = ?", container_id)
+            self._append(events)
 
     def begin(self, container_id: str, kind: str) -> Operation:
         """Write an operation down before it is begun."""
@@ -135,9 +159,16 @@ class Store:
         )
         return Operation(int(cursor.lastrowid or 0), container_id, kind, began)
 
-    def end(self, operation: Operation) -> None:
-        """Strike an operation out: it is done, or undone."""
-        self._execute("DELETE FROM operations WHERE seq = ?", operation.seq)
+    def end(self, operation: Operation, *events: Event) -> None:
+        """Strike an operation out: it is done, or undone; with the events that its end is."""
+        with self._transaction():
+            self._execute("DELETE FROM operations WHERE seq = ?", operation.seq)
+            self._append(events)
+
+    def is_under_way(self, container_id: str) -> bool:
+        """Whether the journal holds an operation on the container."""
+        found = self._execute("SELECT 1 FROM operations WHERE container_id = ? LIMIT 1", container_id)
+        return found.fetchone() is not None
 
     def interrupted(self) -> list[Operation]:
         """What the journal holds; at start: what was interrupted."""
@@ -165,6 +196,42 @@ class Store:
         found = self._execute(f"SELECT {', '.join(names)} FROM audit ORDER BY seq DESC LIMIT ?", limit)  # noqa: S608 -- names are ours
         return [{**dict(zip(names, row, strict=True)), "detail": json.loads(row[-1])} for row in found]
 
+    def keep(self, events: Iterable[Event]) -> None:
+        """Keep events, the oldest of all giving way beyond `MAX_EVENTS`."""
+        with self._transaction():
+            self._append(events)
+
+    def events(self, after: int, since_ns: int, limit: int) -> list[Event]:
+        """The first events with a `seq` above `after`, none older than `since_ns`."""
+        found = self._execute(
+            "SELECT seq, time_ns, type, action, id, attributes FROM events WHERE seq > ? AND time_ns >= ?"
+            " ORDER BY seq LIMIT ?",
+            after,
+            since_ns,
+            limit,
+        )
+        return [
+            Event(kind, action, id_, json.loads(attributes), time_ns, seq)
+            for seq, time_ns, kind, action, id_, attributes in found
+        ]
+
+    def last_event(self) -> int:
+        """The `seq` of the newest event; 0 if there is none."""
+        (seq,) = self._execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+        return int(seq)
+
+    def _append(self, events: Iterable[Event]) -> None:
+        for event in events:
+            cursor = self._execute(
+                "INSERT INTO events (time_ns, type, action, id, attributes) VALUES (?, ?, ?, ?, ?)",
+                event.time_ns,
+                event.type,
+                event.action,
+                event.id,
+                json.dumps(event.attributes),
+            )
+            self._execute("DELETE FROM events WHERE seq <= ?", int(cursor.lastrowid or 0) - MAX_EVENTS)
+
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
         try:
             return self._connection.execute(statement, values)
@@ -184,3 +251,11 @@ class Store:
             self._connection.execute("ROLLBACK")
             raise
         self._execute("COMMIT")
+
+
+def _name_in_use(name: str) -> NameInUse:
+    return NameInUse(
+        f"the container name {name!r} is already in use: remove that container (hyper rm {name}) "
+        "or choose another name",
+        field="name",
+    )

@@ -9,19 +9,27 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from runtime import health, restarts
 from runtime.errors import GuestFailed, HostUnable, RuntimeFault
+from runtime.events import of_container
 from runtime.network import nft
 from runtime.output import last_words, write_end
 from runtime.record import Port
 from runtime.signals import signal_number
+from runtime.vm import launch
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+    from typing import Any
+
+    from qemu.qmp import QMPClient
 
     from runtime.cgroups import HostCgroups
     from runtime.config import Config
     from runtime.counts import Counts
+    from runtime.events import Events
+    from runtime.images.image import Image
     from runtime.images.store import ImageStore
     from runtime.life import Container, Lives
     from runtime.network.ports import PortReservations
@@ -34,6 +42,8 @@ SIGNAL_TIMEOUT_S = 2.0
 _KILL_GRACE_S = 1.5
 _EXIT_KILLED = 137
 _END_RETRY_S = 1.0
+_MONITOR_TIMEOUT_S = 5.0
+_WITH_HOST = "the host went down while it ran"
 SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
 
 
@@ -52,6 +62,7 @@ class Supervisor:
         host_cgroups: HostCgroups,
         counts: Counts,
         ports: PortReservations,
+        events: Events,
         on_end: Callable[[Container], None],
     ) -> None:
         self._config = config
@@ -61,11 +72,15 @@ class Supervisor:
         self._host_cgroups = host_cgroups
         self._counts = counts
         self._ports = ports
+        self._events = events
         self._on_end = on_end
         self._publishing = asyncio.Lock()
 
-    async def start(self, container: Container) -> None:
-        """Start the VM of a container that has none; the caller holds its lock."""
+    async def start(self, container: Container, *, retry: bool = False) -> None:
+        """Start the VM of a container that has none; the caller holds its lock.
+
+        With `retry` it is the restart policy's start: it counts as one, and if it fails the policy goes on.
+        """
         lifecycle = container.record.lifecycle
         again = lifecycle.epoch > 0
         self._lives.change(
@@ -79,6 +94,9 @@ class Supervisor:
             oom_killed=False,
             finished_at=None,
             start_phases={},
+            retries=lifecycle.retries + 1 if retry else 0,
+            retry_at=None,
+            retry_delay_s=lifecycle.retry_delay_s if retry else 0.0,
         )
         ports = tuple(Port(**port.model_dump()) for port in container.spec.ports)
         try:
@@ -89,13 +107,14 @@ class Supervisor:
             self._ports.release(container.id)
             self.clear(container)
             code = err.exit_code if isinstance(err, RuntimeFault) else RuntimeFault.exit_code
+            now = time.time()
             self._lives.change(
                 container,
                 "exited",
-                desired="running" if again else "stopped",
-                finished_at=time.time(),
+                finished_at=now,
                 exit_code=code,
                 error=str(err) or type(err).__name__,
+                **(self._ending(container, code, now) if retry else {"desired": "running" if again else "stopped"}),
             )
             raise
         container.process = running.started.process
@@ -113,14 +132,21 @@ class Supervisor:
             network=running.network,
             cgroups=running.groups,
             start_phases=running.phases,
+            health="none" if health.effective(container.spec.health, image.config) is None else "starting",
         )
-        self.attend(container)
+        container.failing_streak = 0
+        container.checks.clear()
+        self.attend(container, image)
         if ports:
             await self.publish()
 
-    def attend(self, container: Container) -> None:
-        """Watch a VM that runs, until it ends."""
+    def attend(self, container: Container, image: Image) -> None:
+        """Watch a VM that runs, until it ends, and check its container's health."""
         container.streams = Streams(container.directory / "streams.sock")
+        check = health.effective(container.spec.health, image.config)
+        if check is not None:
+            checker = health.Checker(container, self._lives, check)
+            container.checker = asyncio.create_task(checker.run(), name=f"check {container.id[:12]}")
         container.watcher = asyncio.create_task(self._watch(container), name=f"watch {container.id[:12]}")
 
     async def stop(self, container: Container, timeout_s: float | None) -> None:
@@ -131,6 +157,7 @@ class Supervisor:
         image = await self._images.resolve(container.record.image_digest)
         number = signal_number(container.spec.stop_signal or image.config.stop_signal or "TERM", "stop_signal")
         if container.agent is not None and timeout_s > 0:
+            self._events.tell(of_container(container.record, "kill", signal=number))
             with contextlib.suppress(GuestFailed):
                 await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=number, all=False)
                 await self._ended_within(container, timeout_s)
@@ -140,6 +167,7 @@ class Supervisor:
         """Kill the container's processes, so that the guest ends in order; then the VM, if it has not ended."""
         if container.watcher is None or container.watcher.done():
             return
+        self._events.tell(of_container(container.record, "kill", signal=int(signal.SIGKILL)))
         if container.agent is not None:
             with contextlib.suppress(GuestFailed):
                 await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=int(signal.SIGKILL), all=True)
@@ -148,6 +176,37 @@ class Supervisor:
             if container.process is not None:
                 container.process.signal(signal.SIGKILL)
             await asyncio.shield(container.watcher)
+
+    async def pause(self, container: Container) -> None:
+        """Stop the VM's processors.
+
+        Raises:
+            GuestFailed: QEMU does not answer.
+        """
+        async with self._monitor(container) as qmp:
+            await qmp.execute("stop")
+
+    async def resume(self, container: Container) -> None:
+        """Let the VM's processors go on, and set its clock, which stood still with them.
+
+        Raises:
+            GuestFailed: QEMU does not answer.
+        """
+        async with self._monitor(container) as qmp:
+            await qmp.execute("cont")
+        if container.agent is not None:
+            try:
+                await container.agent.call("guest-set-time", SIGNAL_TIMEOUT_S, time=time.time_ns())
+            except GuestFailed as err:
+                log.warning("the clock of %s is behind by its pause: %s", container.record.name, err)
+
+    @contextlib.asynccontextmanager
+    async def _monitor(self, container: Container) -> AsyncIterator[QMPClient]:
+        try:
+            async with asyncio.timeout(_MONITOR_TIMEOUT_S), launch.monitor(container.directory) as qmp:
+                yield qmp
+        except TimeoutError as err:
+            raise GuestFailed(f"QEMU's monitor did not answer within {_MONITOR_TIMEOUT_S:g} s") from err
 
     async def publish(self) -> None:
         """Give the kernel the published ports of all VMs that run."""
@@ -166,40 +225,50 @@ class Supervisor:
             container.agent.close()
         if container.streams is not None:
             container.streams.close()
-        container.agent = container.streams = container.process = None
+        if container.checker is not None:
+            container.checker.cancel()
+        container.agent = container.streams = container.process = container.checker = None
         for name in SOCKETS:
             (container.directory / name).unlink(missing_ok=True)
 
-    async def after_end(self, container: Container) -> None:
-        """A VM has ended: find its exit code, give back what it had, and say that the container has exited."""
+    async def after_end(self, container: Container, *, with_host: bool = False) -> None:
+        """A VM has ended: find its exit code, give back what it had, and say that the container has exited.
+
+        `with_host`: it ended because the host went down.
+        """
         words = last_words(container.log_path)
         stopping = container.state == "stopping"
         error = None
         if words is None:
-            error = None if stopping else "the VM ended without a word from its guest"
+            error = None if stopping else _WITH_HOST if with_host else "the VM ended without a word from its guest"
             words = write_end(container.log_path, _EXIT_KILLED, error)
         had_ports = bool(container.record.network and container.record.network.ports)
         self._ports.release(container.id)
         await self._host_cgroups.remove(container.record.cgroups)
         self.clear(container)
-        finished = words.exit_code == 0 and not stopping
+        now = time.time()
         self._lives.change(
             container,
             "exited",
-            finished_at=time.time(),
+            finished_at=now,
             exit_code=words.exit_code,
             oom_killed=words.oom_killed,
             error=error,
             vm=None,
             network=None,
-            # A process that ends with 0 has done what it was for; with anything else it is missed.
-            desired="stopped" if finished else container.record.lifecycle.desired,
+            health="none",
+            **({} if stopping else self._ending(container, words.exit_code, now, with_host=with_host)),
         )
         if had_ports:
             try:
                 await self.publish()
             except HostUnable as err:
                 log.warning("the ports of %s are still published: %s", container.record.name, err)
+
+    def _ending(self, container: Container, exit_code: int, now: float, *, with_host: bool = False) -> dict[str, Any]:
+        """What follows from an end that nobody asked for, as changes of the record."""
+        lifecycle = container.record.lifecycle
+        return restarts.ending(container.spec.restart, lifecycle, exit_code, now, with_host=with_host)._asdict()
 
     async def _watch(self, container: Container) -> None:
         if container.process is not None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.images.image import Image
     from runtime.life import Container
     from runtime.record import Lifecycle
 
@@ -24,6 +25,7 @@ def container(one: Container, command: list[str]) -> dict[str, Any]:
         "image_digest": record.image_digest,
         "args": command,
         "status": status(record.lifecycle, time.time()),
+        "restart": one.spec.restart.model_dump(),
         **lifecycle,
         "labels": dict(record.labels),
         "tenant": record.tenant,
@@ -35,7 +37,18 @@ def container(one: Container, command: list[str]) -> dict[str, Any]:
         "start_phases": dict(record.start_phases),
         "spec": one.spec.model_dump(mode="json"),
         "auto_remove": one.spec.auto_remove,
+        "failing_streak": one.failing_streak,
+        "checks": [asdict(check) for check in one.checks],
     }
+
+
+def sizes(one: Container, image: Image) -> dict[str, int]:
+    """Bytes on the host's disks: of the writable layer, and with the image's file, which it shares."""
+    try:
+        own = (one.data_directory / "writable.ext4").stat().st_blocks * 512
+    except FileNotFoundError:
+        own = 0
+    return {"size_bytes": own, "size_root_bytes": own + image.size_bytes}
 
 
 def status(lifecycle: Lifecycle, now: float) -> str:
@@ -44,9 +57,11 @@ def status(lifecycle: Lifecycle, now: float) -> str:
     if state in {"running", "paused", "stopping"} and lifecycle.started_at:
         words = f"Up {duration(now - lifecycle.started_at)}"
         if lifecycle.health != "none":
-            words += f" ({lifecycle.health})"
+            words += " (health: starting)" if lifecycle.health == "starting" else f" ({lifecycle.health})"
         return words + {"paused": " (Paused)", "stopping": " (Stopping)"}.get(state, "")
     if state == "exited" and lifecycle.finished_at:
+        if lifecycle.retry_at is not None:
+            return f"Restarting ({lifecycle.exit_code}) {duration(now - lifecycle.finished_at)} ago"
         return f"Exited ({lifecycle.exit_code}) {duration(now - lifecycle.finished_at)} ago"
     return state.capitalize()
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from runtime import startup, view
+from runtime import adjust, processes, startup, view
 from runtime.api.body import Body
-from runtime.spec import Spec
+from runtime.spec import MAX_CPUS, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES, RestartSpec, Spec
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -35,6 +35,20 @@ class RedeployBody(Body):
     reason: str = Field("", max_length=2048)
 
 
+class RenameBody(Body):
+    """The new name."""
+
+    name: str = Field(min_length=1, max_length=128)
+
+
+class UpdateBody(Body):
+    """What is to change; null: stays."""
+
+    memory_bytes: int | None = Field(None, ge=MIN_MEMORY_BYTES, le=MAX_MEMORY_BYTES)
+    cpus: float | None = Field(None, gt=0, le=MAX_CPUS)
+    restart: RestartSpec | None = None
+
+
 class ContainersApi:
     """Over the engine."""
 
@@ -52,23 +66,28 @@ class ContainersApi:
         router.post("/{ref}/kill", status_code=204)(self.kill)
         router.post("/{ref}/restart")(self.restart)
         router.post("/{ref}/redeploy")(self.redeploy)
+        router.post("/{ref}/pause", status_code=204)(self.pause)
+        router.post("/{ref}/unpause", status_code=204)(self.unpause)
+        router.post("/{ref}/rename", status_code=204)(self.rename)
+        router.post("/{ref}/update")(self.update)
+        router.get("/{ref}/top")(self.top)
         router.delete("/{ref}", status_code=204)(self.remove)
         router.post("/{ref}/wait")(self.wait)
         return router
 
-    async def containers(self, *, all: bool = False) -> list[dict[str, Any]]:  # noqa: A002 -- Docker's name
-        """Containers, the newest first; only those with a VM unless `all`."""
-        chosen = [one for one in self._engine.lives.all() if all or one.live]
-        return [await self._view(one) for one in reversed(chosen)]
+    async def containers(self, *, all: bool = False, size: bool = False) -> list[dict[str, Any]]:  # noqa: A002 -- Docker's name
+        """Containers, the newest first; only those that run, or are about to be started again, unless `all`."""
+        chosen = [one for one in self._engine.lives.all() if all or not one.over]
+        return [await self._view(one, size=size) for one in reversed(chosen)]
 
     async def create(self, spec: Spec) -> dict[str, Any]:
         """Create a container."""
         one = await self._engine.create(spec)
         return {"id": one.id, "name": one.record.name, "warnings": []}
 
-    async def inspect(self, ref: str) -> dict[str, Any]:
+    async def inspect(self, ref: str, *, size: bool = False) -> dict[str, Any]:
         """One container."""
-        return await self._view(self._engine.lives.find(ref))
+        return await self._view(self._engine.lives.find(ref), size=size)
 
     async def start(self, ref: str) -> dict[str, Any]:
         """Start it."""
@@ -91,18 +110,42 @@ class ContainersApi:
         body = body or RedeployBody()
         return await self._view(await self._engine.redeploy(ref, body.actor, body.reason))
 
+    async def pause(self, ref: str) -> None:
+        """Stop all that runs in it."""
+        await adjust.pause(self._engine, ref)
+
+    async def unpause(self, ref: str) -> None:
+        """Let it go on."""
+        await adjust.unpause(self._engine, ref)
+
+    async def rename(self, ref: str, body: RenameBody) -> None:
+        """Give it another name."""
+        await adjust.rename(self._engine, ref, body.name)
+
+    async def update(self, ref: str, body: UpdateBody) -> dict[str, Any]:
+        """Change its limits and restart policy."""
+        changed = await adjust.update(
+            self._engine, ref, memory_bytes=body.memory_bytes, cpus=body.cpus, restart=body.restart
+        )
+        return await self._view(changed)
+
+    async def top(self, ref: str) -> dict[str, Any]:
+        """The processes that run in it."""
+        return await processes.top(self._engine.lives.find(ref))
+
     async def remove(self, ref: str, *, force: bool = False) -> None:
         """Remove it."""
         await self._engine.remove(ref, force=force)
 
     async def wait(self, ref: str) -> dict[str, Any]:
-        """Wait until it does not run."""
+        """Wait until it does not run, and will not by its restart policy."""
         one = self._engine.lives.find(ref)
-        while one.live:
+        while not one.over:
             await one.changed.wait()
         lifecycle = one.record.lifecycle
         return {"exit_code": lifecycle.exit_code, "oom_killed": lifecycle.oom_killed, "error": lifecycle.error}
 
-    async def _view(self, one: Container) -> dict[str, Any]:
+    async def _view(self, one: Container, *, size: bool = False) -> dict[str, Any]:
         image = await self._engine.images.resolve(one.record.image_digest)
-        return view.container(one, startup.arguments(one.spec, image))
+        shown = view.container(one, startup.arguments(one.spec, image))
+        return {**shown, **view.sizes(one, image)} if size else shown

@@ -89,6 +89,7 @@ class StreamsApi:
         async def records() -> AsyncIterator[bytes]:
             async for event in streams.output(number):
                 if isinstance(event, Exit):
+                    self._engine.command_ended(one, number, event.exit_code)
                     end = {"event": "exited", "exit_code": event.exit_code, "signal": event.signal}
                     yield LogRecord(EVENT, time.time_ns(), json.dumps(end).encode()).encode()
                 else:

@@ -1,16 +1,23 @@
-"""The daemon and its host: `/v1/ping`, `/v1/version`, `/v1/info`, `/v1/audit`."""
+"""The daemon and its host: ping, version, info, audit, events."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from runtime.events import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from runtime.engine import Engine
+
+Values = Annotated[Sequence[str], Query(max_length=64)]
 
 
 class SystemApi:
@@ -27,6 +34,7 @@ class SystemApi:
         router.get("/version")(self.version)
         router.get("/info")(self.info)
         router.get("/audit")(self.audit)
+        router.get("/events")(self.events)
         return router
 
     async def ping(self) -> dict[str, Any]:
@@ -45,6 +53,7 @@ class SystemApi:
             **self._about,
             "containers": len(containers),
             "running": states.count("running"),
+            "paused": states.count("paused"),
             "stopped": sum(state in {"exited", "dead"} for state in states),
             "images": len(await self._engine.images.list()),
             **self._engine.counts.gauges(),
@@ -53,3 +62,28 @@ class SystemApi:
     async def audit(self, limit: Annotated[int, Query(ge=1, le=10000)] = 100) -> list[dict[str, Any]]:
         """Who did what, the newest first."""
         return self._engine.store.audit_log(limit)
+
+    async def events(
+        self,
+        *,
+        since: Annotated[float | None, Query(ge=0)] = None,
+        until: Annotated[float | None, Query(ge=0)] = None,
+        container: Values = (),
+        event: Values = (),
+        image: Values = (),
+        label: Values = (),
+        type: Values = (),  # noqa: A002 -- Docker's name
+    ) -> StreamingResponse:
+        """What happens: from `since` (seconds since 1970; else from now) to `until` (else without an end)."""
+        wanted = Wanted(tuple(container), tuple(event), tuple(image), tuple(label), tuple(type))
+        found = self._engine.events.read(wanted, _ns(since), _ns(until))
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for one in found:
+                yield json.dumps(one.to_dict()).encode() + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else int(min(seconds, 9e9) * 1e9)

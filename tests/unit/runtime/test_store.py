@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from runtime import record as records
 from runtime.errors import Conflict, NameInUse, NotFound
+from runtime.events import Events
 from runtime.life import FOLLOWING, Container, Lives
 from runtime.record import Lifecycle, Limits, Network, Port, Record, RecordError
 from runtime.spec import Spec
@@ -84,7 +85,7 @@ def a_container(tmp_path: Path, store: Store, name: str, number: int = 0) -> Con
 
 
 def test_a_change_is_in_the_store_and_in_the_state_directory(tmp_path: Path, store: Store) -> None:
-    lives = Lives(store)
+    lives = Lives(store, Events(store))
     one = a_container(tmp_path, store, "one")
     lives.add(one)
     changed = one.changed
@@ -96,7 +97,7 @@ def test_a_change_is_in_the_store_and_in_the_state_directory(tmp_path: Path, sto
 
 
 def test_states_that_do_not_follow_are_refused(tmp_path: Path, store: Store) -> None:
-    lives = Lives(store)
+    lives = Lives(store, Events(store))
     one = a_container(tmp_path, store, "one")
     lives.add(one)
     for state in set(records.STATES) - FOLLOWING["created"] - {"created"}:
@@ -107,7 +108,7 @@ def test_states_that_do_not_follow_are_refused(tmp_path: Path, store: Store) -> 
 
 
 def test_finding(tmp_path: Path, store: Store) -> None:
-    lives = Lives(store)
+    lives = Lives(store, Events(store))
     for number, name in enumerate(("one", "two")):
         lives.add(a_container(tmp_path, store, name, number))
     assert lives.find("two").record.name == "two"
