@@ -23,6 +23,8 @@ PARENT = "hyper"
 V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "memory", "blkio", "pids"})
 V2_CONTROLLERS = ("cpu", "memory", "io", "pids")
 CPU_PERIOD_US = 100_000
+NORMAL_WEIGHT = 100
+LEAST_WEIGHT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,16 @@ class HostCgroups:
             directory = Path(groups.v1["cpu"])
             _write(directory / "cpu.cfs_period_us", str(CPU_PERIOD_US))
             _write(directory / "cpu.cfs_quota_us", str(int(cpus * CPU_PERIOD_US)))
+
+    def weigh(self, groups: Cgroups, weight: int) -> None:
+        """Set the share of CPU time under contention: 1 to 10000, NORMAL_WEIGHT is what a group starts with.
+
+        v1 counts the same in shares of 1024 (cgroups(7), `cpu.shares`; cgroup-v2.rst, `cpu.weight`).
+        """
+        if groups.v2:
+            _write(Path(groups.v2) / "cpu.weight", str(weight))
+        if "cpu" in groups.v1:
+            _write(Path(groups.v1["cpu"]) / "cpu.shares", str(max(2, weight * 1024 // NORMAL_WEIGHT)))
 
     def processes(self, groups: Cgroups) -> set[int]:
         """Pids that are in any of the groups."""

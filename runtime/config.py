@@ -39,7 +39,13 @@ class Config(BaseSettings):
     uid_base: int = Field(900_000, ge=1000, description="First of the unprivileged uids that VMs run under.")
     default_memory_bytes: int = Field(128 * 1024**2, ge=16 * 1024**2, description="Memory limit of a container.")
     default_disk_bytes: int = Field(10 * 1024**3, ge=16 * 1024**2, description="Apparent size of the writable layer.")
+    log_max_bytes: int = Field(
+        256 * 1024**2, ge=1024**2, description="How much of a container's log is kept for certain; at most thrice that."
+    )
     template: bool = Field(default=True, description="Start VMs from a template where one is ready.")
+    pool_depth: int = Field(2, ge=0, le=256, description="Clones that wait for each size in use; 0: no pool.")
+    pool_limit: int = Field(16, ge=0, le=1024, description="Clones that wait in all.")
+    pool_max_age_s: float = Field(3600.0, gt=0, description="Age at which a waiting clone is replaced.")
     node: str = Field(default_factory=lambda: os.uname().nodename, description="Name of this host in labels.")
 
     exporter_listen: str = Field("127.0.0.1:9720", description="Address of /metrics.")

@@ -32,6 +32,7 @@ from runtime.store import Store
 from runtime.version import VERSION
 from runtime.vm import accel, kernel
 from runtime.vm.launch import Host
+from runtime.vm.pool import Pool
 from runtime.vm.template import Templates
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ log = logging.getLogger("hyperd")
 
 SOCKET = "hyperd.sock"
 _GROUP = "hyper"
+_POOL_UIDS = 1 << 16  # after those of containers, which are numbered by their addresses
 _EXIT_CONFIG = 2
 
 
@@ -106,15 +108,34 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
     counts = Counts(
         config.state_dir / "runtime.json",
         {"version": VERSION, "accel": verdict.accel},
-        lambda: {"templates_ready": len(templates.ready()), "containers": len(engine.lives.all())},
+        lambda: {
+            "templates_ready": len(templates.ready()),
+            "pool_waiting": pool.waiting,
+            "containers": len(engine.lives.all()),
+        },
     )
-    starter = Starter(config, host, verdict.accel, templates, host_cgroups)
+    pool = Pool(
+        config.state_dir / "pool",
+        config.data_dir / "pool",
+        host,
+        templates,
+        host_cgroups,
+        config.uid_base + _POOL_UIDS,
+        kernel.find_init(config),
+        depth=config.pool_depth if config.template else 0,
+        limit=config.pool_limit,
+        max_age_s=config.pool_max_age_s,
+    )
+    starter = Starter(config, host, verdict.accel, templates, pool, host_cgroups)
     engine = Engine(config, store, images, starter, host_cgroups, PortReservations(), counts)
     await recovery.recover(engine)
+    default_shape = starter.shape(config.default_memory_bytes, 1)
     if config.template:
-        templates.get(starter.shape(config.default_memory_bytes, 1))
+        templates.get(default_shape)
+    pool.open(default_shape)
     about = _about(config, host, verdict, host_cgroups)
     writing = asyncio.create_task(counts.keep_written())
+    rotating = asyncio.create_task(engine.rotation.run())
     listener = _listen(config.state_dir / SOCKET)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -133,6 +154,8 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
         await server.serve(sockets=[listener])
     finally:
         writing.cancel()
+        rotating.cancel()
+        await pool.close()
         await templates.close()
         counts.write()
         (config.state_dir / SOCKET).unlink(missing_ok=True)

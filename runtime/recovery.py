@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime import restarts
+from runtime.cgroups import directories
 from runtime.errors import RuntimeFault
 from runtime.events import of_container
 from runtime.vm.agent import Agent
@@ -130,9 +131,10 @@ async def _end_vm(engine: Engine, container: Container, *, with_host: bool = Fal
     process = _process_of(container)
     if process is not None:
         await process.kill()
-    groups = engine.host_cgroups.existing().get(container.id)
-    if groups is not None:
-        await _empty(engine, groups)
+    started_now = engine.host_cgroups.existing().get(container.id)
+    for groups in (container.record.cgroups, started_now):
+        if groups is not None and directories(groups):
+            await _empty(engine, groups)
     if container.live:
         await engine.supervisor.after_end(container, with_host=with_host)
 
@@ -151,9 +153,13 @@ async def _sweep(engine: Engine) -> None:
     Only what is below our own control group and our own directories is looked at.
     """
     known = {container.id for container in engine.lives.all()}
+    # A VM from the pool keeps the groups that it waited in.
+    owned = {path.name for one in engine.lives.all() if one.live for path in directories(one.record.cgroups)}
     for name, groups in engine.host_cgroups.existing().items():
-        if name not in known:
+        if name not in known | owned:
             await _empty(engine, groups)
+    for parent in (engine.config.state_dir / "pool", engine.config.data_dir / "pool"):
+        await asyncio.to_thread(shutil.rmtree, parent, ignore_errors=True)
     for parent in (engine.config.state_dir / "containers", engine.config.data_dir / "containers"):
         for directory in parent.iterdir() if parent.is_dir() else ():
             if directory.name not in known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import ipaddress
 import os
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime import cgroups, disks
+from runtime.errors import GuestFailed
 from runtime.network import links
 from runtime.record import Network, Port, Vm
 from runtime.vm import launch, machine
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from runtime.record import Cgroups, StartPath
     from runtime.spec import Spec
     from runtime.vm.launch import Host, Started, Template
-    from runtime.vm.process import Process
+    from runtime.vm.pool import Pool
     from runtime.vm.template import Templates
 
 # The guest's kernel and agent live beside the container's own memory limit, so that the limit is the container's alone:
@@ -55,6 +57,18 @@ class Running:
     started_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A VM that is up, and what it was made with."""
+
+    started: Started
+    order: launch.Order
+    network: Network
+    groups: Cgroups
+    path: StartPath
+    reason: str | None
+
+
 class Starter:
     """Starts VMs on this host. Holds no state of containers: what it made is in what it returns, or is undone."""
 
@@ -64,12 +78,14 @@ class Starter:
         host: Host,
         accel: Literal["tcg", "kvm"],
         templates: Templates,
+        pool: Pool,
         host_cgroups: HostCgroups,
     ) -> None:
         self._config = config
         self._host = host
         self._accel = accel
         self._templates = templates
+        self._pool = pool
         self._host_cgroups = host_cgroups
         self._subnet = ipaddress.IPv4Network(config.subnet)
 
@@ -93,33 +109,28 @@ class Starter:
             In every case no process and no control group is left.
         """
         phases: dict[str, float] = {}
-        groups = self._host_cgroups.create(container.id)
-        process: Process | None = None
-        try:
-            with _timed(phases, "image"):
-                writable = container.data_directory / "writable.ext4"
-                if not writable.exists():
-                    await disks.make_writable(writable, container.record.limits.disk_bytes)
-            network = self.network(container, ports)
-            order = self._order(container, image, writable, groups, network)
-            template, path, reason = self._path(order.shape)
-            mode: machine.Mode = "clone" if template else "cold"
-            started = await launch.start(self._host, order, mode, template=template)
-            process = started.process
-            phases.update(started.phases)
-            limits = container.record.limits
-            with _timed(phases, "network"):
-                await started.agent.call("hyper-identity", _IDENTITY_TIMEOUT_S, **self._identity(container, network))
-            with _timed(phases, "exec"):
-                await started.agent.call("hyper-start", _START_TIMEOUT_S, **_process(container, image))
-            # Only now: a quota would slow the start itself.
-            memory = order.shape.ram_bytes + VMM_RESERVE_BYTES
-            self._host_cgroups.limit(groups, memory_bytes=memory, cpus=limits.cpu_quota)
-        except BaseException:
-            if process is not None:
+        limits = container.record.limits
+        with _timed(phases, "image"):
+            writable = container.data_directory / "writable.ext4"
+            if not writable.exists():
+                await disks.make_writable(writable, limits.disk_bytes)
+        with self._pool.starting():
+            placed = await self._place(container, image, writable, ports)
+            phases.update(placed.started.phases)
+            agent, process, order = placed.started.agent, placed.started.process, placed.order
+            try:
+                with _timed(phases, "network"):
+                    identity = self._identity(container, placed.network)
+                    await agent.call("hyper-identity", _IDENTITY_TIMEOUT_S, **identity)
+                with _timed(phases, "exec"):
+                    await agent.call("hyper-start", _START_TIMEOUT_S, **_process(container, image))
+                # Only now: a quota would slow the start itself.
+                memory = order.shape.ram_bytes + VMM_RESERVE_BYTES
+                self._host_cgroups.limit(placed.groups, memory_bytes=memory, cpus=limits.cpu_quota)
+            except BaseException:
                 await asyncio.shield(process.kill())
-            await asyncio.shield(self._host_cgroups.remove(groups))
-            raise
+                await asyncio.shield(self._host_cgroups.remove(placed.groups))
+                raise
         vm = Vm(
             pid=process.pid,
             pid_start_ticks=process.start_ticks,
@@ -129,27 +140,54 @@ class Starter:
             machine="microvm",
             uid=order.uid,
             kernel=self._host.kernel.version,
-            start_path=path,
-            start_path_reason=reason,
+            start_path=placed.path,
+            start_path_reason=placed.reason,
             cpu_quota=limits.cpu_quota,
         )
-        return Running(started, vm, network, groups, phases, time.time())
+        return Running(placed.started, vm, placed.network, placed.groups, phases, time.time())
 
-    def _path(self, shape: machine.Shape) -> tuple[Template | None, StartPath, str | None]:
+    async def _place(self, container: Container, image: Image, writable: Path, ports: tuple[Port, ...]) -> _Placed:
+        """A VM for the container whose agent answers: from the pool, else from a template, else booted."""
+        network = self.network(container, ports)
+        limits = container.record.limits
+        member, reason = self._pool.take(self.shape(limits.memory_bytes, limits.vcpus))
+        if member is not None:
+            network = dataclasses.replace(network, tap=member.tap)
+            order = self._order(container, image, writable, member.groups, network, member.uid)
+            try:
+                started = await self._pool.hand_out(member, order)
+            except GuestFailed as err:
+                reason = f"the pool's VM failed: {err}"
+                network = self.network(container, ports)
+            else:
+                return _Placed(started, order, network, member.groups, "pool", None)
+        groups = self._host_cgroups.create(container.id)
+        uid = self._config.uid_base + 2 + container.slot
+        order = self._order(container, image, writable, groups, network, uid)
+        template, why_cold = self._template(order.shape)
+        try:
+            started = await launch.start(self._host, order, "clone" if template else "cold", template=template)
+        except BaseException:
+            await asyncio.shield(self._host_cgroups.remove(groups))
+            raise
+        if template:
+            return _Placed(started, order, network, groups, "template", reason)
+        return _Placed(started, order, network, groups, "cold", why_cold)
+
+    def _template(self, shape: machine.Shape) -> tuple[Template | None, str | None]:
         if not self._config.template:
-            return None, "cold", "templates are switched off (template = false)"
-        template, reason = self._templates.get(shape)
-        return (template, "template", None) if template else (None, "cold", reason)
+            return None, "templates are switched off (template = false)"
+        return self._templates.get(shape)
 
     def _order(
-        self, container: Container, image: Image, writable: Path, groups: Cgroups, network: Network
+        self, container: Container, image: Image, writable: Path, groups: Cgroups, network: Network, uid: int
     ) -> launch.Order:
         limits = container.record.limits
         return launch.Order(
             name=container.id,
             directory=container.directory,
             shape=self.shape(limits.memory_bytes, limits.vcpus),
-            uid=self._config.uid_base + 2 + container.slot,
+            uid=uid,
             groups=cgroups.directories(groups),
             tap=network.tap,
             bridge=network.bridge,

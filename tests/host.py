@@ -134,6 +134,7 @@ class Host:
             "exporter_listen": self.exporter,
             "exporter_url": f"http://{self.exporter}",
             "interval_s": 1,
+            "pool_depth": 0,
             **settings,
         }
         self.env = {f"HYPER_{name.upper()}": str(value) for name, value in values.items()}
@@ -224,7 +225,8 @@ class Host:
         tables = subprocess.run(["nft", "list", "tables"], capture_output=True, check=True, text=True).stdout
         found += [line for line in tables.splitlines() if self.bridge in line]
         found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup_parent}")]
-        uids = range(int(self.env["HYPER_UID_BASE"]), int(self.env["HYPER_UID_BASE"]) + 300)
+        base = int(self.env["HYPER_UID_BASE"])
+        uids = {*range(base, base + 300), *range(base + 65536, base + 65536 + 4096)}
         for one in psutil.process_iter(["pid", "name", "uids", "status"]):
             # One that has ended and waits for init to take note is none of ours any more.
             if one.info["uids"].real in uids and one.info["status"] != psutil.STATUS_ZOMBIE:

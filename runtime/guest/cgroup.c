@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static int64_t read_counter(const char *text, const char *name)
 {
@@ -32,6 +34,11 @@ void cgroup_kill(void)
 {
     if (!write_file(CONTAINER_CGROUP "/cgroup.kill", "1") && container.state == RUNNING)
         kill(container.pid, SIGKILL); /* its PID namespace goes with it */
+}
+
+bool cgroup_renew(void)
+{
+    return rmdir(CONTAINER_CGROUP) == 0 && mkdir(CONTAINER_CGROUP, 0755) == 0;
 }
 
 static bool set_limit(const char *file, int64_t value, struct fault *fault)

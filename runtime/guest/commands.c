@@ -135,6 +135,17 @@ static enum outcome run_signal(struct call *call)
     return DONE;
 }
 
+static enum outcome run_log_credit(struct call *call)
+{
+    int64_t credit;
+    if (want_int(&json, call->arguments, "credit", 0, INT64_MAX, NULL, &credit, call->fault)) {
+        log_credit(credit);
+        put_member(call->out, "{\"written\": ", log_written());
+        buffer_text(call->out, "}");
+    }
+    return DONE;
+}
+
 static enum outcome run_resize(struct call *call)
 {
     int64_t session, rows, columns, zero = 0;
@@ -143,6 +154,55 @@ static enum outcome run_resize(struct call *call)
         want_int(&json, call->arguments, "cols", 1, 65535, NULL, &columns, call->fault))
         streams_resize((uint32_t)session, (int)rows, (int)columns, call->fault);
     return DONE;
+}
+
+static enum outcome run_freeze(struct call *call)
+{
+    int64_t timeout_s, usual = 30;
+    const char *device;
+    if (!want_text(&json, call->arguments, "device", NULL, &device, call->fault) ||
+        !want_int(&json, call->arguments, "timeout_s", 1, 600, &usual, &timeout_s, call->fault))
+        return DONE;
+    if (strlen(device) != 3 || strncmp(device, "vd", 2) != 0 || device[2] < 'b' || device[2] > 'z') {
+        refuse(call->fault, INVALID, "device: a disk expected, such as vdc");
+        return DONE;
+    }
+    return volumes_freeze(call->port, device, (int)timeout_s, call->fault) ? LATER : DONE;
+}
+
+static enum outcome run_thaw(struct call *call)
+{
+    return volumes_thaw(call->port, call->fault) ? LATER : DONE;
+}
+
+static enum outcome run_archive(struct call *call)
+{
+    static struct exec_request request;
+    static const struct { const char *name; enum builtin builtin; } kinds[] = {
+        {"get", BUILTIN_GET}, {"put", BUILTIN_PUT}, {"changes", BUILTIN_CHANGES}, {"layer", BUILTIN_LAYER}};
+    int64_t session;
+    const char *kind, *path;
+    struct process_request *process = &request.process;
+    memset(&request, 0, sizeof request);
+    if (!want_int(&json, call->arguments, "session", 1, INT32_MAX, NULL, &session, call->fault) ||
+        !want_text(&json, call->arguments, "kind", NULL, &kind, call->fault) ||
+        !want_text(&json, call->arguments, "path", "/", &path, call->fault) ||
+        !want_texts(&json, call->arguments, "exclude", process->args + 1, MAX_ARGS - 1, &process->args_count,
+                    call->fault))
+        return DONE;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(kind, kinds[i].name) == 0)
+            process->builtin = kinds[i].builtin;
+    if (!process->builtin || path[0] != '/' || strlen(path) > 4000) {
+        refuse(call->fault, INVALID, "kind: get, put, changes or layer; path: an absolute path");
+        return DONE;
+    }
+    process->args[0] = path;
+    process->args_count++;
+    process->cwd = process->user = "";
+    process->want_stdin = process->builtin == BUILTIN_PUT;
+    request.session = (uint32_t)session;
+    return container_exec(call->port, &request, call->fault) ? LATER : DONE;
 }
 
 static enum outcome run_info(struct call *call);
@@ -167,6 +227,10 @@ static const struct command {
     {"hyper-signal", false, true, run_signal},
     {"hyper-exec", false, true, run_exec},
     {"hyper-resize", false, true, run_resize},
+    {"hyper-archive", false, true, run_archive},
+    {"hyper-freeze", false, true, run_freeze},
+    {"hyper-thaw", false, true, run_thaw},
+    {"hyper-log-credit", false, true, run_log_credit},
 };
 #define COMMANDS (sizeof commands / sizeof *commands)
 

@@ -128,6 +128,7 @@ bool container_start(struct port *port, const struct start_request *request, str
     if (!cgroup_set_limits(request, fault) || !keep(&request->process, fault) || !launch(port, &spawn, 0, fault))
         return false;
     container.state = STARTING;
+    container.rehearsal = request->rehearse;
     return true;
 }
 
@@ -307,9 +308,27 @@ static void look_for_oom(void)
     container.oom_kills = kills;
 }
 
+/* The end of a rehearsal: what it leaves is warm code, in the guest's caches and in an emulator's. All else is as it was
+ * before it, so that a start finds what the first one would have found. */
+static void stand_by(void)
+{
+    source_close(&oom);
+    log_sources(-1, -1);
+    streams_container(-1, -1);
+    if (!cgroup_renew())
+        say("the cgroup of the rehearsal stays: %s", strerror(errno));
+    container = (struct container){.state = IDLE};
+    killed_ns = drained_ns = 0;
+    empty = false;
+}
+
 static void finish(void)
 {
     char event[128], signal[16] = "null";
+    if (container.rehearsal) {
+        stand_by();
+        return;
+    }
     if (container.signal)
         snprintf(signal, sizeof signal, "%d", container.signal);
     snprintf(event, sizeof event, "{\"event\": \"exited\", \"exit_code\": %d, \"signal\": %s, \"oom_killed\": %s}",
@@ -321,6 +340,7 @@ static void finish(void)
 int container_step(void)
 {
     container_reports();
+    volumes_step();
     if (oom.fd >= 0 && (oom.readable || container.state == EXITED))
         look_for_oom();
     if (container.state != EXITED)
@@ -336,7 +356,7 @@ int container_step(void)
         drained_ns = now;
     if (streams_idle() || now - drained_ns > STREAMS_DEADLINE_NS)
         finish();
-    return TICK_MS;
+    return container.state == EXITED ? TICK_MS : -1;
 }
 
 bool container_stop(void)

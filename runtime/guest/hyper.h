@@ -83,24 +83,33 @@ enum outcome command_run(struct port *port, char *line, size_t length, struct bu
 #define MAX_ARGS 4096
 #define MAX_ENV 4096
 #define MAX_TMPFS 32
+#define MAX_MOUNTS 16
 #define MAX_READ_FILES 128
 #define MAX_STATVFS 32
 #define MAX_HOSTS 64
 
+enum builtin { BUILTIN_NONE, BUILTIN_IDLE, BUILTIN_GET, BUILTIN_PUT, BUILTIN_CHANGES, BUILTIN_LAYER };
 struct process_request {
+    enum builtin builtin; /* instead of a program of the container's: what archive.c does */
     const char *args[MAX_ARGS + 1], *env[MAX_ENV + 1];
     int args_count, env_count;
     const char *cwd, *user;
     bool tty, want_stdin;
     int rows, columns;
 };
+struct mount_request { /* the directory of a file system, at a path of the container */
+    const char *path, *device, *type, *options, *directory;
+    bool read_only, device_read_only, copy;
+};
 struct start_request {
     struct process_request process;
     const char *image_device, *image_type;
     const char *writable_device, *writable_type, *writable_options; /* device NULL: none */
-    bool read_only;
+    bool read_only, rehearse;
     struct { const char *path, *options; } tmpfs[MAX_TMPFS];
     int tmpfs_count;
+    struct mount_request mounts[MAX_MOUNTS];
+    int mounts_count;
     int64_t memory_max, memory_swap_max, cpu_quota_us, cpu_period_us, cpu_weight, pids_max; /* -1: not set */
 };
 struct exec_request {
@@ -152,7 +161,7 @@ struct container {
     enum container_state state;
     pid_t pid;
     int exit_code, signal; /* signal 0: none; valid once EXITED */
-    bool oom_killed;
+    bool oom_killed, rehearsal; /* a rehearsal's end is not the VM's */
     int64_t oom_kills, started_ns, finished_ns;
 };
 extern struct container container;
@@ -170,6 +179,7 @@ void machine_end(void) __attribute__((noreturn)); /* flush, sync and end the VM 
 int64_t container_oom_kills(void);
 bool cgroup_populated(void);
 void cgroup_kill(void);
+bool cgroup_renew(void); /* an empty group becomes a new one, its counters at 0 */
 bool cgroup_set_limits(const struct start_request *request, struct fault *fault);
 
 /* --- spawn.c and the files beside it: what happens in the child */
@@ -195,6 +205,13 @@ void child_fail(int report, const char *class, const char *format, ...)
 void child_send(int report, struct child_report *message, int fd);
 void rootfs_enter(const struct start_request *request, int report);     /* rootfs.c */
 void process_exec(const struct spawn *spawn) __attribute__((noreturn)); /* process.c */
+int rehearse(const char *self);                                         /* rehearse.c: `init rehearse` */
+void mount_device(const char *device, const char *type, const char *target, unsigned long flags, const char *options);
+void make_parents(const char *path);
+void volumes_open(const struct start_request *start, const char *root, int *trees, int report); /* volumes.c */
+void volumes_attach(const struct start_request *start, const int *trees);
+void archive_run(const struct spawn *spawn) __attribute__((noreturn)); /* archive.c */
+void unarchive_run(int directory) __attribute__((noreturn));           /* unarchive.c */
 struct user { /* user.c */
     uid_t uid;
     gid_t gid, groups[64];
@@ -207,6 +224,8 @@ void user_find(const char *text, struct user *user, int report);
 void log_open(int fd);
 void log_sources(int out, int err); /* the container's output: pipes, or a tty and -1 */
 void log_event(const char *json);
+void log_credit(int64_t bytes); /* so many more bytes of output may be written from now on */
+int64_t log_written(void);      /* bytes of all records so far */
 bool log_pump(void);
 void log_recheck(void);            /* look at the output again, even if nothing was announced */
 bool log_drained(bool no_writer); /* all output is in the port; `no_writer`: nobody is left who could write more */
@@ -227,6 +246,12 @@ bool streams_idle(void); /* nothing left to send */
 bool clock_set(int64_t time_ns, struct fault *fault);
 bool identity_set(const struct identity_request *request, struct fault *fault);
 bool network_set(const struct identity_request *request, struct fault *fault);
+
+/* --- volumes.c: the answers come later */
+bool volumes_freeze(struct port *port, const char *device, int timeout_s, struct fault *fault);
+bool volumes_thaw(struct port *port, struct fault *fault);
+void volumes_step(void);
+void close_others(int kept); /* in a child that runs no program: PID 1's descriptors, but the standard streams and one */
 
 /* --- stats.c */
 void stats_read(const struct read_request *request, struct buffer *out);

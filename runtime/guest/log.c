@@ -1,7 +1,9 @@
 /* hyper.log: records of what the container wrote and of its life.
  *
  * One record is on its way at a time; the container's pipes are read only once it has gone, so a slow port holds up the
- * container's writes and nothing piles up here. */
+ * container's writes and nothing piles up here. The same holds once the credit is used up that the host gives: the
+ * container then waits as it would for a reader of a full pipe. What is left when it has ended is written all the same:
+ * it is no more than the pipes hold. */
 #include "hyper.h"
 
 #include <errno.h>
@@ -14,6 +16,7 @@
 enum { RECORD_STDOUT = 1, RECORD_STDERR = 2, RECORD_EVENT = 3 };
 #define HEAD 16
 #define PAYLOAD (32768 - HEAD) /* a record is one write of the port's */
+#define FIRST_CREDIT (64 << 20) /* until the host says more */
 
 static struct source port = {.fd = -1}, outputs[2] = {{.fd = -1}, {.fd = -1}};
 static unsigned char record[HEAD + PAYLOAD];
@@ -21,6 +24,17 @@ static size_t record_length, record_sent;
 static char events[4096]; /* texts, each with its NUL, that wait for the record before them */
 static size_t events_length;
 static int turn;
+static int64_t written, limit = FIRST_CREDIT;
+
+void log_credit(int64_t bytes)
+{
+    limit = bytes < INT64_MAX - written ? written + bytes : INT64_MAX;
+}
+
+int64_t log_written(void)
+{
+    return written;
+}
 
 void log_open(int fd)
 {
@@ -45,6 +59,7 @@ static void make_record(int type, size_t length)
     memcpy(record + 8, &time, 8);
     record_length = HEAD + length;
     record_sent = 0;
+    written += (int64_t)record_length;
 }
 
 void log_event(const char *json)
@@ -72,6 +87,8 @@ static bool next_event(void)
 
 static bool next_output(void)
 {
+    if (written >= limit && container.state != EXITED)
+        return false;
     for (int i = 0; i < 2; i++) {
         struct source *source = &outputs[turn ^= 1];
         if (source->fd < 0 || !source->readable)

@@ -79,8 +79,11 @@ static void loop(void)
     }
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+    if (count > 1 && strcmp(arguments[1], "rehearse") == 0)
+        return rehearse(arguments[0]);
+
     static const char *const names[] = {"hyper.control", "hyper.stats", "hyper.streams", "hyper.log"};
     int fds[4] = {-1, -1, -1, -1};
     sigset_t set;

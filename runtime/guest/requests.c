@@ -98,6 +98,31 @@ static bool parse_tmpfs(const struct json *json, const struct json_node *list, s
     return true;
 }
 
+static bool parse_mounts(const struct json *json, const struct json_node *list, struct start_request *request,
+                         struct fault *fault)
+{
+    if (!list || list->type == JSON_NULL)
+        return true;
+    if (list->type != JSON_ARRAY || list->length > MAX_MOUNTS)
+        return refuse(fault, INVALID, "mounts: a list of at most %d objects expected", MAX_MOUNTS);
+    const struct json_node *item = json_first(list);
+    for (uint32_t i = 0; i < list->length; i++, item = json_next(json, item)) {
+        struct mount_request *mount = &request->mounts[i];
+        if (!parse_device(json, item, "mounts", &mount->device, &mount->type, fault) ||
+            !want_text(json, item, "path", NULL, &mount->path, fault) ||
+            !want_text(json, item, "options", "", &mount->options, fault) ||
+            !want_text(json, item, "directory", NULL, &mount->directory, fault) ||
+            !want_bool(json, item, "read_only", &mount->read_only, fault) ||
+            !want_bool(json, item, "device_read_only", &mount->device_read_only, fault) ||
+            !want_bool(json, item, "copy", &mount->copy, fault) || !want_absolute("mounts.path", mount->path, fault))
+            return false;
+        if (!is_word(mount->directory) || strlen(mount->options) > MAX_OPTIONS)
+            return refuse(fault, INVALID, "mounts: directory is a name, options at most %d bytes", MAX_OPTIONS);
+    }
+    request->mounts_count = (int)list->length;
+    return true;
+}
+
 static bool parse_cgroup(const struct json *json, const struct json_node *cgroup, struct start_request *request,
                          struct fault *fault)
 {
@@ -110,6 +135,17 @@ static bool parse_cgroup(const struct json *json, const struct json_node *cgroup
            want_int(json, cgroup, "pids_max", 1, 4194304, &unset, &request->pids_max, fault);
 }
 
+/* A container without a program: its files can be had while it does nothing. */
+static bool parse_idle(const struct json *json, const struct json_node *arguments, struct process_request *process,
+                       struct fault *fault)
+{
+    bool idle;
+    if (!want_bool(json, arguments, "idle", &idle, fault))
+        return false;
+    process->builtin = idle ? BUILTIN_IDLE : BUILTIN_NONE;
+    return true;
+}
+
 bool parse_start(const struct json *json, const struct json_node *arguments, struct start_request *request,
                  struct fault *fault)
 {
@@ -120,7 +156,10 @@ bool parse_start(const struct json *json, const struct json_node *arguments, str
         return refuse(fault, INVALID, "cgroup: an object expected");
     return parse_process(json, arguments, &request->process, fault) && parse_root(json, root, request, fault) &&
            parse_tmpfs(json, json_get(json, arguments, "tmpfs"), request, fault) &&
-           parse_cgroup(json, cgroup, request, fault);
+           parse_mounts(json, json_get(json, arguments, "mounts"), request, fault) &&
+           parse_idle(json, arguments, &request->process, fault) &&
+           parse_cgroup(json, cgroup, request, fault) &&
+           want_bool(json, arguments, "rehearse", &request->rehearse, fault);
 }
 
 bool parse_exec(const struct json *json, const struct json_node *arguments, struct exec_request *request,

@@ -42,7 +42,7 @@ static void must_mkdir(const char *path)
         child_fail(report, GENERIC, "cannot make the directory %s: %s", path, strerror(errno));
 }
 
-static void make_parents(const char *path)
+void make_parents(const char *path)
 {
     char part[4096];
     snprintf(part, sizeof part, "%s", path);
@@ -55,8 +55,7 @@ static void make_parents(const char *path)
     must_mkdir(part);
 }
 
-static void mount_device(const char *device, const char *type, const char *target, unsigned long flags,
-                         const char *options)
+void mount_device(const char *device, const char *type, const char *target, unsigned long flags, const char *options)
 {
     char path[64];
     snprintf(path, sizeof path, "/dev/%s", device);
@@ -181,11 +180,12 @@ static void bind_file(int tree, const char *path)
 void rootfs_enter(const struct start_request *start, int to)
 {
     static const char *const files[] = {"hostname", "hosts", "resolv.conf", "machine-id"};
-    int trees[4];
+    int trees[4], volumes[MAX_MOUNTS];
     struct stat status;
     report = to;
     umask(0);
     mount_root(start);
+    volumes_open(start, ROOT, volumes, to);
     for (int i = 0; i < 4; i++) {
         char path[64];
         snprintf(path, sizeof path, ETC_DIR "/%s", files[i]); /* -1: no identity was given */
@@ -202,6 +202,7 @@ void rootfs_enter(const struct start_request *start, int to)
         if (trees[i] >= 0 && (i < 3 || lstat(path, &status) == 0))
             bind_file(trees[i], path);
     }
+    volumes_attach(start, volumes);
     for (int i = 0; i < start->tmpfs_count; i++)
         mount_tmpfs(start->tmpfs[i].path, start->tmpfs[i].options);
     if (start->process.cwd[0])

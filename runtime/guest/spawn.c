@@ -109,6 +109,8 @@ static void child_main(const struct spawn *spawn)
         if (fd < 0 || dup2(fd, i) != i)
             child_fail(spawn->report, GENERIC, "cannot set standard stream %d: %s", i, strerror(errno));
     }
+    if (spawn->process->builtin)
+        archive_run(spawn);
     process_exec(spawn);
 }
 
@@ -116,6 +118,10 @@ static void child_main(const struct spawn *spawn)
 static void session_main(const struct spawn *spawn) __attribute__((noreturn));
 static void session_main(const struct spawn *spawn)
 {
+    if (spawn->process->builtin >= BUILTIN_CHANGES) { /* looks at the disks, not at the container */
+        child_send(spawn->report, &(struct child_report){.kind = CHILD_PID, .pid = getpid()}, -1);
+        child_main(spawn);
+    }
     int told[2], cgroup = open_cgroup(); /* while it can be seen */
     int target = (int)syscall(SYS_pidfd_open, spawn->container, 0);
     if (target < 0 || setns(target, NAMESPACES | CLONE_NEWCGROUP) != 0)

@@ -202,31 +202,29 @@ static void take_frame(uint32_t id, int type, int stream, const unsigned char *d
     }
 }
 
-/* Where the next RESET begins: what a host sends first when it has connected anew. */
-static size_t find_reset(void)
+/* Where the next RESET begins, from a place on: what a host sends first when it has connected anew. */
+static size_t find_reset(size_t from)
 {
     static const unsigned char head[HEAD] = {[8] = sizeof nonce};
-    const unsigned char *at = memmem(in, in_length, head, HEAD);
-    if (at) {
-        lost = false;
+    const unsigned char *at = memmem(in + from, in_length - from, head, HEAD);
+    lost = !at;
+    if (at)
         return (size_t)(at - in);
-    }
-    return in_length < HEAD ? 0 : in_length - HEAD + 1;
+    return in_length - from < HEAD ? from : in_length - HEAD + 1;
 }
 
 /* Frames that `in` holds in full; a length out of range loses the thread until the next RESET. */
 static void take_frames(void)
 {
-    size_t at = lost ? find_reset() : 0;
+    size_t at = lost ? find_reset(0) : 0;
     while (!lost && in_length - at >= HEAD) {
         uint32_t id, length;
         memcpy(&id, in + at, 4);
         memcpy(&length, in + at + 8, 4);
         if (length > PAYLOAD) {
             say("streams port: a frame of %u bytes; waiting for a RESET", length);
-            lost = true;
-            at = in_length;
-            break;
+            at = find_reset(at);
+            continue;
         }
         if (in_length - at - HEAD < length)
             break;

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 1 << 20
 DEFAULT_TIMEOUT_S = 10.0
+_FIRST_RESYNC_S = 0.1
+_LAST_RESYNC_S = 1.0
 
 _ERRORS = {"NotFound": CommandNotFound, "NotExecutable": CommandNotExecutable}
 
@@ -50,7 +52,7 @@ class Agent:
             except TimeoutError as err:
                 self.close()
                 raise GuestFailed(f"the guest agent did not answer {command} within {timeout_s:g} s") from err
-            except (OSError, EOFError, ValueError, RecursionError) as err:
+            except (OSError, EOFError, ValueError, RecursionError, asyncio.LimitOverrunError) as err:
                 # ValueError: JSON, or a line over the limit (asyncio says LimitOverrunError as ValueError)
                 self.close()
                 raise GuestFailed(f"the guest agent broke off during {command}: {type(err).__name__}") from err
@@ -71,16 +73,24 @@ class Agent:
         self._reader, self._writer = await process.connect(self._path, MAX_ANSWER_BYTES)
         token = random.randrange(1, 2**31)  # noqa: S311 -- tells a stale answer from ours, not a secret
         request = {"execute": "guest-sync-delimited", "arguments": {"id": token}}
-        self._writer.write(b"\xff" + json.dumps(request).encode() + b"\n")
+        pause_s = _FIRST_RESYNC_S
+        while True:
+            # More than once: a guest that sees the end of an earlier connection late drops what it has read of ours.
+            self._writer.write(b"\xff" + json.dumps(request).encode() + b"\n")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._synchronised(self._reader, token)
+                    return
+            pause_s = min(2 * pause_s, _LAST_RESYNC_S)
+
+    async def _synchronised(self, reader: asyncio.StreamReader, token: int) -> None:
         discarded = 0
         while True:
-            chunk = await self._reader.readuntil(b"\xff")
-            discarded += len(chunk)
+            discarded += len(await reader.readuntil(b"\xff"))
             if discarded > MAX_ANSWER_BYTES:
                 raise ValueError("no end of old answers")
-            line = await self._reader.readline()
             with contextlib.suppress(ValueError):
-                answer = json.loads(line)
+                answer = json.loads(await reader.readline())
                 if isinstance(answer, dict) and answer.get("return") == token:
                     return
 
@@ -90,7 +100,8 @@ class Agent:
         request = {"execute": command, "arguments": arguments}
         self._writer.write(json.dumps(request).encode() + b"\n")
         await self._writer.drain()
-        line = await self._reader.readline()
+        while (line := await self._reader.readline()).startswith(b"\xff"):
+            pass  # the answer to a synchronisation that was sent twice
         if not line.endswith(b"\n"):
             raise EOFError
         return json.loads(line)

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qemu.qmp import QMPClient, QMPError
@@ -20,7 +21,6 @@ from runtime.vm.agent import Agent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
-    from pathlib import Path
     from typing import Any
 
     from runtime.vm.kernel import Kernel
@@ -52,6 +52,14 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """The disk of a volume to attach, in the order of the guest's devices."""
+
+    file: Path
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One VM to start. `directory` gets its sockets; None for `image` and `writable` are placeholders.
 
@@ -69,6 +77,7 @@ class Order:
     log: Path | None = None
     image: Path | None = None
     writable: Path | None = None
+    volumes: tuple[Volume, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,8 @@ def _open_files(
         agent=listening("agent.sock"),
         agent_stats=listening("agent-stats.sock"),
         streams=listening("streams.sock"),
-        log=opened(order.log, appended),
+        # A guest's port is only open while somebody takes what it writes; in a template that is /dev/null.
+        log=opened(order.log or Path(os.devnull), appended),
         console=opened(order.console, appended),
         tap=tap,
         image=opened(order.image, os.O_RDONLY),
@@ -189,6 +199,10 @@ def _open_files(
         kernel=opened(host.kernel.vmlinuz, os.O_RDONLY) if boots else -1,
         initrd=opened(host.kernel.initrd, os.O_RDONLY) if boots else -1,
         vm_state=opened(template.state, os.O_RDONLY) if template else -1,
+        volumes=tuple(
+            machine.VolumeFile(opened(volume.file, os.O_RDONLY if volume.read_only else os.O_RDWR), volume.read_only)
+            for volume in order.volumes
+        ),
     )
 
 

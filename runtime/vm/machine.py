@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
     from runtime.vm.kernel import Kernel
 
-LAYOUT = 1  # to be raised whenever devices or the command line change: templates are keyed by it
+LAYOUT = 2  # to be raised whenever devices or the command line change: templates are keyed by it
 
 PORT_NAMES = ("hyper.control", "hyper.stats", "hyper.streams", "hyper.log")
+# Disks for volumes. With image, writable layer, ports, network and entropy they are seven of the eight
+# virtio-mmio devices that a microvm without ACPI has. In the guest they are vdc and vdd.
+VOLUME_NODES = ("volume0", "volume1")
+VOLUME_DEVICES = ("vdc", "vdd")
 # Clones put a file of any size behind it; the guest's driver keeps the size that it saw in the template.
 _PLACEHOLDER_BYTES = 1 << 40
 _TCG_CODE_CACHE_MB = 32
@@ -33,11 +37,19 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A volume's disk, as a descriptor."""
+
+    fd: int
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Files:
     """Descriptors that QEMU inherits; -1 is none.
 
-    `image`, `writable` and `log` are none in a template (placeholders). `ram` is the file behind guest memory:
-    shared and writable in a template, sealed and copied on write in a clone, none in a cold boot. `kernel` and
+    `image`, `writable`, `volumes` and `log` are none in a template (placeholders). `ram` is the file behind guest
+    memory: shared and writable in a template, sealed and copied on write in a clone, none in a cold boot. `kernel` and
     `initrd` are none in a clone, whose memory has them already; `vm_state` is what a clone starts from.
     """
 
@@ -55,10 +67,12 @@ class Files:
     kernel: int = -1
     initrd: int = -1
     vm_state: int = -1
+    volumes: tuple[VolumeFile, ...] = ()
 
     def inherited(self) -> tuple[int, ...]:
         """All descriptors to pass on."""
-        return tuple(fd for fd in astuple(self) if fd >= 0)
+        volumes = [volume.fd for volume in self.volumes]
+        return tuple(fd for fd in (*astuple(self)[:-1], *volumes) if fd >= 0)
 
 
 Mode = Literal["cold", "template", "clone"]
@@ -109,8 +123,11 @@ def _arguments(name: str, shape: Shape, files: Files, mode: Mode, kernel: Kernel
     yield from _console(files)
     yield from _monitors(files)
     yield from _ports(files)
-    yield from _disk("image", files.image, read_only=True)
-    yield from _disk("writable", files.writable, read_only=False)
+    yield from _disk("image", files.image, 3, read_only=True)
+    yield from _disk("writable", files.writable, 4, read_only=False)
+    for index, node in enumerate(VOLUME_NODES):
+        volume = files.volumes[index] if index < len(files.volumes) else VolumeFile(-1, read_only=False)
+        yield from _disk(node, volume.fd, 5 + index, read_only=volume.read_only)
     yield from ("-netdev", f"tap,id=net0,fd={files.tap},vhost=off", "-device", "virtio-net-device,netdev=net0")
     yield from ("-object", "rng-builtin,id=rng0", "-device", "virtio-rng-device,rng=rng0")
 
@@ -138,19 +155,15 @@ def _ports(files: Files) -> Iterator[str]:
     for (name, fd), port in zip(sockets, PORT_NAMES[:3], strict=True):
         yield from ("-chardev", f"socket,id={name},fd={fd},server=on,wait=off")
         yield from ("-device", f"virtserialport,chardev={name},name={port}")
-    if files.log >= 0:
-        yield from ("-add-fd", f"fd={files.log},set=2", "-chardev", "file,id=log,path=/dev/fdset/2,append=on")
-    else:
-        yield from ("-chardev", "null,id=log")
+    yield from ("-add-fd", f"fd={files.log},set=2", "-chardev", "file,id=log,path=/dev/fdset/2,append=on")
     yield from ("-device", f"virtserialport,chardev=log,name={PORT_NAMES[3]}")
 
 
-def _disk(name: str, fd: int, *, read_only: bool) -> Iterator[str]:
+def _disk(name: str, fd: int, set_id: int, *, read_only: bool) -> Iterator[str]:
     flag = "on" if read_only else "off"
     if fd < 0:
         file = f"driver=null-co,size={_PLACEHOLDER_BYTES},read-zeroes=on"
     else:
-        set_id = 3 if read_only else 4
         yield from ("-add-fd", f"fd={fd},set={set_id}")
         file = f"driver=file,filename=/dev/fdset/{set_id},auto-read-only=off,discard=unmap,locking=off"
     yield from ("-blockdev", f"{file},node-name={name}-file,read-only={flag}")

@@ -1,0 +1,319 @@
+"""The pool: clones that run and wait, each handed out once.
+
+A member has rehearsed: it has done in its guest what a start does (network, mounts, a small server, a request), and is
+idle again. A start then finds the guest's code cached, and under software emulation translated: five times faster.
+Members are made one at a time, at the lowest CPU weight, and never while a container is being started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qemu.qmp import QMPError
+
+from runtime import cgroups, command, disks
+from runtime.errors import GuestFailed, RuntimeFault
+from runtime.network import links
+from runtime.vm import hotplug, launch
+from runtime.vm.agent import Agent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any
+
+    from runtime.cgroups import HostCgroups
+    from runtime.record import Cgroups
+    from runtime.vm.launch import Host, Order, Started, Template
+    from runtime.vm.machine import Shape
+    from runtime.vm.process import Process
+    from runtime.vm.template import Templates
+
+log = logging.getLogger(__name__)
+
+SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
+REHEARSALS = 2  # the second one still finds code that the first did not reach
+_SCRATCH_BYTES = 64 * 1024**2
+_REHEARSAL_TIMEOUT_S = 30.0
+_POLL_S = 0.01
+_QUIET_S = 0.2  # after a start; the next one often follows
+_RETRY_S = 10.0
+_WANTED_S = 600.0  # a size that nobody has started for so long gets no new members
+# Guests' addresses in a rehearsal are never on a bridge (RFC 5737, TEST-NET-1).
+_REHEARSAL_NETWORK = {
+    "interface": "eth0",
+    "mac": "52:54:c0:00:02:02",
+    "address": "192.0.2.2",
+    "prefix": 24,
+    "gateway": "192.0.2.1",
+    "mtu": 1500,
+}
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """A clone that waits. Once handed out it is the container's VM, under its own id as name of group and tap."""
+
+    id: str
+    directory: Path
+    console: Path
+    shape: Shape
+    uid: int
+    groups: Cgroups
+    tap: str
+    process: Process
+    made_at: float
+    plug: hotplug.Plug = field(default_factory=hotplug.Plug)
+
+
+class Pool:
+    """Members by shape. `depth` of each wanted shape wait, `limit` in all."""
+
+    def __init__(
+        self,
+        state: Path,
+        data: Path,
+        host: Host,
+        templates: Templates,
+        host_cgroups: HostCgroups,
+        first_uid: int,
+        init: Path,
+        *,
+        depth: int,
+        limit: int,
+        max_age_s: float,
+    ) -> None:
+        self._state = state
+        self._data = data
+        self._host = host
+        self._templates = templates
+        self._host_cgroups = host_cgroups
+        self._init = init
+        self._uids = deque(range(first_uid, first_uid + 4096))
+        self._depth = depth
+        self._limit = limit
+        self._max_age_s = max_age_s
+        self._waiting: dict[Shape, deque[Member]] = {}
+        self._wanted: dict[Shape, float] = {}
+        self._starting = 0
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many members can be handed out now."""
+        return sum(map(len, self._waiting.values()))
+
+    def open(self, *shapes: Shape) -> None:
+        """Begin to fill, for these shapes first."""
+        for shape in shapes:
+            self._wanted[shape] = float("inf")
+        if self._depth:
+            self._task = asyncio.create_task(self._keep_full(), name="pool")
+
+    def take(self, shape: Shape) -> tuple[Member | None, str | None]:
+        """A member of the shape, or None and the reason (none if there is no pool); it will not be given again."""
+        if not self._depth:
+            return None, None
+        self._wanted[shape] = max(self._wanted.get(shape, 0.0), time.monotonic())
+        waiting = self._waiting.get(shape, deque())
+        self._changed.set()
+        while waiting:
+            member = waiting.popleft()
+            if member.process.alive() and time.monotonic() - member.made_at < self._max_age_s:
+                return member, None
+            asyncio.ensure_future(self._discard(member))  # noqa: RUF006 -- it holds itself until it is done
+        return None, "the pool is empty"
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """While a container is being started, no member is made."""
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+            self._changed.set()
+
+    async def hand_out(self, member: Member, order: Order) -> Started:
+        """Make the member the VM of the order: its sockets, disks, log and network.
+
+        Raises:
+            GuestFailed: QEMU refused or is gone; the member has been discarded.
+            HostUnable: the bridge is gone; same.
+        """
+        began = time.monotonic()
+        try:
+            order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in (*SOCKETS, launch.QEMU_LOG):
+                (member.directory / name).rename(order.directory / name)
+            member.console.replace(order.console)
+            shutil.rmtree(member.directory, ignore_errors=True)
+            self._host_cgroups.weigh(member.groups, cgroups.NORMAL_WEIGHT)
+            if order.bridge:
+                await links.attach_tap(member.tap, order.bridge)
+            async with launch.monitor(order.directory) as qmp:
+                await member.plug.disks(qmp, *disks_of(order))
+                if order.log:
+                    await member.plug.log(qmp, order.log)
+        except BaseException as err:
+            await asyncio.shield(self._discard(member))
+            if isinstance(err, OSError):
+                raise GuestFailed(f"the VM from the pool is unusable: {err}") from err
+            raise
+        return launch.Started(member.process, Agent(order.directory / "agent.sock"), {"vm": time.monotonic() - began})
+
+    async def close(self) -> None:
+        """End every member that waits."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for waiting in self._waiting.values():
+            while waiting:
+                await self._discard(waiting.pop())
+
+    async def _keep_full(self) -> None:
+        rehearsal = await self._rehearsal_image()
+        while True:
+            self._changed.clear()
+            shape = self._next()
+            if shape is None or self._starting:
+                await self._changed.wait()
+                await asyncio.sleep(_QUIET_S)
+                continue
+            try:
+                template = await self._templates.settled(shape)
+                member = await self._make(template, rehearsal)
+            except (RuntimeFault, OSError) as err:
+                log.warning("the pool gets no member: %s", err)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self._waiting.setdefault(shape, deque()).append(member)
+
+    def _next(self) -> Shape | None:
+        """The wanted shape that lacks members most; members that are too old, or wanted no more, are ended."""
+        now = time.monotonic()
+        for shape, waiting in self._waiting.items():
+            unwanted = now - self._wanted.get(shape, 0.0) > _WANTED_S
+            while waiting and (unwanted or now - waiting[0].made_at > self._max_age_s):
+                asyncio.ensure_future(self._discard(waiting.popleft()))  # noqa: RUF006 -- as in `take`
+        if self.waiting >= self._limit:
+            return None
+        wanted = [shape for shape, at in self._wanted.items() if now - at <= _WANTED_S]
+        lacking = {shape: self._depth - len(self._waiting.get(shape, ())) for shape in wanted}
+        most = max(lacking, key=lambda shape: lacking[shape], default=None)
+        return most if most is not None and lacking[most] > 0 else None
+
+    async def _make(self, template: Template, rehearsal: Path) -> Member:
+        id_ = secrets.token_hex(32)
+        directory, uid = self._state / id_, self._uids.popleft()
+        console, scratch = self._data / f"{id_}.console", self._data / f"{id_}.ext4"
+        groups = self._host_cgroups.create(id_)
+        process: Process | None = None
+        try:
+            self._host_cgroups.weigh(groups, cgroups.LEAST_WEIGHT)
+            tap = links.tap_name(id_)
+            inside = cgroups.directories(groups)
+            order = launch.Order(id_, directory, template.shape, uid, inside, tap, None, console)
+            started = await launch.start(self._host, order, "clone", template=template)
+            process = started.process
+            made_at = time.monotonic()
+            member = Member(id_, directory, console, template.shape, uid, groups, tap, process, made_at)
+            await disks.make_writable(scratch, _SCRATCH_BYTES)
+            async with launch.monitor(directory) as qmp:
+                await member.plug.disks(
+                    qmp,
+                    hotplug.Disk("image", rehearsal, read_only=True),
+                    hotplug.Disk("writable", scratch, read_only=False),
+                )
+            async with asyncio.timeout(_REHEARSAL_TIMEOUT_S):
+                for _ in range(REHEARSALS):
+                    await _rehearse(started.agent)
+            started.agent.close()
+        except BaseException as err:
+            if process is not None:
+                await asyncio.shield(process.kill())
+            await asyncio.shield(self._clear(id_, directory, console, groups, uid))
+            if isinstance(err, TimeoutError | QMPError):
+                raise GuestFailed(f"a clone did not finish its rehearsal: {err}") from err
+            raise
+        finally:
+            scratch.unlink(missing_ok=True)
+        return member
+
+    async def _discard(self, member: Member) -> None:
+        await member.process.kill()
+        await self._clear(member.id, member.directory, member.console, member.groups, member.uid)
+
+    async def _clear(self, id_: str, directory: Path, console: Path, groups: Cgroups, uid: int) -> None:
+        await self._host_cgroups.remove(groups)
+        shutil.rmtree(directory, ignore_errors=True)
+        console.unlink(missing_ok=True)
+        self._uids.append(uid)
+
+    async def _rehearsal_image(self) -> Path:
+        """The image that members rehearse with: the guest init, which knows how."""
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        image, root = self._data / "rehearsal.erofs", self._data / "rehearsal"
+        shutil.rmtree(root, ignore_errors=True)
+        (root / "tmp").mkdir(parents=True)
+        shutil.copy2(self._init, root / "init")
+        made = await command.run(["mkfs.erofs", "-Enoinline_data", str(image), str(root)], timeout_s=30)
+        shutil.rmtree(root, ignore_errors=True)
+        if made.returncode != 0:
+            raise GuestFailed(f"the rehearsal's image cannot be made: {made.last_line}")
+        return image
+
+
+def disks_of(order: Order) -> tuple[hotplug.Disk, ...]:
+    """The files of an order, by the drives that they belong behind."""
+    found = []
+    if order.image:
+        found.append(hotplug.Disk("image", order.image, read_only=True))
+    if order.writable:
+        found.append(hotplug.Disk("writable", order.writable, read_only=False))
+    return tuple(found)
+
+
+async def _rehearse(agent: Agent) -> None:
+    identity: dict[str, Any] = {
+        "time_ns": time.time_ns(),
+        "entropy": base64.b64encode(os.urandom(64)).decode(),
+        "machine_id": "0" * 32,
+        "hostname": "rehearsal",
+        "network": _REHEARSAL_NETWORK,
+        "dns": [],
+        "search": [],
+        "hosts": [],
+    }
+    await agent.call("hyper-identity", **identity)
+    await agent.call(
+        "hyper-start",
+        rehearse=True,
+        root={
+            "image": {"device": "vda", "fstype": "erofs"},
+            "writable": {"device": "vdb", "fstype": "ext4", "options": "discard"},
+            "read_only": False,
+        },
+        tmpfs=[],
+        args=["/init", "rehearse"],
+        env=["PATH=/"],
+        cwd="/",
+        user="",
+        tty=False,
+        stdin=False,
+        stop_signal="SIGTERM",
+        cgroup={"memory_max": None, "memory_swap_max": 0, "cpu_quota_us": None, "cpu_period_us": 100000},
+    )
+    while (await agent.call("hyper-status")).get("state") != "idle":  # noqa: ASYNC110 -- nothing there could wake us
+        await asyncio.sleep(_POLL_S)
