@@ -155,17 +155,17 @@ class Client:
         """Untag an image."""
         self.call("DELETE", f"/v1/images/{_quote(reference)}")
 
-    def containers(self, *, everything: bool = False) -> Any:
-        """Containers that run, or all."""
-        return self.call("GET", f"/v1/containers?all={str(everything).lower()}")
+    def containers(self, *, everything: bool = False, size: bool = False) -> Any:
+        """Containers that run, or all; `size`: with what they take of the disk."""
+        return self.call("GET", f"/v1/containers?all={str(everything).lower()}{'&size=true' if size else ''}")
 
     def create(self, spec: Mapping[str, Any]) -> Any:
         """Create a container: its id, name, warnings."""
         return self.call("POST", "/v1/containers", spec)
 
-    def container(self, ref: str) -> Any:
-        """One container, whole."""
-        return self.call("GET", _container(ref))
+    def container(self, ref: str, *, size: bool = False) -> Any:
+        """One container, whole; `size`: with what it takes of the disk."""
+        return self.call("GET", f"{_container(ref)}{'?size=true' if size else ''}")
 
     def start(self, ref: str) -> Any:
         """Start a container."""
@@ -186,6 +186,35 @@ class Client:
     def redeploy(self, ref: str, actor: str, reason: str) -> Any:
         """A fresh VM and writable layer from the same image; who and why go into the audit log."""
         return self.call("POST", _container(ref, "redeploy"), {"actor": actor, "reason": reason})
+
+    def pause(self, ref: str) -> None:
+        """Stop all that runs in a container, until `unpause`."""
+        self.call("POST", _container(ref, "pause"))
+
+    def unpause(self, ref: str) -> None:
+        """Let it go on."""
+        self.call("POST", _container(ref, "unpause"))
+
+    def rename(self, ref: str, name: str) -> None:
+        """Give it another name."""
+        self.call("POST", _container(ref, "rename"), {"name": name})
+
+    def update(self, ref: str, **changes: object) -> Any:
+        """Change limits and restart policy: members of the API's body."""
+        return self.call("POST", _container(ref, "update"), changes)
+
+    def top(self, ref: str) -> Any:
+        """The processes that run in a container: titles and rows."""
+        return self.call("GET", _container(ref, "top"))
+
+    def events(self, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+        """What happens, one event after the other: without an end, unless the query has `until`."""
+        pending = b""
+        path = f"/v1/events?{urllib.parse.urlencode(query, doseq=True)}"
+        for piece in self.stream("GET", path):
+            *lines, pending = (pending + piece).split(b"\n")
+            for line in lines:
+                yield dict(json.loads(line))
 
     def remove(self, ref: str, *, force: bool = False) -> None:
         """Remove a container; `force`: also one that runs."""

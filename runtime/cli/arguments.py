@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from runtime.client import ClientError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+DURATION_UNITS = {"ms": 0.001, "us": 1e-6, "ns": 1e-9, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|us|ns|s|m|h)")
+_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 _NUMBER = re.compile(r"[0-9]{1,5}")
 
 
@@ -30,6 +33,13 @@ class Parser(argparse.ArgumentParser):
     def add_format(self) -> None:
         """The option that every listing command has."""
         self.add_argument("--format", choices=("table", "json"), default="table", help="json is for machines")
+
+    def add_template(self, default: str = "table") -> None:
+        """The option of commands whose output a template may shape."""
+        self.add_argument(
+            "--format", type=template, default=default, metavar="FORMAT",
+            help="table, json, or a template such as '{{.ID}} {{.Names}}', also with 'table ' before it",
+        )  # fmt: skip
 
     def add_refs(self, what: str = "CONTAINER", *, many: bool = True) -> None:
         """The positional names."""
@@ -91,6 +101,69 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise ValueError("write a number of seconds, such as 10")
     return value
+
+
+def template(text: str) -> str:
+    """A form of output; `runtime.cli.template` reads templates.
+
+    Raises:
+        ClientError: it is none.
+    """
+    if text not in {"table", "json"} and "{{" not in text:
+        raise ClientError(
+            f"--format: invalid choice: {text!r} (write table, json, or a template such as '{{{{.Names}}}}')"
+        )
+    return text
+
+
+def duration(text: str) -> float:
+    """Seconds of `30s`, `1m30s`, `500ms`; a number alone is refused, as Docker would take it for nanoseconds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text or not _DURATION.fullmatch(text):
+        raise ValueError("write a number with its unit, such as 30s, 1m30s or 500ms")
+    return sum(float(number) * DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+
+
+def restart(text: str) -> dict[str, Any]:
+    """A restart policy: `no`, `on-failure[:N]`, `always`, `unless-stopped`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    policy, colon, number = text.partition(":")
+    if policy not in {"no", "on-failure", "always", "unless-stopped"}:
+        raise ValueError("write no, on-failure, on-failure:5, always or unless-stopped")
+    if colon and policy != "on-failure":
+        raise ValueError(f"a number of retries goes with on-failure alone; write {policy}")
+    if colon and not re.fullmatch(r"[0-9]{1,6}", number):
+        raise ValueError("the number of retries is not a whole number; write on-failure:5")
+    return {"policy": policy, "max_retries": int(number or 0)}
+
+
+def tmpfs(text: str) -> dict[str, str]:
+    """A file system in memory: `PATH` or `PATH:OPTIONS`.
+
+    Raises:
+        ValueError: the path is not absolute. The daemon knows the options.
+    """
+    path, _, options = text.partition(":")
+    if not path.startswith("/"):
+        raise ValueError("the path is not absolute; write /run:size=64m")
+    return {"path": path, "options": options}
+
+
+def whole(text: str) -> int:
+    """A whole number above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
+        raise ValueError("write a whole number above 0, such as 3")
+    return int(text)
 
 
 def count(text: str) -> int | None:
@@ -167,22 +240,46 @@ def variables(path: str) -> list[str]:
         ValueError: the file cannot be read, or a line is wrong.
     """
     found = []
+    for number, text in lines(path):
+        name = text.partition("=")[0]
+        if not name or re.search(r"\s", name):
+            raise ValueError(f"line {number}: {name!r} is not a name; write NAME=VALUE")
+        value = variable(text)
+        found += [value] if value is not None else []
+    return found
+
+
+def labels(path: str) -> list[tuple[str, str]]:
+    """The labels in a file: one a line; empty lines and those beginning with `#` are skipped.
+
+    Raises:
+        ValueError: the file cannot be read, or a line is wrong.
+    """
+    found = []
+    for number, line in lines(path):
+        try:
+            found.append(label(line))
+        except ValueError as err:
+            raise ValueError(f"line {number}: {err}") from err
+    return found
+
+
+def lines(path: str) -> Iterator[tuple[int, str]]:
+    """Lines of a file with their numbers, without those that are empty or begin with `#`.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123 -- pathlib would slow every start
             for number, line in enumerate(file, 1):
                 text = line.rstrip("\r\n").lstrip()
-                if not text or text.startswith("#"):
-                    continue
-                name = text.partition("=")[0]
-                if not name or re.search(r"\s", name):
-                    raise ValueError(f"line {number}: {name!r} is not a name; write NAME=VALUE")
-                value = variable(text)
-                found += [value] if value is not None else []
+                if text and not text.startswith("#"):
+                    yield number, text
     except OSError as err:
         raise ValueError(f"it cannot be read: {err.strerror}") from err
     except UnicodeDecodeError as err:
         raise ValueError("it is not text in UTF-8") from err
-    return found
 
 
 def label(text: str) -> tuple[str, str]:

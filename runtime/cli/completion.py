@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
     from runtime.client import Client
 
-CONTAINER_COMMANDS = ("start", "logs", "exec", "stop", "kill", "restart", "redeploy", "rm", "wait", "inspect", "stats")
+CONTAINER_COMMANDS = (
+    "start", "logs", "exec", "stop", "kill", "restart", "redeploy", "rm", "wait", "inspect", "stats",
+    "pause", "unpause", "rename", "update", "port", "top",
+)  # fmt: skip
 IMAGE_COMMANDS = ("run", "create", "rmi", "pull")
 
 _BASH = """\

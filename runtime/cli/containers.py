@@ -1,12 +1,14 @@
-"""`ps` and `inspect`."""
+"""`ps`, `inspect`, `port`, `top`."""
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
-from runtime.client import ApiError
+from runtime.cli.arguments import option, template, whole
+from runtime.client import ApiError, ClientError
 
 if TYPE_CHECKING:
     import argparse
@@ -17,32 +19,103 @@ if TYPE_CHECKING:
 
 COMMAND_WIDTH = 20
 HEADERS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES")
+# Fields of a template for ps, and their headings.
+FIELDS = {
+    "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
+    "Ports": "PORTS", "State": "STATE", "Status": "STATUS", "Size": "SIZE", "Names": "NAMES", "Labels": "LABELS",
+    "Mounts": "MOUNTS", "Networks": "NETWORKS", "Health": "HEALTH",
+}  # fmt: skip
+# Filters that ask for containers that do not run.
+FINDS_ENDED = ("status=", "exited=")
 
 
 def ps_arguments(parser: Parser) -> None:
     """`hyper ps`."""
     parser.add_argument("-a", "--all", action="store_true", help="also those that do not run")
     parser.add_argument("-q", "--quiet", action="store_true", help="ids only")
+    parser.add_argument("-n", "--last", type=option("--last", whole), metavar="N", help="the N newest, in any state")
+    parser.add_argument("-l", "--latest", action="store_true", help="the newest, in any state")
+    parser.add_argument("-s", "--size", action="store_true", help="show what they take of the disk")
     parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
-    parser.add_format()
+    parser.add_argument(
+        "-f", "--filter", action="append", default=[], metavar="KEY=VALUE",
+        help="name, id, label, status, exited, health, ancestor, publish, expose, before, since; may be repeated",
+    )  # fmt: skip
+    parser.add_template()
 
 
 def ps(args: argparse.Namespace, client: Client) -> int:
     """List containers."""
-    found = client.containers(everything=args.all)
+    last = 1 if args.latest else args.last
+    everything = args.all or last is not None or any(text.startswith(FINDS_ENDED) for text in args.filter)
+    form = args.format
+    size = args.size or ".Size" in form
+    found = client.containers(everything=everything, size=size)
+    if args.filter:
+        from runtime.cli import choosing  # here: few need it
+
+        found = choosing.choose(found, args.filter)
+    found = found[:last]
     if args.quiet:
         for one in found:
             print(one["id"] if args.no_trunc else output.short_id(one["id"]))
-    elif args.format == "json":
+    elif form == "json":
         output.print_json(found)
+    elif form != "table":
+        show(form, FIELDS, [_fields(one, full=args.no_trunc) for one in found])
     else:
-        rows = [_row(one, full=args.no_trunc) for one in found]
+        rows = [_row(one, full=args.no_trunc, size=args.size) for one in found]
         width = None if args.no_trunc else output.terminal_width()
-        print(output.table(HEADERS, rows, width=width, keep=("CONTAINER ID", "NAMES")))
+        headers = [*HEADERS, *(["SIZE"] if args.size else [])]
+        print(output.table(headers, rows, width=width, keep=("CONTAINER ID", "NAMES")))
     return 0
 
 
-def _row(one: Mapping[str, Any], *, full: bool) -> list[str]:
+def show(form: str, headings: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows by a template: a line each, or a table if `table ` stands before it.
+
+    Raises:
+        ClientError: the template is wrong.
+    """
+    from runtime.cli import template as templates  # here: few need it
+
+    as_table = form.startswith("table ")
+    text = form.removeprefix("table ")
+    try:
+        if not as_table:
+            print("".join(f"{line}\n" for line in templates.lines(text, rows)), end="")
+            return
+        cells = [line.split("\t") for line in templates.lines(text, [templates.titles(headings), *rows])]
+    except ValueError as err:
+        raise ClientError(f"--format: {err}") from err
+    widest = max(len(row) for row in cells)
+    heading, *rest = [row + [""] * (widest - len(row)) for row in cells]
+    print(output.table(heading, rest))
+
+
+def _fields(one: Mapping[str, Any], *, full: bool) -> dict[str, Any]:
+    labels = one.get("labels") or {}
+    identity, image, command, _, now, published, name = _row(one, full=full, size=False)
+    return {
+        "ID": identity,
+        "Image": image,
+        "Command": command,
+        "CreatedAt": _moment(one["created_at"]),
+        "RunningFor": output.ago(one["created_at"]),
+        "Ports": published,
+        "State": state(one),
+        "Status": now,
+        "Size": _size(one),
+        "Names": name,
+        "Labels": ",".join(f"{key}={value}" for key, value in labels.items()),
+        "Mounts": ",".join(str(mount.get("source", "")) for mount in one.get("mounts") or ()),
+        "Networks": (one.get("network") or {}).get("bridge", ""),
+        "Health": one.get("health", "none"),
+        "Label": lambda name: labels.get(name, ""),
+    }
+
+
+def _row(one: Mapping[str, Any], *, full: bool, size: bool) -> list[str]:
     command = " ".join(one.get("args") or ())
     if not full and len(command) > COMMAND_WIDTH:
         command = command[: COMMAND_WIDTH - 1] + "…"
@@ -54,7 +127,23 @@ def _row(one: Mapping[str, Any], *, full: bool) -> list[str]:
         status(one),
         ports((one.get("network") or {}).get("ports") or (one.get("spec") or {}).get("ports") or ()),
         one["name"],
+        *([_size(one)] if size else []),
     ]
+
+
+def _moment(timestamp: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(timestamp))
+
+
+def _size(one: Mapping[str, Any]) -> str:
+    if one.get("size_bytes") is None:
+        return ""
+    return f"{output.decimal_size(one['size_bytes'])} (virtual {output.decimal_size(one['size_root_bytes'])})"
+
+
+def state(one: Mapping[str, Any]) -> str:
+    """The state in Docker's words."""
+    return "restarting" if one.get("retry_at") is not None else str(one["state"])
 
 
 def status(one: Mapping[str, Any]) -> str:
@@ -73,28 +162,40 @@ def inspect_arguments(parser: Parser) -> None:
     """`hyper inspect`."""
     parser.add_refs("NAME")
     parser.add_argument("--type", choices=("container", "image"), help="look for this kind only")
-    parser.add_argument("--format", choices=("json",), default="json", help="always json")
+    parser.add_argument("-s", "--size", action="store_true", help="also what a container takes of the disk")
+    parser.add_argument(
+        "-f", "--format", type=template, default="json", metavar="FORMAT",
+        help="json, or a template such as '{{.State.Status}}', with Docker's members or ours",
+    )  # fmt: skip
 
 
 def inspect(args: argparse.Namespace, client: Client) -> int:
-    """Print containers or images, whole, as one JSON list."""
+    """Print containers or images: whole, as one JSON list, or by a template."""
+    if args.format == "table":
+        raise ClientError("--format: inspect has no table; write json or a template such as '{{.State.Status}}'")
     found = []
     code = 0
     for ref in args.refs:
         try:
-            found.append(_find(ref, args.type, client))
+            found.append(_find(ref, args, client))
         except ApiError as err:
             print(f"hyper: {output.clean(str(err))}", file=sys.stderr)
             code = code or err.exit_code
-    output.print_json(found)
+    if args.format == "json":
+        output.print_json(found)
+    else:
+        from runtime.cli import dockerlike  # here: few need it
+
+        show(args.format, {}, [dockerlike.shown(one) for one in found])
     return code
 
 
-def _find(ref: str, kind: str | None, client: Client) -> Any:
+def _find(ref: str, args: argparse.Namespace, client: Client) -> Any:
+    kind = args.type
     if kind == "image":
         return client.image(ref)
     try:
-        return client.container(ref)
+        return client.container(ref, size=args.size)
     except ApiError as err:
         if err.status != 404 or kind == "container":
             raise
@@ -106,3 +207,43 @@ def _find(ref: str, kind: str | None, client: Client) -> Any:
         raise ApiError(
             404, "not_found", f"there is no container and no image {ref}; see: hyper ps -a, hyper images"
         ) from err
+
+
+def port_arguments(parser: Parser) -> None:
+    """`hyper port`."""
+    parser.add_refs(many=False)
+    parser.add_argument("port", metavar="PORT[/PROTOCOL]", nargs="?", help="one port of the container (default: all)")
+
+
+def port(args: argparse.Namespace, client: Client) -> int:
+    """Show where a container's ports are published."""
+    found = (client.container(args.ref).get("network") or {}).get("ports") or []
+    if args.port is None:
+        for one in found:
+            print(f"{one['container_port']}/{one['protocol']} -> {one['host_ip']}:{one['host_port']}")
+        return 0
+    number, _, protocol = args.port.partition("/")
+    if not number.isascii() or not number.isdigit() or protocol not in ("", "tcp", "udp"):
+        raise ClientError(f"the port {args.port!r} is none: write 80 or 80/udp")
+    chosen = [one for one in found if (one["container_port"], one["protocol"]) == (int(number), protocol or "tcp")]
+    if not chosen:
+        raise ClientError(f"{args.ref} publishes no port {number}/{protocol or 'tcp'}; see: hyper port {args.ref}")
+    for one in chosen:
+        print(f"{one['host_ip']}:{one['host_port']}")
+    return 0
+
+
+def top_arguments(parser: Parser) -> None:
+    """`hyper top`."""
+    parser.add_refs(many=False)
+    parser.add_format()
+
+
+def top(args: argparse.Namespace, client: Client) -> int:
+    """Show the processes of a container; ids are those inside its micro-VM."""
+    answer = client.top(args.ref)
+    if args.format == "json":
+        output.print_json(answer)
+    else:
+        print(output.table(answer["titles"], answer["processes"], width=output.terminal_width(), keep=("PID", "PPID")))
+    return 0

@@ -1,4 +1,4 @@
-"""`start`, `stop`, `kill`, `restart`, `redeploy`, `rm`, `wait`: one call for each container that is named."""
+"""`start`, `stop`, `kill`, `restart`, `pause`, `rm`, `wait` and such: one call for each container that is named."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from runtime.cli.arguments import option, seconds, signal_name
+from runtime.cli.arguments import cpus, option, seconds, signal_name, size
+from runtime.cli.arguments import restart as restart_policy
 from runtime.cli.output import clean
-from runtime.client import ApiError
+from runtime.client import ApiError, ClientError
 
 if TYPE_CHECKING:
     import argparse
@@ -35,11 +36,19 @@ def each(refs: list[str], act: Callable[[str], object]) -> int:
 def start_arguments(parser: Parser) -> None:
     """`hyper start`."""
     parser.add_refs()
+    parser.add_argument("-a", "--attach", action="store_true", help="show what it writes, and end with its exit code")
+    parser.add_argument("-i", "--interactive", action="store_true", help="send our stdin to it (made with -i); with -a")
 
 
 def start(args: argparse.Namespace, client: Client) -> int:
-    """Start containers."""
-    return each(args.refs, client.start)
+    """Start containers; with `-a` stand for the one."""
+    if not args.attach and not args.interactive:
+        return each(args.refs, client.start)
+    if len(args.refs) > 1:
+        raise ClientError("-a and -i take one container, as its streams are ours; leave out the others")
+    from runtime.cli import run  # here: few need it
+
+    return run.start_attached(args.refs[0], client, interactive=args.interactive)
 
 
 def stop_arguments(parser: Parser) -> None:
@@ -62,6 +71,61 @@ def restart_arguments(parser: Parser) -> None:
 def restart(args: argparse.Namespace, client: Client) -> int:
     """Restart containers."""
     return each(args.refs, lambda ref: client.restart(ref, args.time))
+
+
+def pause_arguments(parser: Parser) -> None:
+    """`hyper pause`."""
+    parser.add_refs()
+
+
+def pause(args: argparse.Namespace, client: Client) -> int:
+    """Pause containers."""
+    return each(args.refs, client.pause)
+
+
+def unpause_arguments(parser: Parser) -> None:
+    """`hyper unpause`."""
+    parser.add_refs()
+
+
+def unpause(args: argparse.Namespace, client: Client) -> int:
+    """Let paused containers go on."""
+    return each(args.refs, client.unpause)
+
+
+def rename_arguments(parser: Parser) -> None:
+    """`hyper rename`."""
+    parser.add_refs(many=False)
+    parser.add_argument("name", metavar="NEW-NAME")
+
+
+def rename(args: argparse.Namespace, client: Client) -> int:
+    """Rename a container."""
+    client.rename(args.ref, args.name)
+    return 0
+
+
+def update_arguments(parser: Parser) -> None:
+    """`hyper update`."""
+    parser.add_refs()
+    parser.add_argument(
+        "-m", "--memory", type=option("--memory", size), help="such as 256m; of one that is stopped: for its next start"
+    )
+    parser.add_argument(
+        "--cpus", type=option("--cpus", cpus), help="such as 1.5; of one that runs: at most what it was started with"
+    )
+    parser.add_argument(
+        "--restart", type=option("--restart", restart_policy), help="no, on-failure[:N], always, unless-stopped"
+    )
+
+
+def update(args: argparse.Namespace, client: Client) -> int:
+    """Change limits and restart policy."""
+    given = {"memory_bytes": args.memory, "cpus": args.cpus, "restart": args.restart}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        raise ClientError("nothing to update: give --memory, --cpus or --restart")
+    return each(args.refs, lambda ref: client.update(ref, **changes))
 
 
 def kill_arguments(parser: Parser) -> None:
@@ -104,9 +168,14 @@ def wait_arguments(parser: Parser) -> None:
 
 def wait(args: argparse.Namespace, client: Client) -> int:
     """Wait for containers; prints one exit code a line."""
+    code = 0
     for ref in args.refs:
-        print(client.wait(ref)["exit_code"], flush=True)
-    return 0
+        try:
+            print(client.wait(ref)["exit_code"], flush=True)
+        except ApiError as err:
+            print(f"hyper: {clean(str(err))}", file=sys.stderr)
+            code = code or err.exit_code
+    return code
 
 
 def actor() -> str:
@@ -121,5 +190,9 @@ def actor() -> str:
 
 def _add_timeout(parser: Parser) -> None:
     parser.add_argument(
-        "-t", "--time", type=option("--time", seconds), help="seconds from the stop signal to the end (default: 10)"
+        "-t",
+        "--time",
+        "--timeout",
+        type=option("--time", seconds),
+        help="seconds from the stop signal to the end (default: 10)",
     )

@@ -6,9 +6,11 @@ after the last output, so that none is lost; with `-d` it is the daemon's.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import arguments, streams
@@ -42,13 +44,40 @@ def create_arguments(parser: arguments.Parser) -> None:
         type=arguments.option("--label", arguments.label),
         help="NAME=VALUE",
     )
+    parser.add_argument(
+        "--label-file", action="append", default=[], type=arguments.option("--label-file", arguments.labels),
+        help="file of such lines",
+    )  # fmt: skip
     parser.add_argument("-m", "--memory", type=arguments.option("--memory", arguments.size), help="such as 256m")
     parser.add_argument("--cpus", type=arguments.option("--cpus", arguments.cpus), help="such as 1.5")
+    parser.add_argument(
+        "--size", choices=("S1", "S2", "S3", "S4", "M1", "M2", "M3", "L1", "L2", "L3"),
+        help="CPUs and memory at once: S1 (1 CPU, 64 MB) to L3 (8 CPUs, 16 GB); -m and --cpus win over it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--restart", default=arguments.restart("no"), type=arguments.option("--restart", arguments.restart),
+        metavar="POLICY", help="start it again when it ends: no (default), on-failure[:N], always, unless-stopped",
+    )  # fmt: skip
+    parser.add_argument("--read-only", action="store_true", help="mount its root read-only")
+    parser.add_argument(
+        "--tmpfs", action="append", default=[], type=arguments.option("--tmpfs", arguments.tmpfs),
+        metavar="PATH[:OPTIONS]", help="a file system in memory, such as /run:size=64m",
+    )  # fmt: skip
+    _add_health(parser)
     parser.add_argument("-w", "--workdir", help="directory to start in")
     parser.add_argument("-u", "--user", help="NAME or UID, and :GROUP or :GID")
     parser.add_argument("--hostname", help="its host name (default: its id)")
     parser.add_argument("--entrypoint", help="program to run instead of the image's")
     parser.add_argument("--stop-signal", type=arguments.option("--stop-signal", arguments.signal_name))
+    parser.add_argument(
+        "--stop-timeout", type=arguments.option("--stop-timeout", arguments.seconds),
+        help="seconds from the stop signal to the end (default: 10)",
+    )  # fmt: skip
+    parser.add_argument("--cidfile", help="write its id to this file, which must not be there yet")
+    parser.add_argument(
+        "--init", action="store_true",
+        help="not offered: use an image with an init of its own, such as tini",
+    )  # fmt: skip
     parser.add_argument("-i", "--interactive", action="store_true", help="keep its stdin open, and send ours to it")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     parser.add_argument("--rm", action="store_true", help="remove it when it stops")
@@ -56,6 +85,22 @@ def create_arguments(parser: arguments.Parser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress of a pull")
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("args", metavar="ARG", nargs="...", help="instead of the image's command")
+
+
+def _add_health(parser: arguments.Parser) -> None:
+    parser.add_argument("--health-cmd", metavar="LINE", help="a shell line whose exit code says how it is")
+    for name, what in (
+        ("interval", "from one check to the next (default: 30s)"),
+        ("timeout", "that a check may take (default: 30s)"),
+        ("start-period", "in which failures do not count (default: 0s)"),
+    ):
+        flag = f"--health-{name}"
+        parser.add_argument(flag, type=arguments.option(flag, arguments.duration), metavar="TIME", help=f"time {what}")
+    parser.add_argument(
+        "--health-retries", type=arguments.option("--health-retries", arguments.whole), metavar="N",
+        help="failures in a row that make it unhealthy (default: 3)",
+    )  # fmt: skip
+    parser.add_argument("--no-healthcheck", action="store_true", help="no check, whatever the image says")
 
 
 def create(args: argparse.Namespace, client: Client) -> int:
@@ -83,13 +128,93 @@ def run(args: argparse.Namespace, client: Client) -> int:
         print(ref)
         return 0
     try:
-        return _attend(args, client, ref)
+        return _stand_for(client, ref, interactive=args.interactive, tty=args.tty)
     finally:
         if args.rm and not _runs(client, ref):
             _remove(client, ref)
 
 
+def start_attached(ref: str, client: Client, *, interactive: bool) -> int:
+    """Start a container that is there, and stand for it until it ends."""
+    one = client.container(ref)
+    if one["state"] in ("starting", "running", "stopping"):
+        raise ClientError(f"{ref} runs already; see: hyper logs -f {ref}")
+    if interactive and not one["spec"]["stdin"]:
+        raise ClientError(f"{ref} was created without stdin: create it with -i, or start it without -i")
+    # Before the start: the guest's clock is set from ours, so nothing of this run is older.
+    since = time.time()
+    client.start(ref)
+    return _stand_for(client, one["id"], interactive=interactive, tty=one["spec"]["tty"], since=since)
+
+
+def _health(args: argparse.Namespace) -> dict[str, Any] | None:
+    given = {
+        "test": None if args.health_cmd is None else ["CMD-SHELL", args.health_cmd],
+        "interval_s": args.health_interval,
+        "timeout_s": args.health_timeout,
+        "start_period_s": args.health_start_period,
+        "retries": args.health_retries,
+    }
+    members = {name: value for name, value in given.items() if value is not None}
+    if args.no_healthcheck:
+        if members:
+            raise ClientError("--no-healthcheck and --health-… exclude each other: leave one of them out")
+        return {"test": ["NONE"]}
+    return members or None
+
+
+class _IdFile:
+    """The file of `--cidfile`: made before anything else, so that what cannot be written creates nothing."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        if path is not None:
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            except FileExistsError as err:
+                raise ClientError(f"--cidfile {path}: it is there already; remove it, or name another file") from err
+            except OSError as err:
+                raise ClientError(f"--cidfile {path}: it cannot be written: {err.strerror}") from err
+
+    def fill(self, identity: str) -> None:
+        if self._path is not None:
+            with open(self._path, "w", encoding="ascii") as file:  # noqa: PTH123 -- pathlib would slow every start
+                file.write(identity)
+
+    def drop(self) -> None:
+        """There is no container after all."""
+        if self._path is not None:
+            os.unlink(self._path)  # noqa: PTH108 -- same
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What is wrong with the options as a whole.
+
+    Raises:
+        ClientError: two of them exclude each other, or one is not offered.
+    """
+    if args.init:
+        raise ClientError("--init is not offered; use an image with an init of its own, such as tini")
+    if args.rm and args.restart["policy"] != "no":
+        raise ClientError("--rm and --restart exclude each other: leave one of them out")
+
+
 def _create(args: argparse.Namespace, client: Client, *, auto_remove: bool) -> dict[str, Any]:
+    _check(args)
+    health = _health(args)
+    identity = _IdFile(args.cidfile)
+    try:
+        made = _create_checked(args, client, health, auto_remove=auto_remove)
+    except BaseException:
+        identity.drop()
+        raise
+    identity.fill(made["id"])
+    return made
+
+
+def _create_checked(
+    args: argparse.Namespace, client: Client, health: dict[str, Any] | None, *, auto_remove: bool
+) -> dict[str, Any]:
     if args.pull == "always":
         fetch(client, args.image, quiet=args.quiet)
     spec = {
@@ -102,13 +227,19 @@ def _create(args: argparse.Namespace, client: Client, *, auto_remove: bool) -> d
         "user": args.user,
         "tty": args.tty,
         "stdin": args.interactive,
-        "labels": dict(args.label),
+        "labels": dict([*(label for file in args.label_file for label in file), *args.label]),
         "hostname": args.hostname,
         "ports": args.publish,
         "memory_bytes": args.memory,
         "cpus": args.cpus,
         "auto_remove": auto_remove,
         "stop_signal": args.stop_signal,
+        "stop_timeout_s": args.stop_timeout,
+        **({"restart": args.restart} if args.restart["policy"] != "no" else {}),
+        "size": args.size,
+        "read_only": args.read_only,
+        "tmpfs": args.tmpfs,
+        "health": health,
     }
     try:
         made = client.create(_publish_all(args, client, spec))
@@ -135,8 +266,8 @@ def _publish_all(args: argparse.Namespace, client: Client, spec: dict[str, Any])
     }
 
 
-def _attend(args: argparse.Namespace, client: Client, ref: str) -> int:
-    """Stand for a running container until it ends."""
+def _stand_for(client: Client, ref: str, *, interactive: bool, tty: bool, since: float | None = None) -> int:
+    """Stand for a running container until it ends; its output `since` a time, in seconds since 1970, is ours."""
     interrupts = 0
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -152,10 +283,10 @@ def _attend(args: argparse.Namespace, client: Client, ref: str) -> int:
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     writer = streams.Writer()
     try:
-        with streams.raw_terminal(enabled=args.tty and args.interactive):
-            if args.interactive:
+        with streams.raw_terminal(enabled=tty and interactive):
+            if interactive:
                 streams.send_stdin(lambda data: client.input(ref, data))
-            writer.copy(client.logs(ref, follow=True))
+            writer.copy(client.logs(ref, follow=True, since=since))
             ended = client.wait(ref)
     finally:
         for number, handler in before.items():

@@ -1,0 +1,127 @@
+"""Filters of `ps`, by Docker's rules: any value of one key, all keys; all of the labels.
+
+Imported only when a filter is given.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from runtime.client import ClientError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+KEYS = (
+    "ancestor", "before", "exited", "expose", "health", "id", "label", "name", "publish", "since", "status",
+)  # fmt: skip
+STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
+HEALTHS = ("starting", "healthy", "unhealthy", "none")
+_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
+
+
+def choose(found: Sequence[Mapping[str, Any]], filters: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Those that every filter lets pass.
+
+    Raises:
+        ClientError: there is no such filter, or its value is wrong.
+    """
+    wanted = parse(filters)
+    for key in ("before", "since"):
+        for ref in wanted.get(key, ()):
+            one = next((one for one in found if one["name"] == ref or one["id"].startswith(ref)), None)
+            if one is None:
+                raise ClientError(f"--filter {key}={ref}: there is no container {ref}; see: hyper ps -a")
+            at = one["created_at"]
+            found = [one for one in found if (one["created_at"] < at if key == "before" else one["created_at"] > at)]
+    return [one for one in found if all(_passes(one, key, values) for key, values in wanted.items())]
+
+
+def parse(filters: Sequence[str]) -> dict[str, list[str]]:
+    """Values by key.
+
+    Raises:
+        ClientError: there is no such filter, or its value is wrong.
+    """
+    wanted: dict[str, list[str]] = {}
+    for text in filters:
+        key, equals, value = text.partition("=")
+        if not equals or not value:
+            raise ClientError(f"--filter {text!r}: write KEY=VALUE, such as status=exited")
+        if key not in KEYS:
+            raise ClientError(f"--filter {text!r}: there is no filter {key!r}; there are: {', '.join(KEYS)}")
+        _check(key, value)
+        wanted.setdefault(key, []).append(value)
+    return wanted
+
+
+def _check(key: str, value: str) -> None:
+    complaint = None
+    if key == "status" and value not in STATUSES:
+        complaint = f"write one of {', '.join(STATUSES)}"
+    elif key == "health" and value not in HEALTHS:
+        complaint = f"write one of {', '.join(HEALTHS)}"
+    elif key == "exited" and not re.fullmatch(r"[0-9]{1,3}", value):
+        complaint = "write an exit code, such as exited=0"
+    elif key in {"publish", "expose"} and not _PORT.fullmatch(value):
+        complaint = f"write a port, such as {key}=80/tcp, or a range, such as {key}=80-90"
+    elif key == "name":
+        try:
+            re.compile(value)
+        except re.error as err:
+            complaint = f"it is no regular expression: {err}"
+    if complaint:
+        raise ClientError(f"--filter {key}={value}: {complaint}")
+
+
+def _passes(one: Mapping[str, Any], key: str, values: Sequence[str]) -> bool:
+    if key == "label":
+        return all(_has_label(one.get("labels") or {}, value) for value in values)
+    return key in {"before", "since"} or any(_PASSES[key](one, value) for value in values)
+
+
+def _has_label(labels: Mapping[str, str], text: str) -> bool:
+    name, equals, value = text.partition("=")
+    return name in labels and (not equals or labels[name] == value)
+
+
+def _state(one: Mapping[str, Any]) -> str:
+    """In Docker's words: what is being started or stopped runs."""
+    if one["state"] == "exited" and one.get("retry_at") is not None:
+        return "restarting"
+    return {"starting": "running", "stopping": "running"}.get(one["state"], str(one["state"]))
+
+
+def _comes_from(one: Mapping[str, Any], image: str) -> bool:
+    name = str(one["image"])
+    digest = str(one["image_digest"])
+    if image.startswith("sha256:") or re.fullmatch(r"[0-9a-f]{12,64}", image):
+        return digest.startswith((image, f"sha256:{image}"))
+    return _whole(name) == _whole(image)
+
+
+def _whole(reference: str) -> str:
+    name = reference.removeprefix("docker.io/").removeprefix("library/")
+    return name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def _ports(one: Mapping[str, Any], value: str, member: str) -> bool:
+    match = _PORT.fullmatch(value)
+    if match is None:
+        return False
+    first, last, protocol = int(match[1]), int(match[2] or match[1]), match[3]
+    published = (one.get("network") or {}).get("ports") or (one.get("spec") or {}).get("ports") or ()
+    return any(first <= port[member] <= last and protocol in (None, port["protocol"]) for port in published)
+
+
+_PASSES: Mapping[str, Any] = {
+    "ancestor": _comes_from,
+    "exited": lambda one, code: one["state"] == "exited" and one.get("exit_code") == int(code),
+    "expose": lambda one, port: _ports(one, port, "container_port"),
+    "health": lambda one, health: one.get("health") == health,
+    "id": lambda one, text: one["id"].startswith(text),
+    "name": lambda one, text: re.search(text, one["name"]) is not None,
+    "publish": lambda one, port: _ports(one, port, "host_port"),
+    "status": lambda one, status: _state(one) == status,
+}

@@ -1,0 +1,133 @@
+"""Containers and images with the members that `docker inspect` has, for templates of `hyper inspect --format`.
+
+Our own members stay beside them: Docker's begin with a capital, ours do not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NEVER = "0001-01-01T00:00:00Z"
+_NANO = 10**9
+
+
+def shown(one: Mapping[str, Any]) -> dict[str, Any]:
+    """A container or image as a template sees it."""
+    return {**one, **(_container(one) if "state" in one else _image(one))}
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return NEVER
+    whole, fraction = divmod(int(seconds * _NANO), _NANO)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{fraction:09d}Z"
+
+
+def _container(one: Mapping[str, Any]) -> dict[str, Any]:
+    spec, limits, network = one.get("spec") or {}, one.get("limits") or {}, one.get("network") or {}
+    restart = one.get("restart") or {}
+    words = one.get("args") or [""]
+    return {
+        "Id": one["id"],
+        "Name": f"/{one['name']}",
+        "Created": _time(one.get("created_at")),
+        "Path": words[0],
+        "Args": words[1:],
+        "Image": one.get("image_digest"),
+        "RestartCount": one.get("retries", 0),
+        "State": _state(one),
+        "Config": {
+            "Image": one.get("image"),
+            "Hostname": spec.get("hostname") or one["id"][:12],
+            "Env": spec.get("env") or [],
+            "Cmd": spec.get("args"),
+            "Entrypoint": spec.get("entrypoint"),
+            "User": spec.get("user") or "",
+            "WorkingDir": spec.get("cwd") or "",
+            "Tty": spec.get("tty", False),
+            "OpenStdin": spec.get("stdin", False),
+            "Labels": one.get("labels") or {},
+            "StopSignal": spec.get("stop_signal") or "",
+            "StopTimeout": spec.get("stop_timeout_s"),
+        },
+        "HostConfig": {
+            "Memory": limits.get("memory_bytes", 0),
+            "NanoCpus": int((limits.get("cpu_quota") or 0) * _NANO),
+            "AutoRemove": one.get("auto_remove", False),
+            "ReadonlyRootfs": spec.get("read_only", False),
+            "Tmpfs": {mount["path"]: mount["options"] for mount in spec.get("tmpfs") or ()},
+            "RestartPolicy": {
+                "Name": restart.get("policy", "no"),
+                "MaximumRetryCount": restart.get("max_retries", 0),
+            },
+            "PortBindings": _bindings(spec.get("ports") or ()),
+        },
+        "NetworkSettings": {
+            "IPAddress": network.get("address", ""),
+            "MacAddress": network.get("mac", ""),
+            "Ports": _bindings(network.get("ports") or ()),
+        },
+        "Mounts": one.get("mounts") or [],
+        **({"SizeRw": one["size_bytes"], "SizeRootFs": one["size_root_bytes"]} if "size_bytes" in one else {}),
+    }
+
+
+def _state(one: Mapping[str, Any]) -> dict[str, Any]:
+    restarting = one.get("retry_at") is not None
+    state = "restarting" if restarting else str(one["state"])
+    vm = one.get("vm") or {}
+    found: dict[str, Any] = {
+        "Status": {"starting": "running", "stopping": "running"}.get(state, state),
+        "Running": state in {"running", "paused", "stopping", "restarting"},
+        "Paused": state == "paused",
+        "Restarting": restarting,
+        "OOMKilled": one.get("oom_killed", False),
+        "Dead": state == "dead",
+        "Pid": vm.get("pid", 0),
+        "ExitCode": one.get("exit_code") or 0,
+        "Error": one.get("error") or "",
+        "StartedAt": _time(one.get("started_at")),
+        "FinishedAt": _time(one.get("finished_at")),
+    }
+    if one.get("health", "none") != "none":
+        found["Health"] = {
+            "Status": one["health"],
+            "FailingStreak": one.get("failing_streak", 0),
+            "Log": [
+                {
+                    "Start": _time(check["began"]),
+                    "End": _time(check["ended"]),
+                    "ExitCode": check["exit_code"],
+                    "Output": check["output"],
+                }
+                for check in one.get("checks") or ()
+            ],
+        }
+    return found
+
+
+def _bindings(published: Any) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for port in published:
+        name = f"{port['container_port']}/{port['protocol']}"
+        found.setdefault(name, []).append({"HostIp": port["host_ip"], "HostPort": str(port["host_port"])})
+    return found
+
+
+def _image(one: Mapping[str, Any]) -> dict[str, Any]:
+    references = one.get("references") or []
+    names = {name.partition("@")[0].rpartition(":")[0] or name for name in references}
+    return {
+        "Id": one.get("digest"),
+        "RepoTags": [name for name in references if "@" not in name],
+        "RepoDigests": sorted(f"{name}@{one.get('digest')}" for name in names),
+        "Created": _time(one.get("created_at")),
+        "Size": one.get("size_bytes", 0),
+        "Os": "linux",
+        "Architecture": "amd64",
+        "Config": one.get("config") or {},
+    }

@@ -1,0 +1,54 @@
+"""Moments as Docker takes them: seconds since 1970, RFC 3339, or how long ago."""
+
+from __future__ import annotations
+
+import re
+import time
+
+_SECONDS = re.compile(r"(\d{1,11})(?:\.(\d{1,9}))?", re.ASCII)
+_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)", re.ASCII)
+_FRACTION = re.compile(r"(\.\d+)")
+_UNIT_NS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6}
+
+
+def moment_ns(text: str) -> int:
+    """Nanoseconds since 1970.
+
+    Raises:
+        ValueError: it is no moment.
+    """
+    text = text.strip()
+    seconds = _SECONDS.fullmatch(text)
+    if seconds:
+        return int(seconds[1]) * 10**9 + int((seconds[2] or "0").ljust(9, "0"))
+    if _SPAN.fullmatch(text):
+        return max(0, time.time_ns() - sum(int(float(count) * _UNIT_NS[unit]) for count, unit in _PART.findall(text)))
+    return _of_date(text)
+
+
+def seconds(text: str) -> str:
+    """A moment as the API takes it: seconds since 1970, to the nanosecond.
+
+    Raises:
+        ValueError: it is no moment.
+    """
+    moment = moment_ns(text)
+    return f"{moment // 10**9}.{moment % 10**9:09d}"
+
+
+def _of_date(text: str) -> int:
+    from datetime import datetime  # here: it takes as long to import as all the rest
+
+    fraction = _FRACTION.search(text)
+    digits = fraction[1][1:10] if fraction else ""
+    try:
+        # Without a zone it is our own.
+        whole = datetime.fromisoformat(_FRACTION.sub("", text, count=1)).astimezone()
+    except (ValueError, OverflowError, OSError):
+        whole = None
+    if whole is None or whole.timestamp() < 0:
+        raise ValueError(
+            "write seconds since 1970, a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m or 1h30m"
+        )
+    return int(whole.timestamp()) * 10**9 + int(digits.ljust(9, "0"))
