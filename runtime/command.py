@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from runtime.errors import HostUnable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 STDOUT_LIMIT_BYTES = 8 << 20
@@ -27,6 +27,7 @@ DRAIN_TIMEOUT_S = 1.0
 _CHUNK_BYTES = 64 << 10
 
 DEBIAN_PACKAGES: Mapping[str, str] = {
+    "buildah": "buildah",
     "busybox": "busybox-static",
     "fsck.erofs": "erofs-utils",
     "ip": "iproute2",
@@ -38,6 +39,7 @@ DEBIAN_PACKAGES: Mapping[str, str] = {
     "setpriv": "util-linux",
     "skopeo": "skopeo",
     "umoci": "umoci",
+    "zstd": "zstd",
 }
 
 
@@ -86,6 +88,9 @@ async def run(
     cwd: Path | None = None,
     memory_limit_bytes: int | None = None,
     file_limit_bytes: int | None = None,
+    pass_fds: Sequence[int] = (),
+    on_start: Callable[[int], None] | None = None,
+    on_output: Callable[[bytes], None] | None = None,
 ) -> Finished:
     """Run a program to its end; a non-zero exit is a result, not an exception.
 
@@ -97,6 +102,9 @@ async def run(
         cwd: Its working directory.
         memory_limit_bytes: `RLIMIT_AS`. Go programs reserve much more than they use: not for them.
         file_limit_bytes: `RLIMIT_FSIZE`, the largest file it may write.
+        pass_fds: Descriptors that it gets: a secret in one is in no file and in no argument.
+        on_start: Told of its process id.
+        on_output: Told of each piece of stdout and stderr as it comes; stdout is not kept then, and has no limit.
 
     Raises:
         HostUnable: the program is not installed.
@@ -117,6 +125,7 @@ async def run(
             start_new_session=True,
             cwd=cwd,
             env={**os.environ, **(env or {})},
+            pass_fds=tuple(pass_fds),
         )
     )
     try:
@@ -127,8 +136,13 @@ async def run(
         raise
     assert process.stdout is not None  # noqa: S101 -- for the type checker: both were asked for as pipes
     assert process.stderr is not None  # noqa: S101 -- as above
-    reading_out = asyncio.create_task(_read_all(process.stdout, stdout_limit_bytes))
-    reading_err = asyncio.create_task(_read_tail(process.stderr))
+    if on_start is not None:
+        on_start(process.pid)
+    if on_output is None:
+        reading_out = asyncio.create_task(_read_all(process.stdout, stdout_limit_bytes))
+    else:
+        reading_out = asyncio.create_task(_read_tail(process.stdout, on_output))
+    reading_err = asyncio.create_task(_read_tail(process.stderr, on_output))
     try:
         async with asyncio.timeout(timeout_s):
             stdout, stderr = await asyncio.gather(reading_out, reading_err)
@@ -163,9 +177,11 @@ async def _read_all(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
     return bytes(parts)
 
 
-async def _read_tail(stream: asyncio.StreamReader) -> bytes:
+async def _read_tail(stream: asyncio.StreamReader, tell: Callable[[bytes], None] | None = None) -> bytes:
     tail = bytearray()
     while chunk := await stream.read(_CHUNK_BYTES):
+        if tell is not None:
+            tell(chunk)
         tail += chunk
         del tail[:-STDERR_KEPT_BYTES]
     return bytes(tail)

@@ -21,6 +21,7 @@ from runtime.errors import Conflict, GuestFailed, HostUnable, InvalidInput, Runt
 from runtime.events import Event, Events, of_container
 from runtime.life import Container, Lives
 from runtime.record import Lifecycle, Limits, Port, Record
+from runtime.rotation import Rotation
 from runtime.signals import signal_number
 from runtime.spec import SIZE_DISK_BYTES, SIZES
 from runtime.supervisor import SIGNAL_TIMEOUT_S, Supervisor
@@ -76,6 +77,7 @@ class Engine:
         self.counts = counts
         self.events = Events(store)
         self.lives = Lives(store, self.events)
+        self.rotation = Rotation(self.lives, config.log_max_bytes)
         self.supervisor = Supervisor(
             config, self.lives, images, starter, host_cgroups, counts, ports, self.events, on_end=self._has_ended
         )
@@ -314,7 +316,11 @@ class Engine:
         self.events.wake()
         self.lives.forget(container)
         # An image that was untagged while it was in use goes with the last container that used it.
-        await self.images.collect({one.record.image_digest for one in self.lives.all()})
+        await self.images.collect(self.images_in_use)
+
+    def images_in_use(self) -> set[str]:
+        """Digests of the images that containers were made from."""
+        return {one.record.image_digest for one in self.lives.all()}
 
     def _has_ended(self, container: Container) -> None:
         """What follows an end: the next start by its restart policy, or the removal that was asked for at its creation.

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from runtime.api.body import Body
 from runtime.errors import RuntimeFault
+from runtime.images.access import Access
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,7 +63,8 @@ class ImagesApi:
 
         async def pull() -> None:
             try:
-                image = await self._engine.images.pull(body.reference, tls_verify=body.tls_verify, progress=tell)
+                access = Access(body.tls_verify)
+                image = await self._engine.images.pull(body.reference, access=access, progress=tell)
                 events.put_nowait({"image": image.to_dict()})
             except RuntimeFault as err:
                 events.put_nowait(err.to_dict())
@@ -86,5 +88,4 @@ class ImagesApi:
 
     async def untag(self, reference: str) -> None:
         """Take a name from an image."""
-        in_use = {one.record.image_digest for one in self._engine.lives.all()}
-        await self._engine.images.untag(reference, in_use)
+        await self._engine.images.untag(reference, self._engine.images_in_use)

@@ -1,4 +1,4 @@
-"""Make an image file from an OCI layout: check the layers, unpack them with umoci, write erofs.
+"""Make an image file from the layers of an image: check them, unpack them with umoci, write erofs.
 
 Uncompressed erofs without inlined data reads fastest in a guest. The same image gives the same file: the file
 system's UUID comes from the manifest's digest, and its build time is a constant.
@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime import command
-from runtime.errors import BadLayer, DiskFull, RuntimeFault
+from runtime.errors import BadLayer, DiskFull, RuntimeFault, WrongDigest
 from runtime.images import layers
 from runtime.images.image import Progress
-from runtime.images.registry import LAYOUT, TAG
+from runtime.images.manifest import PLATFORM_ARCHITECTURE, PLATFORM_OS, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from runtime.images.blobs import BlobStore
 
 STEP_TIMEOUT_S = 3600.0
 SCAN_MEMORY_BYTES = 1 << 30
@@ -31,6 +33,7 @@ SCAN_MEMORY_BYTES = 1 << 30
 BUILD_TIME_S = 4_102_444_800
 FULL_BELOW_BYTES = 1 << 20
 CROSS = "\N{VECTOR OR CROSS PRODUCT}"
+LAYOUT = "unpack"
 ROOT = "root"
 FILE = "image.erofs"
 
@@ -43,31 +46,49 @@ class Limits:
     entries: int = 2_000_000
 
 
-async def build(temporary: Path, digest: str, limits: Limits, progress: Callable[[Progress], None]) -> Path:
-    """Turn the layout in the temporary directory into an image file in it, synced to disk; return its path.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an image file is made of: the digest of the image, and its layers with the digests they unpack to."""
+
+    digest: str
+    layers: Sequence[str]
+    diff_ids: Sequence[str]
+
+
+async def build(
+    temporary: Path, parts: Parts, blobs: BlobStore, limits: Limits, progress: Callable[[Progress], None]
+) -> Path:
+    """Make an image file in the temporary directory, synced to disk; return its path.
 
     Args:
-        temporary: Holds the layout `oci`; mode 0700, as set-user-id programs are unpacked into it.
-        digest: Of the image, for the file system's UUID.
+        temporary: Mode 0700, as set-user-id programs are unpacked into it.
+        parts: What to make it of.
+        blobs: Where the layers are. One that is damaged is removed from there.
         limits: What the image may unpack to.
         progress: Told of each step.
 
     Raises:
         BadLayer: a layer leaves its root, is too large, or cannot be unpacked.
+        WrongDigest: a layer has not its digest.
         DiskFull: no space.
-        HostUnable: umoci or mkfs.erofs is not installed.
+        HostUnable: umoci, zstd or mkfs.erofs is not installed.
     """
-    manifest_digest = json.loads((temporary / LAYOUT / "index.json").read_bytes())["manifests"][0]["digest"]
     progress(Progress("checking"))
-    await _scan(temporary, manifest_digest, limits)
+    if len(parts.layers) != len(parts.diff_ids):
+        raise BadLayer(
+            f"the image has {len(parts.layers)} layers and {len(parts.diff_ids)} diff_ids: its maker is broken",
+            field="image",
+        )
+    compressions = await _scan(temporary, parts, blobs, limits)
+    await _lay_out(temporary, parts, blobs, compressions, limits)
     progress(Progress("unpacking"))
-    unpack = ["umoci", "raw", "unpack", "--image", f"{LAYOUT}:{TAG}", ROOT]
+    unpack = ["umoci", "raw", "unpack", "--image", f"{LAYOUT}:image", ROOT]
     # No file may be larger than all of them: a second fence, in case umoci reads an archive otherwise than the scan.
     done = await _run(unpack, temporary, file_limit_bytes=limits.unpacked_bytes)
     if done.returncode != 0:
         raise _fault(done, temporary, BadLayer(f"a layer cannot be unpacked: {_say_umoci(done)}", field="image"))
     progress(Progress("writing"))
-    make = ["mkfs.erofs", "--quiet", "-Enoinline_data", "--preserve-mtime", "-U", _uuid(digest), FILE, ROOT]
+    make = ["mkfs.erofs", "--quiet", "-Enoinline_data", "--preserve-mtime", "-U", _uuid(parts.digest), FILE, ROOT]
     done = await _run(make, temporary, env={"SOURCE_DATE_EPOCH": str(BUILD_TIME_S)})
     if done.returncode != 0:
         raise _fault(done, temporary, BadLayer(f"the image file cannot be written: {done.last_line}", field="image"))
@@ -86,15 +107,70 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-async def _scan(temporary: Path, manifest_digest: str, limits: Limits) -> None:
-    argv = [sys.executable, "-I", "-S", layers.__file__, LAYOUT, manifest_digest]
-    argv += [str(limits.unpacked_bytes), str(limits.entries)]
+async def _scan(temporary: Path, parts: Parts, blobs: BlobStore, limits: Limits) -> list[str]:
+    """Verify and check the layers; return how each is compressed."""
+    argv = [sys.executable, "-I", "-S", layers.__file__, str(limits.unpacked_bytes), str(limits.entries)]
+    argv += [str(blobs.path(layer)) for layer in parts.layers]
     done = await _run(argv, temporary, memory_limit_bytes=SCAN_MEMORY_BYTES)
     if done.returncode != 0:
         raise BadLayer(f"the layers cannot be read: {done.last_line}", field="image")
     answer = json.loads(done.stdout)
+    if answer.get("is_damaged"):
+        blobs.path(answer["layer"]).unlink(missing_ok=True)
+        raise WrongDigest(f"the layer {answer['layer']} is damaged: {answer['error']}; try again", field="image")
     if "error" in answer:
         raise BadLayer(f"the layer {answer['layer']} is refused: {answer['error']}", field="image")
+    compressions: list[str] = answer["compressions"]
+    return compressions
+
+
+async def _lay_out(temporary: Path, parts: Parts, blobs: BlobStore, compressions: list[str], limits: Limits) -> None:
+    """Make the OCI layout that umoci takes: links to the layers, and a manifest and configuration of our own.
+
+    umoci knows no zstd: such layers are unpacked beside, and are then named by what they unpack to. It verifies both
+    digests of every layer.
+    """
+    directory = temporary / LAYOUT / "blobs" / "sha256"
+    directory.mkdir(parents=True)
+
+    def describe(kind: str, content: bytes) -> dict[str, object]:
+        digest = digest_of(content)
+        (directory / digest.removeprefix("sha256:")).write_bytes(content)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest, "size": len(content)}
+
+    described = []
+    for layer, diff_id, compression in zip(parts.layers, parts.diff_ids, compressions, strict=True):
+        named = diff_id if compression == "zstd" else layer
+        place = directory / named.removeprefix("sha256:")
+        if not place.exists():  # an image may have a layer twice
+            if compression == "zstd":
+                await _unzstd(blobs.path(layer), place, temporary, limits)
+            else:
+                place.symlink_to(blobs.path(layer).absolute())
+        kind = "application/vnd.oci.image.layer.v1.tar" + ("+gzip" if compression == "gzip" else "")
+        described.append({"mediaType": kind, "digest": named, "size": place.stat().st_size})
+    config = {
+        "architecture": PLATFORM_ARCHITECTURE,
+        "os": PLATFORM_OS,
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": list(parts.diff_ids)},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "config": describe("config.v1+json", json.dumps(config).encode()),
+        "layers": described,
+    }
+    entry = describe("manifest.v1+json", json.dumps(manifest).encode())
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "image"}
+    (temporary / LAYOUT / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (temporary / LAYOUT / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+async def _unzstd(blob: Path, place: Path, temporary: Path, limits: Limits) -> None:
+    argv = ["zstd", "-dq", "--no-progress", str(blob), "-o", str(place)]
+    done = await _run(argv, temporary, file_limit_bytes=limits.unpacked_bytes + (64 << 20))
+    if done.returncode != 0:
+        raise _fault(done, temporary, BadLayer(f"a layer cannot be unpacked: {done.last_line}", field="image"))
 
 
 async def _run(

@@ -9,7 +9,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-Status = Literal["resolving", "waiting", "downloading", "downloaded", "checking", "unpacking", "writing", "done"]
+Status = Literal[
+    "resolving",
+    "waiting",
+    "downloading",
+    "downloaded",
+    "uploading",
+    "reading",
+    "building",
+    "checking",
+    "unpacking",
+    "writing",
+    "done",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +57,9 @@ class ImageConfig:
 class Image:
     """One image on this host.
 
-    `digest` is that of its platform's manifest; `created_at` is None if the image does not say.
+    `digest` is that of its platform's manifest; `created_at` is None if the image does not say. `size_bytes` is that of
+    the image file, `blobs_bytes` that of manifest, configuration and layers as the registry has them, of which other
+    images have `shared_bytes` as well. `build` is what it was built from, if it was built here.
     """
 
     digest: str
@@ -55,6 +69,9 @@ class Image:
     size_bytes: int
     file: Path
     config: ImageConfig
+    blobs_bytes: int = 0
+    shared_bytes: int = 0
+    build: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As the API has it (`docs/reference/api.md`, "An image")."""
@@ -64,23 +81,30 @@ class Image:
             "created_at": self.created_at,
             "pulled_at": self.pulled_at,
             "size_bytes": self.size_bytes,
+            "blobs_bytes": self.blobs_bytes,
+            "shared_bytes": self.shared_bytes,
+            "unique_bytes": self.size_bytes + self.blobs_bytes - self.shared_bytes,
             "file": str(self.file),
+            "build": None if self.build is None else dict(self.build),
             "config": self.config.to_dict(),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a pull.
+    """One step of a pull, a push, a load or a build.
 
-    `current` and `total` are bytes of the whole image, or of `layer` (a digest) where one is named.
+    `current` and `total` are bytes of the whole image, or of `layer` (a digest) where one is named. `text` is what a
+    build prints.
     """
 
     status: Status
     layer: str | None = None
     current: int | None = None
     total: int | None = None
+    text: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As a line of the API's pull answer."""
-        return {"status": self.status, "layer": self.layer, "current": self.current, "total": self.total}
+        """As a line of the API's answer."""
+        told = {"status": self.status, "layer": self.layer, "current": self.current, "total": self.total}
+        return told if self.text is None else {**told, "text": self.text}

@@ -16,7 +16,7 @@ from runtime.errors import DiskFull, HostUnable
 from runtime.images.image import Image, ImageConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 BUSY_TIMEOUT_S = 10.0
@@ -36,6 +36,25 @@ CREATE TABLE IF NOT EXISTS image_references (
     digest TEXT NOT NULL REFERENCES images (digest) ON DELETE CASCADE
 ) STRICT;
 CREATE INDEX IF NOT EXISTS image_references_digest ON image_references (digest);
+CREATE TABLE IF NOT EXISTS image_blobs (
+    digest TEXT NOT NULL REFERENCES images (digest) ON DELETE CASCADE,
+    blob TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    PRIMARY KEY (digest, blob)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS image_blobs_blob ON image_blobs (blob);
+CREATE TABLE IF NOT EXISTS image_builds (
+    digest TEXT PRIMARY KEY REFERENCES images (digest) ON DELETE CASCADE,
+    build TEXT NOT NULL
+) STRICT;
+"""
+
+_COLUMNS = """
+    digest, created_at, pulled_at, size_bytes, config,
+    (SELECT coalesce(sum(b.size_bytes), 0) FROM image_blobs b WHERE b.digest = images.digest),
+    (SELECT coalesce(sum(b.size_bytes), 0) FROM image_blobs b WHERE b.digest = images.digest
+        AND EXISTS (SELECT 1 FROM image_blobs o WHERE o.blob = b.blob AND o.digest <> b.digest)),
+    (SELECT build FROM image_builds WHERE image_builds.digest = images.digest)
 """
 
 
@@ -60,8 +79,8 @@ class ImageIndex:
         """Where the image file of a digest is, or would be."""
         return self._images_dir / digest.removeprefix("sha256:") / "image.erofs"
 
-    def put(self, image: Image) -> None:
-        """Add an image, or renew it."""
+    def put(self, image: Image, blobs: Mapping[str, int]) -> None:
+        """Add an image, or renew it, with its blobs and their sizes in bytes."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO images (digest, created_at, pulled_at, size_bytes, config) VALUES (?, ?, ?, ?, ?)"
@@ -69,6 +88,14 @@ class ImageIndex:
                 " size_bytes = excluded.size_bytes, config = excluded.config",
                 (image.digest, image.created_at, image.pulled_at, image.size_bytes, json.dumps(image.config.to_dict())),
             )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO image_blobs VALUES (?, ?, ?)",
+                [(image.digest, blob, size_bytes) for blob, size_bytes in blobs.items()],
+            )
+            if image.build is not None:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO image_builds VALUES (?, ?)", (image.digest, json.dumps(dict(image.build)))
+                )
 
     def tag(self, reference: str, digest: str) -> None:
         """Let a reference name this image, and no other from now on."""
@@ -79,6 +106,17 @@ class ImageIndex:
                 (reference, digest),
             )
             self._db.execute("UPDATE images SET doomed = 0 WHERE digest = ?", (digest,))
+
+    def blobs(self, digest: str) -> dict[str, int]:
+        """The blobs of an image, and their sizes in bytes."""
+        with self._lock:
+            query = "SELECT blob, size_bytes FROM image_blobs WHERE digest = ?"
+            return dict(self._db.execute(query, (digest,)).fetchall())
+
+    def all_blobs(self) -> dict[str, int]:
+        """The blobs of all images, and their sizes in bytes."""
+        with self._lock:
+            return dict(self._db.execute("SELECT blob, max(size_bytes) FROM image_blobs GROUP BY blob").fetchall())
 
     def untag(self, reference: str) -> None:
         """Forget a reference; the image stays."""
@@ -114,8 +152,7 @@ class ImageIndex:
         return self._select("ORDER BY pulled_at DESC")
 
     def _select(self, clause: str, *values: object) -> tuple[Image, ...]:
-        columns = "digest, created_at, pulled_at, size_bytes, config"
-        query = f"SELECT {columns} FROM images {clause}"  # noqa: S608 -- clauses stand in this class
+        query = f"SELECT {_COLUMNS} FROM images {clause}"  # noqa: S608 -- clauses stand in this class
         names = "SELECT reference FROM image_references WHERE digest = ? ORDER BY reference"
         with self._transaction():
             return tuple(
@@ -127,6 +164,9 @@ class ImageIndex:
                     size_bytes=row[3],
                     file=self.file(row[0]),
                     config=_config(json.loads(row[4])),
+                    blobs_bytes=row[5],
+                    shared_bytes=row[6],
+                    build=None if row[7] is None else json.loads(row[7]),
                 )
                 for row in self._db.execute(query, values).fetchall()
             )

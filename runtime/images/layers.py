@@ -1,17 +1,21 @@
-"""Read the layers of an OCI layout before anything is unpacked: names that leave the root, and bombs.
+"""Verify the layers of an image and read them before anything is unpacked: names that leave the root, and bombs.
 
 A program of its own, because tar is a stranger's input that may take seconds and memory: `build.py` runs it under
 limits and may kill it. Only the standard library is imported, and it is run by its path, so it works wherever the
 package lies. What it refuses follows Docker's "breakout" errors; names inside the root are left to umoci, which
 resolves every symbolic link within the root.
 
-Usage: layers.py LAYOUT MANIFEST-DIGEST MAX-BYTES MAX-ENTRIES. Prints `{"bytes", "entries"}`, or `{"error", "layer"}`.
+Usage: layers.py MAX-BYTES MAX-ENTRIES BLOB…, where each blob's file name is its digest. Prints `{"bytes", "entries",
+"compressions"}`, or `{"error", "layer", "is_damaged"}`; damaged is a blob that has not the digest of its name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import hashlib
 import json
+import subprocess
 import sys
 import tarfile
 import zlib
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 EXTENDED_HEADER_LIMIT_BYTES = 1 << 20  # pax headers, long names: no real archive comes near it
 PATH_LIMIT = 4096  # PATH_MAX
+ZSTD = ("zstd", "-dcq", "--no-progress")
+GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _EXTENDED_TYPES = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -99,14 +105,19 @@ def check(entry: tarfile.TarInfo) -> None:
         raise Refused("an entry replaces the image's root by something that is no directory")
 
 
-def entries(blob: Path, limit_bytes: int) -> Iterator[tarfile.TarInfo]:
-    """The entries of one layer, plain or gzip; the rest of the stream is read as well, as its digest covers it."""
+def compression(blob: Path) -> str:
+    """`gzip`, `zstd` or `none`, by its first bytes: what a manifest says of it may be wrong."""
     with blob.open("rb") as raw:
         magic = raw.read(4)
-        raw.seek(0)
-        if magic == b"\x28\xb5\x2f\xfd":
-            raise Refused("it is compressed with zstd, which is not supported: push the image with gzip layers")
-        counted = _Counted(gzip.GzipFile(fileobj=raw) if magic[:2] == b"\x1f\x8b" else raw, limit_bytes)
+    if magic == ZSTD_MAGIC:
+        return "zstd"
+    return "gzip" if magic[:2] == GZIP_MAGIC else "none"
+
+
+def entries(blob: Path, limit_bytes: int) -> Iterator[tarfile.TarInfo]:
+    """The entries of one layer; the rest of the stream is read as well, as its digest covers it."""
+    with _plain(blob) as raw:
+        counted = _Counted(raw, limit_bytes)
         # fileobj needs no more than read() in stream mode
         with tarfile.open(fileobj=counted, mode="r|", tarinfo=_Entry, bufsize=READ_BYTES) as tar:  # type: ignore[call-overload]
             for entry in tar:
@@ -116,11 +127,34 @@ def entries(blob: Path, limit_bytes: int) -> Iterator[tarfile.TarInfo]:
             pass
 
 
+@contextlib.contextmanager
+def _plain(blob: Path) -> Iterator[_Readable]:
+    """A layer without its compression."""
+    kind = compression(blob)
+    with blob.open("rb") as raw:
+        if kind != "zstd":
+            yield gzip.GzipFile(fileobj=raw) if kind == "gzip" else raw
+            return
+        with subprocess.Popen(ZSTD, stdin=raw, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None  # noqa: S101 -- for the type checker: it was asked for as a pipe
+            assert process.stderr is not None  # noqa: S101 -- as above
+            try:
+                yield process.stdout
+                message = process.stderr.read(1000).decode(errors="replace").strip()
+                if process.wait() != 0:
+                    raise OSError(message or "zstd failed")
+            finally:
+                process.kill()
+
+
 def scan(blobs: list[Path], max_bytes: int, max_entries: int) -> dict[str, object]:
     """Add up what the layers unpack to; stop at the first thing that is refused."""
     total_bytes = total_entries = 0
     for blob in blobs:
         try:
+            with blob.open("rb") as raw:
+                if hashlib.file_digest(raw, "sha256").hexdigest() != blob.name:
+                    return _refusal(blob, "it has not the digest of its name", is_damaged=True)
             for entry in entries(blob, max_bytes + (64 << 20)):  # headers and padding are not what the limit is for
                 check(entry)
                 total_entries += 1
@@ -128,12 +162,18 @@ def scan(blobs: list[Path], max_bytes: int, max_entries: int) -> dict[str, objec
                 _bound(total_bytes, max_bytes, "bytes")
                 _bound(total_entries, max_entries, "entries")
         except Refused as err:
-            return {"error": str(err), "layer": f"sha256:{blob.name}"}
+            return _refusal(blob, str(err))
+        except FileNotFoundError as err:
+            return _refusal(blob, f"{err.filename} is missing")
         except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as err:
-            return {"error": f"it is not a whole tar archive: {err}", "layer": f"sha256:{blob.name}"}
+            return _refusal(blob, f"it is not a whole tar archive: {err}")
         except MemoryError:
-            return {"error": "its headers do not fit in memory", "layer": f"sha256:{blob.name}"}
-    return {"bytes": total_bytes, "entries": total_entries}
+            return _refusal(blob, "its headers do not fit in memory")
+    return {"bytes": total_bytes, "entries": total_entries, "compressions": [compression(blob) for blob in blobs]}
+
+
+def _refusal(blob: Path, error: str, *, is_damaged: bool = False) -> dict[str, object]:
+    return {"error": error, "layer": f"sha256:{blob.name}", "is_damaged": is_damaged}
 
 
 def _bound(value: int, limit: int, unit: str) -> None:
@@ -141,13 +181,10 @@ def _bound(value: int, limit: int, unit: str) -> None:
         raise Refused(f"the image has more than {limit} {unit} with this layer")
 
 
-def main(layout: str, manifest_digest: str, max_bytes: str, max_entries: str) -> None:
-    """Scan the layers that a manifest in a layout names."""
-    blobs = Path(layout, "blobs", "sha256")
-    manifest = json.loads((blobs / manifest_digest.removeprefix("sha256:")).read_bytes())
-    layers = [blobs / layer["digest"].removeprefix("sha256:") for layer in manifest["layers"]]
-    print(json.dumps(scan(layers, int(max_bytes), int(max_entries))))  # noqa: T201 -- stdout is this program's answer
+def main(max_bytes: str, max_entries: str, *blobs: str) -> None:
+    """Scan layers."""
+    print(json.dumps(scan([Path(blob) for blob in blobs], int(max_bytes), int(max_entries))))  # noqa: T201 -- stdout is this program's answer
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    main(*sys.argv[1:])

@@ -140,6 +140,62 @@ def parse_config(content: bytes, what: str) -> tuple[ImageConfig, float | None]:
     return config, parse_time(raw.get("created"))
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of an image's history; `size_bytes` is that of its layer in the registry, 0 if it made none."""
+
+    created_at: float | None
+    created_by: str
+    comment: str
+    size_bytes: int
+    layer: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the API has it."""
+        return {
+            "created_at": self.created_at,
+            "created_by": self.created_by,
+            "comment": self.comment,
+            "size_bytes": self.size_bytes,
+            "layer": self.layer,
+        }
+
+
+def parse_diff_ids(content: bytes, what: str) -> tuple[str, ...]:
+    """The digests that the layers unpack to, as the configuration has them.
+
+    Raises:
+        Upstream: it has none.
+    """
+    rootfs = _object(content, what).get("rootfs")
+    found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if not isinstance(found, list) or not all(isinstance(one, str) and _DIGEST.fullmatch(one) for one in found):
+        raise Upstream(f"{what}: the image's configuration has no list of digests rootfs.diff_ids")
+    return tuple(found)
+
+
+def parse_history(content: bytes, layers: tuple[Descriptor, ...], what: str) -> tuple[Step, ...]:
+    """The steps that made an image, the last first; layers that the history does not tell of are steps as well."""
+    left = list(layers)
+    steps = []
+    history = _object(content, what).get("history")
+    for entry in history if isinstance(history, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        layer = left.pop(0) if left and not entry.get("empty_layer") else None
+        steps.append(
+            Step(
+                parse_time(entry.get("created")),
+                str(entry.get("created_by") or ""),
+                str(entry.get("comment") or ""),
+                layer.size_bytes if layer else 0,
+                layer.digest if layer else None,
+            )
+        )
+    steps += [Step(None, "", "", layer.size_bytes, layer.digest) for layer in left]
+    return tuple(reversed(steps))
+
+
 def parse_time(text: object) -> float | None:
     """RFC 3339 with any number of decimals, as Go writes it; None if it is not a time."""
     if not isinstance(text, str):

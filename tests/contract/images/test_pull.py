@@ -16,6 +16,7 @@ import pytest
 
 from runtime.errors import BadLayer, Conflict, DiskFull, HostUnable, ImageUnknown, Upstream, WrongDigest, WrongPlatform
 from runtime.images import ImageStore, Limits, Progress
+from runtime.images.access import Access
 from tests.contract.images.conftest import free_port, leftovers, processes_below
 from tests.contract.images.layouts import busybox_root, entry, layer, write_index, write_layout
 
@@ -170,7 +171,7 @@ async def test_a_tag_that_has_moved(registry: TestRegistry, store: ImageStore) -
     new = await store.pull(name)
     assert (await store.resolve(name)).digest == new.digest != old.digest
     assert (await store.resolve(old.digest)).references == ()
-    await store.untag(old.digest[7:19], set())
+    await store.untag(old.digest[7:19], set)
     assert not old.file.exists()
     assert [image.digest for image in await store.list()] == [new.digest]
 
@@ -209,7 +210,7 @@ async def test_errors_of_the_registry(registry: TestRegistry, store: ImageStore,
     with pytest.raises(Upstream, match=r"registry\.invalid cannot be reached"):
         await store.pull("registry.invalid/x:1")
     with pytest.raises(Upstream, match="speaks plain HTTP: put it into insecure_registries"):
-        await store.pull(f"{registry.host}/known:1", tls_verify=True)
+        await store.pull(f"{registry.host}/known:1", access=Access(tls_verify=True))
     registry.push("arm:1", [layer(*busybox_root())], architecture="arm64")
     with pytest.raises(WrongPlatform, match="is for linux/arm64; this host needs linux/amd64"):
         await store.pull(f"{registry.host}/arm:1")
@@ -287,18 +288,18 @@ async def test_untag_and_collect(registry: TestRegistry, store: ImageStore) -> N
     image = await store.pull(one)
     await store.pull(two)
     with pytest.raises(Conflict, match="remove each by its name"):
-        await store.untag(image.digest, set())
-    await store.untag(one, set())
+        await store.untag(image.digest, set)
+    await store.untag(one, set)
     with pytest.raises(ImageUnknown):
         await store.resolve(one)
-    await store.untag(two, {image.digest})
+    await store.untag(two, lambda: {image.digest})
     assert image.file.is_file()
-    assert await store.collect({image.digest}) == ()
-    assert await store.collect(set()) == (image.digest,)
+    assert await store.collect(lambda: {image.digest}) == ()
+    assert await store.collect(set) == (image.digest,)
     assert not image.file.parent.exists()
     assert await store.list() == ()
     with pytest.raises(ImageUnknown):
-        await store.untag(two, set())
+        await store.untag(two, set)
 
 
 @pytest.mark.parametrize("status", ["downloading", "unpacking", "writing"])
