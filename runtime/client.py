@@ -6,10 +6,12 @@ as it came: dicts and lists of JSON.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import socket
+import time
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 ANSWER_LIMIT_BYTES = 256 << 20
 CHUNK_BYTES = 64 << 10
+STREAM_BYTES = 256 << 10
 CONNECT_TIMEOUT_S = 5.0
+KEEP_ALIVE_S = 2.0
 DEFAULT_STATE_DIR = "/run/hyper"
 SOCKET_NAME = "hyperd.sock"
 
@@ -51,10 +55,40 @@ class _UnixConnection(http.client.HTTPConnection):
         self._timeout_s = timeout_s
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self.opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(CONNECT_TIMEOUT_S)
         self.sock.connect(self._path)
         self.sock.settimeout(self._timeout_s)
+
+
+class Records:
+    """A stream of log records for `runtime.logs.Decoder`, in pieces.
+
+    `offset` is where in the log the first byte stands; None where there is no log to go on in.
+    """
+
+    def __init__(self, response: http.client.HTTPResponse, connection: socket.socket, path: str) -> None:
+        self._response = response
+        self._connection = connection
+        self._path = path
+        offset = response.getheader("X-Hyper-Log-Offset", "")
+        self.offset = int(offset) if offset.isascii() and offset.isdigit() else None
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._response:
+            while True:
+                try:
+                    piece = self._response.read1(STREAM_BYTES)
+                except (OSError, http.client.HTTPException) as err:
+                    raise DaemonUnreachable(f"hyperd at {self._path} broke off in the middle of its answer") from err
+                if not piece:
+                    return
+                yield piece
+
+    def break_off(self) -> None:
+        """Have done with it, from another thread: whoever reads it sees its end, or that hyperd broke off."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
 
 def setting(name: str, default: str) -> str:
@@ -225,35 +259,92 @@ class Client:
         return self.call("POST", _container(ref, "wait"))
 
     def logs(
-        self, ref: str, *, follow: bool = False, tail: int | None = None, since: float | None = None
-    ) -> Iterator[bytes]:
-        """What a container wrote, as records for `runtime.logs.Decoder`."""
-        options = _given(follow=str(follow).lower(), tail=tail, since=since)
+        self,
+        ref: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        offset: int | None = None,
+    ) -> Records:
+        """What a container wrote. Times are seconds since 1970."""
+        options = _given(follow=str(follow).lower(), tail=tail, since=since, until=until, offset=offset)
         query = "&".join(f"{key}={value}" for key, value in options.items())
-        return self.stream("GET", f"{_container(ref, 'logs')}?{query}")
+        return self._records(f"{_container(ref, 'logs')}?{query}")
 
-    def input(self, ref: str, data: Iterable[bytes]) -> None:
-        """Send to the stdin of a container created with `stdin`; the end of `data` closes it."""
-        self.call("POST", _container(ref, "input"), _Chunks(data))
+    def attach(self, ref: str, offset: int | None = None) -> Records:
+        """What a container writes from now on, or from an offset in its log on; it waits while this is not read."""
+        return self._records(_container(ref, "attach") + ("" if offset is None else f"?offset={offset}"))
+
+    def input(self, ref: str, data: Iterable[bytes], *, close: bool = True) -> None:
+        """Send to the stdin of a container created with `stdin`; with `close` the end of `data` closes it."""
+        self._feed(_container(ref, "input"), data, close=close)
+
+    def resize(self, ref: str, rows: int, cols: int) -> None:
+        """Say how large a container's terminal is."""
+        self.call("POST", _container(ref, "resize"), {"rows": rows, "cols": cols})
 
     def exec(self, ref: str, spec: Mapping[str, Any]) -> str:
         """Start a command in a container; returns its session."""
         return str(self.call("POST", _container(ref, "exec"), spec)["session"])
 
-    def session_output(self, session: str) -> Iterator[bytes]:
+    def session_output(self, session: str) -> Records:
         """What a session's command writes, as records; the last is the event of its exit."""
-        return self.stream("GET", f"/v1/sessions/{_quote(session)}/output")
+        return self._records(f"/v1/sessions/{_quote(session)}/output")
 
     def session_input(self, session: str, data: Iterable[bytes]) -> None:
         """Send to a session's stdin; the end of `data` closes it."""
-        self.call("POST", f"/v1/sessions/{_quote(session)}/input", _Chunks(data))
+        self._feed(f"/v1/sessions/{_quote(session)}/input", data, close=True)
+
+    def leave_session(self, session: str) -> None:
+        """Nobody takes a session's output: it is thrown away, and the command goes on."""
+        self.call("DELETE", f"/v1/sessions/{_quote(session)}")
+
+    def session_resize(self, session: str, rows: int, cols: int) -> None:
+        """Say how large a session's terminal is."""
+        self.call("POST", f"/v1/sessions/{_quote(session)}/resize", {"rows": rows, "cols": cols})
 
     def audit(self, limit: int = 100) -> Any:
         """Who did what, newest first."""
         return self.call("GET", f"/v1/audit?limit={limit}")
 
-    def _open(self, method: str, path: str, body: object) -> http.client.HTTPResponse:
+    def _records(self, path: str) -> Records:
         connection = _UnixConnection(self._path, self._timeout_s)
+        response = self._open("GET", path, None, connection)
+        return Records(response, connection.opened, self._path)
+
+    def _feed(self, path: str, data: Iterable[bytes], *, close: bool) -> None:
+        """Send in requests of their own: one that is taken is with the guest, and hyperd sees at once if we go away."""
+        connection, used = _UnixConnection(self._path, self._timeout_s), time.monotonic()
+
+        def post(end: str, piece: bytes) -> None:
+            nonlocal connection, used
+            if time.monotonic() - used > KEEP_ALIVE_S:  # hyperd may be about to close it
+                connection.close()
+                connection = _UnixConnection(self._path, self._timeout_s)
+            try:
+                connection.request("POST", f"{path}?end={end}", piece, {"Content-Type": "application/octet-stream"})
+                response = connection.getresponse()
+                if response.status >= 400:
+                    raise _error(response)
+                response.read()
+            except (OSError, http.client.HTTPException) as err:
+                raise self._fault(err) from err
+            used = time.monotonic()
+
+        try:
+            for piece in data:
+                post("false", piece)
+            if close:
+                post("true", b"")
+        finally:
+            connection.close()
+
+    def _open(
+        self, method: str, path: str, body: object, connection: _UnixConnection | None = None
+    ) -> http.client.HTTPResponse:
+        connection = connection or _UnixConnection(self._path, self._timeout_s)
         headers = {"Connection": "close"}
         try:
             if isinstance(body, _Chunks):

@@ -17,6 +17,7 @@ STDOUT, STDERR, EVENT = 1, 2, 3
 MAX_PAYLOAD_BYTES = 65536
 MAGIC = b"HP"
 HEADER = struct.Struct("<2sBBIQ")
+_CHAIN = 4  # so many records in a row are no accident
 
 
 class LogRecord(NamedTuple):
@@ -47,21 +48,69 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def pending(self) -> int:
+        """How many bytes of a record that is not complete yet are held."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> Iterator[LogRecord]:
         """Records that are complete with `data`."""
-        self._buffer += data
-        buffer, offset = self._buffer, 0
-        while len(buffer) - offset >= HEADER.size:
-            magic, kind, reserved, length, time_ns = HEADER.unpack_from(buffer, offset)
-            valid = magic == MAGIC and kind in (STDOUT, STDERR, EVENT) and not reserved and length <= MAX_PAYLOAD_BYTES
-            if not valid:
-                following = buffer.find(MAGIC, offset + 1)
-                # The last byte may be the first one of a magic.
-                offset = following if following >= 0 else len(buffer) - 1
-                continue
-            end = offset + HEADER.size + length
-            if end > len(buffer):
-                break
-            yield LogRecord(kind, time_ns, bytes(buffer[offset + HEADER.size : end]))
+        held = bytes(self._buffer) + data
+        last = 0
+        for offset, kind, length, time_ns in places(held):
+            begin = offset + HEADER.size
+            last = begin + length
+            yield LogRecord(kind, time_ns, held[begin:last])
+        self._buffer = bytearray(held[whole(held, last) :])
+
+
+def places(data: bytes, offset: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """Where the whole records are: offset, kind, length of the payload, time in nanoseconds. Damage is skipped."""
+    size, head = len(data), HEADER.size
+    unpack = HEADER.unpack_from
+    while size - offset >= head:
+        magic, kind, reserved, length, time_ns = unpack(data, offset)
+        if magic == MAGIC and 0 < kind < 4 and not reserved and length <= MAX_PAYLOAD_BYTES:
+            end = offset + head + length
+            if end > size:
+                return
+            yield offset, kind, length, time_ns
             offset = end
-        del buffer[:offset]
+        else:
+            offset = data.find(MAGIC, offset + 1)
+            if offset < 0:
+                return
+
+
+def whole(data: bytes, offset: int = 0) -> int:
+    """Where the last whole record ends, and damage that no record can begin in: all before it can be passed on."""
+    for begin, _, length, _ in places(data, offset):
+        offset = begin + HEADER.size + length
+    while len(data) - offset >= HEADER.size and not _begins(data, offset):
+        following = data.find(MAGIC, offset + 1)
+        if following < 0:
+            return len(data) - 1  # the last byte may be the first one of a magic
+        offset = following
+    return offset
+
+
+def first(data: bytes) -> int:
+    """Where the first record begins in a piece that was cut out of a log; the length if none does.
+
+    What a container writes may look like a record; that several follow one another to the end is told from chance.
+    """
+    offset = data.find(MAGIC)
+    while offset >= 0:
+        at, seen = offset, 0
+        while seen < _CHAIN and len(data) - at >= HEADER.size and _begins(data, at):
+            at += HEADER.size + int.from_bytes(data[at + 4 : at + 8], "little")
+            seen += 1
+        if seen == _CHAIN or (seen and len(data) - at < HEADER.size):
+            return offset
+        offset = data.find(MAGIC, offset + 1)
+    return len(data)
+
+
+def _begins(data: bytes, offset: int) -> bool:
+    magic, kind, reserved, length, _ = HEADER.unpack_from(data, offset)
+    return bool(magic == MAGIC and 0 < kind < 4 and not reserved and length <= MAX_PAYLOAD_BYTES)

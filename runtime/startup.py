@@ -275,6 +275,8 @@ def _process(container: Container, image: Image) -> dict[str, object]:
         "cwd": spec.cwd or image.config.working_dir or "/",
         "user": spec.user if spec.user is not None else image.config.user,
         "tty": spec.tty,
+        "rows": spec.terminal_size[0] if spec.terminal_size else 0,
+        "cols": spec.terminal_size[1] if spec.terminal_size else 0,
         "stdin": spec.stdin,
         "stop_signal": spec.stop_signal or image.config.stop_signal or "SIGTERM",
         "cgroup": {

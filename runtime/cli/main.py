@@ -34,6 +34,7 @@ COMMANDS = {
     "create": Command("run", "Create a container without starting it"),
     "start": Command("lifecycle", "Start containers"),
     "ps": Command("containers", "List containers"),
+    "attach": Command("attach", "Stand for a running container: its output, our keys"),
     "logs": Command("streams", "Show what a container wrote"),
     "exec": Command("streams", "Run a command in a running container"),
     "stop": Command("lifecycle", "Stop containers"),

@@ -7,24 +7,18 @@ after the last output, so that none is lost; with `-d` it is the daemon's.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import arguments, streams
+from runtime.cli import arguments, attach, streams, terminal
 from runtime.cli.images import fetch
 from runtime.cli.output import clean
 from runtime.client import ApiError, ClientError
 
 if TYPE_CHECKING:
     import argparse
-    from types import FrameType
 
     from runtime.client import Client
-
-INTERRUPTS_BEFORE_LEAVING = 3
 
 
 def create_arguments(parser: arguments.Parser) -> None:
@@ -112,11 +106,18 @@ def create(args: argparse.Namespace, client: Client) -> int:
 def run_arguments(parser: arguments.Parser) -> None:
     """`hyper run`."""
     parser.add_argument("-d", "--detach", action="store_true", help="do not wait for it; print its id")
+    parser.add_argument(
+        "-a", "--attach", action="append", default=[], type=arguments.option("--attach", attach.output),
+        metavar="STREAM", help="only this one: stdin, stdout or stderr; may be given again",
+    )  # fmt: skip
+    streams.add_detach_keys(parser)
+    attach.add_sig_proxy(parser)
     create_arguments(parser)
 
 
 def run(args: argparse.Namespace, client: Client) -> int:
     """Create and start a container."""
+    how = attach.of_run(args)
     ref = _create(args, client, auto_remove=args.rm and args.detach)["id"]
     try:
         client.start(ref)
@@ -127,8 +128,10 @@ def run(args: argparse.Namespace, client: Client) -> int:
     if args.detach:
         print(ref)
         return 0
+    if not how.outputs:
+        print(ref, flush=True)  # as Docker does: who only sends has something to ask by
     try:
-        return _stand_for(client, ref, interactive=args.interactive, tty=args.tty)
+        return attach.attend(client, ref, how, from_start=True) or 0
     finally:
         if args.rm and not _runs(client, ref):
             _remove(client, ref)
@@ -141,10 +144,8 @@ def start_attached(ref: str, client: Client, *, interactive: bool) -> int:
         raise ClientError(f"{ref} runs already; see: hyper logs -f {ref}")
     if interactive and not one["spec"]["stdin"]:
         raise ClientError(f"{ref} was created without stdin: create it with -i, or start it without -i")
-    # Before the start: the guest's clock is set from ours, so nothing of this run is older.
-    since = time.time()
-    client.start(ref)
-    return _stand_for(client, one["id"], interactive=interactive, tty=one["spec"]["tty"], since=since)
+    how = attach.Attachment(tty=one["spec"]["tty"], stdin=interactive)
+    return attach.attend(client, one["id"], how, start=lambda: client.start(ref)) or 0
 
 
 def _health(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -226,6 +227,7 @@ def _create_checked(
         "cwd": args.workdir,
         "user": args.user,
         "tty": args.tty,
+        "terminal_size": terminal.size() if args.tty else None,
         "stdin": args.interactive,
         "labels": dict([*(label for file in args.label_file for label in file), *args.label]),
         "hostname": args.hostname,
@@ -264,49 +266,6 @@ def _publish_all(args: argparse.Namespace, client: Client, spec: dict[str, Any])
         **spec,
         "ports": args.publish + [port for port in exposed if (port["container_port"], port["protocol"]) not in named],
     }
-
-
-def _stand_for(client: Client, ref: str, *, interactive: bool, tty: bool, since: float | None = None) -> int:
-    """Stand for a running container until it ends; its output `since` a time, in seconds since 1970, is ours."""
-    interrupts = 0
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        del frame
-        nonlocal interrupts
-        interrupts += 1
-        if interrupts >= INTERRUPTS_BEFORE_LEAVING:
-            print(f"hyper: leaving it to run; stop it with: hyper stop {ref[:12]}", file=sys.stderr)
-            raise KeyboardInterrupt
-        # In a thread: the main one is in the middle of reading, perhaps holding a lock.
-        threading.Thread(target=_signal, args=(client, ref, number), daemon=True).start()
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    writer = streams.Writer()
-    try:
-        with streams.raw_terminal(enabled=tty and interactive):
-            if interactive:
-                streams.send_stdin(lambda data: client.input(ref, data))
-            writer.copy(client.logs(ref, follow=True, since=since))
-            ended = client.wait(ref)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if ended.get("error"):
-        print(f"hyper: {clean(str(ended['error']))}", file=sys.stderr)
-    code = ended.get("exit_code")
-    if code is None:
-        code = writer.exit_code
-    return 125 if code is None else int(code)
-
-
-def _signal(client: Client, ref: str, number: int) -> None:
-    try:
-        client.kill(ref, signal.Signals(number).name.removeprefix("SIG"))
-    except ApiError as err:
-        if err.status not in (404, 409):  # it ends just now
-            print(f"hyper: the signal was not passed on: {clean(str(err))}", file=sys.stderr)
-    except ClientError as err:
-        print(f"hyper: the signal was not passed on: {err}", file=sys.stderr)
 
 
 def _runs(client: Client, ref: str) -> bool:

@@ -6,45 +6,81 @@ import os
 import sys
 import threading
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from runtime.cli import arguments
-from runtime.client import ApiError, ClientError
-from runtime.logs import EVENT, STDERR, Decoder
+from runtime.cli import arguments, terminal
+from runtime.client import ApiError, ClientError, DaemonUnreachable
+from runtime.logs import EVENT, HEADER, STDERR, Decoder, LogRecord
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator
 
-    from runtime.client import Client
+    from runtime.client import Client, Records
 
-READ_BYTES = 32 << 10
+T = TypeVar("T")
+
+READ_BYTES = 48 << 10  # hyperd takes so much at once, and sees meanwhile whether we are still there
+RETURN_TIMEOUT_S = 60.0
+RETURN_POLL_S = 0.1
 
 
 class Writer:
     """Writes records to stdout and stderr as raw bytes; remembers the exit code that the last of them tells."""
 
-    def __init__(self, *, timestamps: bool = False) -> None:
-        self._outputs: dict[bool, BinaryIO] = {True: sys.stderr.buffer, False: sys.stdout.buffer}
+    def __init__(self, *, timestamps: bool = False, outputs: Iterable[str] = ("stdout", "stderr")) -> None:
+        given = {"stdout": (False, sys.stdout.buffer), "stderr": (True, sys.stderr.buffer)}
+        self._outputs: dict[bool, BinaryIO] = dict(given[name] for name in outputs)
         self._timestamps = timestamps
         self._at_line_start = {True: True, False: True}
+        self._missed = 0
         self.exit_code: int | None = None
+        self.offset: int | None = None
 
-    def copy(self, pieces: Iterable[bytes]) -> None:
-        """Write all records; each piece that has come is flushed."""
+    def copy(self, records: Records) -> None:
+        """Write all records; each piece that has come is flushed. `offset` is kept at what has been written."""
         decoder = Decoder()
-        for piece in pieces:
+        received, self._missed = 0, 0
+        for piece in records:
+            received += len(piece)
             for record in decoder.feed(piece):
-                if record.kind == EVENT:
-                    event = record.event()
-                    code = event.get("exit_code")
-                    if event.get("event") == "exited" and isinstance(code, int):
-                        self.exit_code = code
-                else:
-                    self._write(record.kind == STDERR, record.payload, record.time_ns)
+                self._take(record)
             for stream in self._outputs.values():
                 stream.flush()
+            if records.offset is not None:
+                self.offset = records.offset + received + self._missed - decoder.pending
+
+    def follow(self, begin: Callable[[int | None], Records], *, over: Callable[[], bool] = lambda: False) -> None:
+        """Write a log as it grows. If hyperd goes away, wait until it is back, and go on where it broke off.
+
+        Raises:
+            DaemonUnreachable: it does not come back in time, or `over` says that this is no accident.
+        """
+        records = begin(None)
+        while True:
+            self.offset = records.offset
+            try:
+                self.copy(records)
+            except DaemonUnreachable:
+                if over() or self.offset is None:
+                    raise
+                print("hyper: hyperd has gone; waiting for it to come back", file=sys.stderr)
+                records = returned(lambda: begin(self.offset))
+            else:
+                return
+
+    def _take(self, record: LogRecord) -> None:
+        if record.kind != EVENT:
+            if (record.kind == STDERR) in self._outputs:
+                self._write(record.kind == STDERR, record.payload, record.time_ns)
+            return
+        event = record.event()
+        code, missed = event.get("exit_code"), event.get("bytes")
+        if event.get("event") == "exited" and isinstance(code, int):
+            self.exit_code = code
+        elif event.get("event") == "cut" and isinstance(missed, int):
+            self._missed += missed - HEADER.size - len(record.payload)
+            print(f"hyper: {missed} bytes of the log were cut away before they could be read", file=sys.stderr)
 
     def _write(self, is_error: bool, payload: bytes, time_ns: int) -> None:
         if self._timestamps:
@@ -68,6 +104,18 @@ class Writer:
         return b"".join(parts)
 
 
+def returned(ask: Callable[[], T]) -> T:
+    """What hyperd answers as soon as it is there again."""
+    deadline = time.monotonic() + RETURN_TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except DaemonUnreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETURN_POLL_S)
+
+
 def _lines(payload: bytes) -> Iterator[bytes]:
     """Lines with their newlines; unlike `splitlines`, a carriage return ends none."""
     begin = 0
@@ -79,6 +127,8 @@ def _lines(payload: bytes) -> Iterator[bytes]:
 
 def logs_arguments(parser: arguments.Parser) -> None:
     """`hyper logs`."""
+    from runtime.cli import moments  # here: only this command has them
+
     parser.add_refs(many=False)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the container stops")
     parser.add_argument(
@@ -87,14 +137,23 @@ def logs_arguments(parser: arguments.Parser) -> None:
         type=arguments.option("--tail", arguments.count),
         help="only the last so many lines (default: all)",
     )
-    parser.add_argument("--since", type=arguments.option("--since", arguments.seconds), help="seconds since 1970")
+    for name, what in (("--since", "only what was written since"), ("--until", "only what was written until")):
+        parser.add_argument(
+            name, type=arguments.option(name, moments.seconds), metavar="TIME",
+            help=f"{what}: 2026-01-31T12:00:00Z, 10m (ago), or seconds since 1970",
+        )  # fmt: skip
     parser.add_argument("-t", "--timestamps", action="store_true", help="begin each line with its time (UTC)")
 
 
 def logs(args: argparse.Namespace, client: Client) -> int:
     """Show what a container wrote."""
-    pieces = client.logs(args.ref, follow=args.follow, tail=args.tail, since=args.since)
-    Writer(timestamps=args.timestamps).copy(pieces)
+
+    def begin(offset: int | None) -> Records:
+        if offset is None:
+            return client.logs(args.ref, follow=args.follow, tail=args.tail, since=args.since, until=args.until)
+        return client.logs(args.ref, follow=args.follow, until=args.until, offset=offset)
+
+    Writer(timestamps=args.timestamps).follow(begin)
     return 0
 
 
@@ -102,6 +161,8 @@ def exec_arguments(parser: arguments.Parser) -> None:
     """`hyper exec`."""
     parser.add_argument("-i", "--interactive", action="store_true", help="send our stdin to it")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument("-d", "--detach", action="store_true", help="leave it to run; what it writes is thrown away")
+    add_detach_keys(parser)
     add_environment(parser)
     parser.add_argument("-w", "--workdir", help="directory to start in")
     parser.add_argument("-u", "--user", help="NAME or UID, and :GROUP or :GID")
@@ -112,7 +173,11 @@ def exec_arguments(parser: arguments.Parser) -> None:
 
 def exec(args: argparse.Namespace, client: Client) -> int:  # noqa: A001 -- the subcommand's name
     """Run a command in a container; ends with its exit code."""
-    rows, cols = terminal_size()
+    rows, cols = terminal.size()
+    if args.detach and args.interactive:
+        raise ClientError("-d and -i exclude each other: nobody would send it anything")
+    if args.tty and args.interactive and not os.isatty(0):
+        raise ClientError("-t with -i needs a terminal as our stdin, and it is none: leave -t out")
     spec = {
         "args": [args.command, *args.args],
         "env": environment(args),
@@ -124,63 +189,91 @@ def exec(args: argparse.Namespace, client: Client) -> int:  # noqa: A001 -- the 
         "cols": cols,
     }
     session = client.exec(args.ref, spec)
+    if args.detach:
+        client.leave_session(session)
+        return 0
     writer = Writer()
-    with raw_terminal(enabled=args.tty and args.interactive):
+    records = client.session_output(session)
+    keys = terminal.KeyFilter(args.detach_keys) if args.tty else None
+    with (
+        terminal.raw(enabled=args.tty and args.interactive),
+        terminal.following_size(lambda *size: resize(client.session_resize, session, *size), enabled=args.tty),
+    ):
         if args.interactive:
-            send_stdin(lambda data: client.session_input(session, data))
-        writer.copy(client.session_output(session))
+            send_stdin(lambda data: client.session_input(session, data), keys, records.break_off)
+        try:
+            writer.copy(records)
+        except DaemonUnreachable:
+            if keys is None or not keys.detached:
+                raise
+    if keys is not None and keys.detached:
+        return 0
     if writer.exit_code is None:
         raise ClientError("the connection to the command was lost before it ended; it may still be running")
     return writer.exit_code
 
 
-def send_stdin(send: Callable[[Iterator[bytes]], None]) -> None:
-    """Send our stdin in the background, to its end or ours."""
+def resize(call: Callable[[str, int, int], None], ref: str, rows: int, cols: int) -> None:
+    """Pass the size of our terminal on; what has just ended, or has not begun, has none."""
+    try:
+        call(ref, rows, cols)
+    except ClientError:
+        return  # the end of the output says the same, and better
+
+
+def send_stdin(
+    send: Callable[[Iterator[bytes]], None],
+    keys: terminal.KeyFilter | None = None,
+    detach: Callable[[], None] = lambda: None,
+    again: Callable[[], object] | None = None,
+) -> threading.Thread:
+    """Send our stdin in the background, to its end or ours; call `detach` when the detach keys were typed.
+
+    With `again`, which asks whether hyperd is there, we go on when it has come back: what was on its way then is lost,
+    which is for whoever types, not for files.
+    """
 
     def run() -> None:
-        try:
-            send(_stdin())
-        except ApiError as err:
-            if err.status not in (404, 409):  # it has ended and wants no more
-                print(f"hyper: stdin: {err}", file=sys.stderr)
-        except ClientError:
-            return  # the output's end says the same, and better
+        while True:
+            try:
+                send(_stdin(keys))
+            except _Detached:
+                detach()
+            except ApiError as err:
+                if err.status not in (404, 409, 502):  # it has ended and wants no more
+                    print(f"hyper: stdin: {err}", file=sys.stderr)
+            except ClientError:
+                if again is not None:
+                    returned(again)
+                    continue
+                # Without `again` the output breaks off as well, and says so.
+            return
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
 
 
-def _stdin() -> Iterator[bytes]:
+class _Detached(Exception):  # noqa: N818 -- no error, but the way out of sending
+    """The detach keys were typed: stdin is left open."""
+
+
+def _stdin(keys: terminal.KeyFilter | None) -> Iterator[bytes]:
     while data := os.read(0, READ_BYTES):
-        yield data
+        passed = data if keys is None else keys.feed(data)
+        if passed:
+            yield passed
+        if keys is not None and keys.detached:
+            raise _Detached
 
 
-@contextmanager
-def raw_terminal(*, enabled: bool) -> Iterator[None]:
-    """Pass every key on as it is, Ctrl-C as well; only where stdin is a terminal."""
-    if not enabled or not os.isatty(0):
-        yield
-        return
-    import termios  # here: few need them
-    import tty
-
-    before = termios.tcgetattr(0)
-    try:
-        tty.setraw(0)
-        yield
-    finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
-
-
-def terminal_size() -> tuple[int, int]:
-    """Rows and columns of our terminal; 24 and 80 if we have none."""
-    for descriptor in (0, 1, 2):
-        try:
-            size = os.get_terminal_size(descriptor)
-        except OSError:
-            continue
-        if size.lines > 0 and size.columns > 0:
-            return size.lines, size.columns
-    return 24, 80
+def add_detach_keys(parser: arguments.Parser) -> None:
+    """`--detach-keys`."""
+    parser.add_argument(
+        "--detach-keys", default=terminal.DEFAULT_DETACH_KEYS, metavar="KEYS",
+        type=arguments.option("--detach-keys", terminal.detach_keys),
+        help="with -t, these keys leave it to run (default: ctrl-p,ctrl-q)",
+    )  # fmt: skip
 
 
 def add_environment(parser: arguments.Parser) -> None:
@@ -196,6 +289,8 @@ def add_environment(parser: arguments.Parser) -> None:
 
 
 def environment(args: argparse.Namespace) -> list[str]:
-    """The variables of both options; `-e` wins over files."""
+    """The variables of both options; `-e` wins over files. With `-t` our own TERM, as the terminal is ours."""
     given = [value for file in args.env_file for value in file] + [value for value in args.env if value is not None]
+    if args.tty and os.environ.get("TERM"):
+        given.insert(0, f"TERM={os.environ['TERM']}")
     return list({value.partition("=")[0]: value for value in given}.values())

@@ -227,6 +227,7 @@ static const struct command {
     {"hyper-signal", false, true, run_signal},
     {"hyper-exec", false, true, run_exec},
     {"hyper-resize", false, true, run_resize},
+    {"hyper-log-credit", false, true, run_log_credit},
     {"hyper-archive", false, true, run_archive},
     {"hyper-freeze", false, true, run_freeze},
     {"hyper-thaw", false, true, run_thaw},

@@ -18,7 +18,7 @@ from runtime.errors import GuestFailed
 from runtime.vm import process
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -30,6 +30,10 @@ _FRAME = struct.Struct("<IBBHI")
 _RESET, _DATA, _EOF, _CREDIT, _EXIT, _CLOSE = range(6)
 _SYNC = b"\xff" * 16
 _SYNC_TIMEOUT_S = 5.0
+_SYNC_AGAIN_S = 0.3
+# More than a guest can still be waiting for of a frame; as a frame's head it is out of range.
+_PADDING = b"\xff" * (_FRAME.size + MAX_FRAME_BYTES)
+_READ_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +88,37 @@ class Streams:
         Raises:
             GuestFailed: the connection to the guest was lost.
         """
-        state = self._sessions[session]
+        async with contextlib.aclosing(self.batches(session)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    async def batches(self, session: int) -> AsyncGenerator[list[Output | Exit]]:
+        """The same, with all that has come since the last batch in one.
+
+        Raises:
+            GuestFailed: the connection to the guest was lost, or the output was taken already.
+        """
+        state = self._sessions.get(session)
+        if state is None:
+            raise GuestFailed("the session has ended")
         try:
             while True:
-                event = await state.events.get()
-                yield event
-                if isinstance(event, Exit):
+                batch = [await state.events.get()]
+                while not state.events.empty():
+                    batch.append(state.events.get_nowait())
+                yield batch
+                if isinstance(batch[-1], Exit):
                     return
-                self._grant(session, state, event)
+                self._grant(session, state, batch)
         finally:
-            if not state.ended:
-                self._send(session, _CLOSE)
-            self._sessions.pop(session, None)
+            self.drop(session)
 
     async def write(self, session: int, data: bytes) -> None:
         """Write to the session's stdin; returns when all of it has been sent.
 
         Raises:
-            GuestFailed: the session has ended.
+            GuestFailed: the session has ended, or its output is not taken any more.
         """
         state = self._sessions.get(session)
         view = memoryview(data)
@@ -124,9 +141,22 @@ class Streams:
         if session in self._sessions:
             self._send(session, _EOF, STDIN)
 
+    def drop(self, session: int) -> None:
+        """Nobody takes the session's output any more; its process goes on. One that has ended is forgotten."""
+        state = self._sessions.pop(session, None)
+        if state is not None and not state.ended:
+            self._send(session, _CLOSE)
+            state.ended = True
+            state.more_credit.set()
+
     def forget(self, session: int) -> None:
         """Drop a session that was not started after all."""
         self._sessions.pop(session, None)
+
+    @property
+    def sessions(self) -> int:
+        """How many exec sessions are open."""
+        return sum(1 for session in self._sessions if session != CONTAINER)
 
     def close(self) -> None:
         """Close the connection; the guest's processes go on."""
@@ -139,25 +169,61 @@ class Streams:
         self._lose()
         try:
             async with asyncio.timeout(_SYNC_TIMEOUT_S):
-                reader, self._writer = await process.connect(self._path, 4 * MAX_FRAME_BYTES)
-                nonce = os.urandom(8)
-                self._send(0, _RESET, 0, nonce)
-                await reader.readuntil(_SYNC + _FRAME.pack(0, _RESET, 0, 0, len(nonce)) + nonce)
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as err:
+                reader, self._writer = await process.connect(self._path, _READ_BYTES)
+                held = await self._synchronise(reader)
+        except (OSError, EOFError, TimeoutError) as err:
+            self._lose()
             raise GuestFailed("the guest does not answer on its streams port") from err
-        self._reading = asyncio.create_task(self._read(reader))
+        self._reading = asyncio.create_task(self._read(reader, held))
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(OSError, EOFError, ValueError, struct.error):
-            while True:
-                session, kind, stream, _, length = _FRAME.unpack(await reader.readexactly(_FRAME.size))
-                if length > MAX_FRAME_BYTES:
+    async def _synchronise(self, reader: asyncio.StreamReader) -> bytearray:
+        """Send RESET until the guest answers the last one; returns what came after its answer.
+
+        A daemon that was killed may have left half a frame behind, and the guest may not have seen that it went: then
+        the first RESET is taken for the rest of that frame. So each one after it comes with enough to fill any frame.
+        """
+        held = bytearray()
+        padding = b""
+        while True:
+            nonce = os.urandom(8)
+            if self._writer is not None:
+                self._writer.write(padding)
+            self._send(0, _RESET, 0, nonce)
+            padding = _PADDING
+            mark = _SYNC + _FRAME.pack(0, _RESET, 0, 0, len(nonce)) + nonce
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SYNC_AGAIN_S):
+                    while (at := held.find(mark)) < 0:
+                        del held[: -len(mark)]
+                        if not (data := await reader.read(_READ_BYTES)):
+                            raise EOFError
+                        held += data
+                    return held[at + len(mark) :]
+
+    async def _read(self, reader: asyncio.StreamReader, held: bytearray) -> None:
+        with contextlib.suppress(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError):
+            while self._take_frames(held):
+                if not (data := await reader.read(_READ_BYTES)):
                     break
-                payload = await reader.readexactly(length)
-                state = self._sessions.get(session)
-                if state is not None and not self._take(state, kind, stream, payload):
-                    break
+                held += data
         self._lose()
+
+    def _take_frames(self, held: bytearray) -> bool:
+        """All whole frames; False if one breaks the protocol."""
+        at, size = 0, _FRAME.size
+        while len(held) - at >= size:
+            session, kind, stream, _, length = _FRAME.unpack_from(held, at)
+            if length > MAX_FRAME_BYTES:
+                return False
+            if len(held) - at - size < length:
+                break
+            payload = bytes(held[at + size : at + size + length])
+            at += size + length
+            state = self._sessions.get(session)
+            if state is not None and not self._take(state, kind, stream, payload):
+                return False
+        del held[:at]
+        return True
 
     def _take(self, state: _Session, kind: int, stream: int, payload: bytes) -> bool:
         """One frame of a known session; False for one that breaks the protocol."""
@@ -176,11 +242,14 @@ class Streams:
             self._end(state, Exit(int(content["exit_code"]), None if signal is None else int(signal)))
         return kind in (_DATA, _EOF, _CREDIT, _EXIT)
 
-    def _grant(self, session: int, state: _Session, taken: Output) -> None:
+    def _grant(self, session: int, state: _Session, taken: list[Output | Exit]) -> None:
         """Give back the credit of what a client has taken."""
-        state.granted[taken.stream] += len(taken.data)
-        if not state.ended:
-            self._send(session, _CREDIT, taken.stream, len(taken.data).to_bytes(4, "little"))
+        for stream in (STDOUT, STDERR):
+            count = sum(len(one.data) for one in taken if isinstance(one, Output) and one.stream == stream)
+            if count:
+                state.granted[stream] += count
+                if not state.ended:
+                    self._send(session, _CREDIT, stream, count.to_bytes(4, "little"))
 
     def _end(self, state: _Session, how: Exit) -> None:
         if not state.ended:
@@ -192,6 +261,8 @@ class Streams:
         """The connection is gone: every session has ended, as far as anybody here can tell."""
         for state in self._sessions.values():
             self._end(state, Exit(255, None))
+        # Whoever takes the output of one still holds it; a new connection begins with none.
+        self._sessions.clear()
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -63,7 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send(answer.status, json.dumps(error).encode())
         elif answer is None:
             self._send(204, b"")
-        elif isinstance(answer, list) and answer and isinstance(answer[0], bytes):
+        elif hasattr(answer, "__next__") or (isinstance(answer, list) and answer and isinstance(answer[0], bytes)):
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
@@ -84,6 +84,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.rfile.readline()
             return data
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Content-Type") == "application/octet-stream":
+            return content
         return json.loads(content) if content else None
 
     def _send(self, status: int, content: bytes) -> None:

@@ -24,6 +24,7 @@ CONTROL_ONLY = {
     "hyper-signal",
     "hyper-exec",
     "hyper-resize",
+    "hyper-log-credit",
 }
 BOTH = {
     "guest-sync",

@@ -161,7 +161,7 @@ def runnable(daemon: Daemon, output: list[bytes], code: int) -> None:
     daemon.answers |= {
         "POST /v1/containers": {"id": ID, "name": "web", "warnings": []},
         f"POST /v1/containers/{ID}/start": CONTAINER,
-        f"GET /v1/containers/{ID}/logs?follow=true": output,
+        f"GET /v1/containers/{ID}/attach?offset=0": output,
         f"POST /v1/containers/{ID}/wait": {"exit_code": code, "oom_killed": False, "error": None},
         f"GET /v1/containers/{ID}": {**CONTAINER, "state": "exited"},
         f"DELETE /v1/containers/{ID}?force=true": None,
@@ -265,13 +265,14 @@ def test_exec(hyper: Any, daemon: Daemon) -> None:
     def take(_body: Any) -> None:
         received.set()
 
-    def give(_body: Any) -> list[bytes]:
+    def give(_body: Any) -> Iterator[bytes]:
         assert received.wait(20)
-        return [record(1, b"out") + record(2, b"err") + exited(3)]
+        yield record(1, b"out") + record(2, b"err") + exited(3)
 
     daemon.answers |= {
         "POST /v1/containers/web/exec": {"session": "s.1"},
-        "POST /v1/sessions/s.1/input": take,
+        "POST /v1/sessions/s.1/input?end=false": None,
+        "POST /v1/sessions/s.1/input?end=true": take,
         "GET /v1/sessions/s.1/output": give,
     }
     done = hyper("exec", "-i", "-e", "A=1", "-w", "/", "-u", "0", "web", "sh", "-c", "exit 3", stdin="some input")
@@ -279,7 +280,7 @@ def test_exec(hyper: Any, daemon: Daemon) -> None:
     (spec,) = daemon.bodies("POST /v1/containers/web/exec")
     assert spec["args"] == ["sh", "-c", "exit 3"]
     assert (spec["env"], spec["cwd"], spec["user"], spec["stdin"], spec["tty"]) == (["A=1"], "/", "0", True, False)
-    assert daemon.bodies("POST /v1/sessions/s.1/input") == [b"some input"]
+    assert daemon.bodies("POST /v1/sessions/s.1/input?end=false") == [b"some input"]
     daemon.answers["GET /v1/sessions/s.1/output"] = [record(1, b"cut")]
     assert "was lost before it ended" in hyper("exec", "web", "sh").stderr
     daemon.answers["POST /v1/containers/web/exec"] = Refusal(400, "command_not_found", "nope: not found")

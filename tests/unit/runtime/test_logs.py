@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import output
+from runtime import logs, output, seeking
 from runtime.logs import EVENT, STDERR, STDOUT, Decoder, LogRecord
 
 if TYPE_CHECKING:
@@ -54,9 +54,61 @@ def lines(*texts: str) -> list[LogRecord]:
         (("a\nb\n",), 0, ""),
     ],
 )
-def test_last_lines(written: tuple[str, ...], count: int, expected: str) -> None:
-    kept = output._last_lines(lines(*written), count)
+def test_last_lines(tmp_path: Path, written: tuple[str, ...], count: int, expected: str) -> None:
+    log = tmp_path / "container.log"
+    data = b"".join(record.encode() for record in lines(*written))
+    log.write_bytes(data)
+    position, first = seeking.find(log, 0, len(data), count, 0)
+    kept = Decoder().feed(first + data[position:])
     assert b"".join(record.payload for record in kept) == expected.encode()
+
+
+@pytest.mark.parametrize("size", [10, 70_000])
+def test_last_lines_of_a_long_log(tmp_path: Path, size: int) -> None:
+    log = tmp_path / "container.log"
+    texts = [f"{number:0{size}d}\n" for number in range(3_000_000 // size)]
+    data = b"".join(
+        LogRecord(STDOUT, 0, text[at : at + 30_000].encode()).encode()
+        for text in texts
+        for at in range(0, len(text), 30_000)
+    )
+    log.write_bytes(data)
+    for count in (0, 1, 7, len(texts) - 1, len(texts), len(texts) + 1):
+        position, first = seeking.find(log, 0, len(data), count, 0)
+        kept = b"".join(record.payload for record in Decoder().feed(first + data[position:]))
+        assert kept.decode() == "".join(texts[max(0, len(texts) - count) :])
+
+
+def test_since(tmp_path: Path) -> None:
+    log = tmp_path / "container.log"
+    records = [LogRecord(STDOUT, number, b"%d\n" % number).encode() for number in range(100)]
+    log.write_bytes(b"".join(records))
+    size = log.stat().st_size
+    for since in (1, 50, 99, 100):
+        position, first = seeking.find(log, 0, size, None, since)
+        assert (position, first) == (len(b"".join(records[:since])), b"")
+    assert seeking.find(log, 0, size, 1, 50) == (len(b"".join(records[:99])), b"")
+
+
+@given(st.lists(record_of, min_size=1, max_size=20), st.integers(0, 400))
+def test_whole_records_are_told_from_the_rest(records: list[LogRecord], cut: int) -> None:
+    pieces = [record.encode() for record in records]
+    data = b"".join(pieces)
+    data = data[: max(0, len(data) - cut)]
+    kept = logs.whole(data)
+    assert list(Decoder().feed(data[:kept])) == list(Decoder().feed(data))
+    assert len(data) - kept < logs.HEADER.size + 300
+
+
+def test_a_record_that_was_cut_is_made_whole(tmp_path: Path) -> None:
+    log = tmp_path / "container.log"
+    for cut in (1, 5, 15, 20):
+        log.write_bytes(LogRecord(STDOUT, 1, b"before\n").encode() + LogRecord(STDOUT, 2, b"12345").encode()[:-cut])
+        output.write_end(log, 137, None)
+        kept = list(Decoder().feed(log.read_bytes()))
+        half = [b"12345"[:-cut]] if cut <= 5 else []
+        assert [record.payload for record in kept[:-1]] == [b"before\n", *half]
+        assert output.last_words(log) == (137, False)
 
 
 def event(**content: object) -> bytes:
