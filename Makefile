@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export VENV BUILD
 
 .DEFAULT_GOAL = help
-.PHONY: help setup check test bench generate demo down lock
+.PHONY: help setup check test bench kernel generate demo down lock
 
 help: ## Show this table
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -23,6 +23,9 @@ test: setup check ## Set up, check, and run all tests
 
 bench: setup ## Measure: template clone against cold boot, cost of a scrape
 	@$(PY) -m pytest tests/bench -s $(PYTEST_ARGS)
+
+kernel: ## Build the small guest kernel (minutes; asked for only)
+	@scripts/kernel
 
 generate: ## Write the generated files again: dashboards, rules, reference pages
 	@$(PY) -m scripts.generated --write

@@ -232,6 +232,7 @@ def _about(config: Config, host: Host, verdict: accel.Verdict, host_cgroups: Hos
         "qemu_version": host.qemu_version,
         "kernel": host.kernel.version,
         "kernel_file": str(host.kernel.vmlinuz),
+        "kernel_reason": host.kernel.reason,
         "kernel_lacks": list(host.kernel.lacks),
         "accel": verdict.accel,
         "accel_reason": verdict.reason,

@@ -29,6 +29,8 @@ WANTED: tuple[str, ...] = (
     "ext4",
     "erofs",
     "overlay",
+    "9pnet_virtio",
+    "9p",
 )
 """What a guest of ours uses: devices on either transport, then file systems."""
 
