@@ -86,7 +86,7 @@ def of_change(old: Record, new: Record) -> Iterator[Event]:
             if after.oom_killed:
                 yield of_container(new, "oom")
             yield of_container(new, "die", exitCode=after.exit_code)
-    if before.health != after.health and after.health != "none":
+    if before.health != after.health and after.health in {"healthy", "unhealthy"}:
         yield of_container(new, f"health_status: {after.health}")
     if old.name != new.name:
         yield of_container(new, "rename", oldName=old.name)
