@@ -250,9 +250,10 @@ class Client:
             for line in lines:
                 yield dict(json.loads(line))
 
-    def remove(self, ref: str, *, force: bool = False) -> None:
-        """Remove a container; `force`: also one that runs."""
-        self.call("DELETE", f"{_container(ref)}?force={str(force).lower()}")
+    def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove a container; `force`: also one that runs; `volumes`: with its anonymous volumes."""
+        query = f"force={str(force).lower()}&volumes={str(volumes).lower()}"
+        self.call("DELETE", f"{_container(ref)}?{query}")
 
     def wait(self, ref: str) -> Any:
         """Wait until a container does not run: its exit code."""

@@ -34,6 +34,7 @@ from runtime.vm import accel, kernel
 from runtime.vm.launch import Host
 from runtime.vm.pool import Pool
 from runtime.vm.template import Templates
+from runtime.volumes import Volumes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,8 +127,12 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
         limit=config.pool_limit,
         max_age_s=config.pool_max_age_s,
     )
-    starter = Starter(config, host, verdict.accel, templates, pool, host_cgroups)
-    engine = Engine(config, store, images, starter, host_cgroups, PortReservations(), counts)
+    volumes = stack.enter_context(
+        contextlib.closing(Volumes(config.data_dir, config.default_disk_bytes, lambda: engine.lives.all()))
+    )
+    volumes.sweep()
+    starter = Starter(config, host, verdict.accel, templates, pool, host_cgroups, volumes)
+    engine = Engine(config, store, images, starter, host_cgroups, PortReservations(), counts, volumes)
     await recovery.recover(engine)
     default_shape = starter.shape(config.default_memory_bytes, 1)
     if config.template:

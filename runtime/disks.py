@@ -1,4 +1,4 @@
-"""The writable layer of a container: a sparse ext4 file."""
+"""Sparse ext4 files: the writable layer of a container, and volumes."""
 
 from __future__ import annotations
 
@@ -11,33 +11,63 @@ from runtime.errors import DiskFull, HostUnable
 if TYPE_CHECKING:
     from pathlib import Path
 
+MIN_BYTES = 16 * 1024**2
 _TIMEOUT_S = 30.0
 _EXTENDED = "assume_storage_prezeroed=1,lazy_itable_init=1,root_owner=0:0"
+_LARGE_JOURNAL_FROM_BYTES = 256 * 1024**2
+# fs/ext4/ext4.h: the superblock is at 1024, s_feature_incompat at 0x60 in it.
+_INCOMPAT_OFFSET = 1024 + 0x60
+_INCOMPAT_RECOVER = 0x4
 
 
 async def make_writable(path: Path, size_bytes: int) -> None:
+    """Make the writable layer of a container; see `make_ext4`."""
+    await make_ext4(path, size_bytes, f"the writable layer {path}")
+
+
+async def make_ext4(path: Path, size_bytes: int, what: str) -> None:
     """Make an empty file system of that apparent size; it takes room only as it is written to.
 
-    An existing file is replaced at the end, so that there is never half of one.
+    An existing file is replaced at the end, so that there is never half of one. Errors name it as `what`.
 
     Raises:
         DiskFull: no space left.
         HostUnable: mke2fs is missing or failed.
     """
     temporary = path.with_name(f".{path.name}.new")
+    journal_mb = 16 if size_bytes >= _LARGE_JOURNAL_FROM_BYTES else 4
     try:
         with temporary.open("wb") as file:
             os.truncate(file.fileno(), size_bytes)
+        temporary.chmod(0o600)
         made = await command.run(
             # No root reserve, no resize table, a small journal; the file is known to be zero: 5 ms and 240 KB.
-            [*f"mke2fs -q -F -t ext4 -m 0 -O ^resize_inode -J size=16 -E {_EXTENDED}".split(), str(temporary)],
+            [
+                *f"mke2fs -q -F -t ext4 -m 0 -O ^resize_inode -J size={journal_mb} -E {_EXTENDED}".split(),
+                str(temporary),
+            ],
             timeout_s=_TIMEOUT_S,
         )
         if made.returncode != 0:
             kind = DiskFull if "No space" in made.stderr else HostUnable
-            raise kind(f"cannot make the writable layer {path}: {made.last_line}")
+            raise kind(f"cannot make {what}: {made.last_line}")
         temporary.replace(path)
     except OSError as err:
-        raise DiskFull(f"cannot make the writable layer {path}: {err.strerror}") from err
+        raise DiskFull(f"cannot make {what}: {err.strerror}") from err
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def needs_recovery(path: Path) -> bool:
+    """Whether the file system was not unmounted: its journal must be replayed before it can be read."""
+    with path.open("rb") as file:
+        file.seek(_INCOMPAT_OFFSET)
+        return bool(int.from_bytes(file.read(4), "little") & _INCOMPAT_RECOVER)
+
+
+def used_bytes(path: Path) -> int:
+    """What a sparse file takes on the disk; 0 if there is none."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from runtime.spec import ExecSpec, Spec
     from runtime.startup import Starter
     from runtime.store import Store
+    from runtime.volumes import Volumes
 
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,9 @@ class Engine:
         host_cgroups: HostCgroups,
         ports: PortReservations,
         counts: Counts,
+        volumes: Volumes,
     ) -> None:
+        self.volumes = volumes
         self.config = config
         self.store = store
         self.images = images
@@ -96,6 +99,7 @@ class Engine:
                     f"no command: the image {spec.image} has neither Entrypoint nor Cmd, so name one", field="args"
                 )
             signal_number(spec.stop_signal or image.config.stop_signal or "TERM", "stop_signal")
+            spec, anonymous = self.volumes.resolve(spec)
             record = self._record(spec, image)
             self._check_ports("check", spec)
             slot, operation = self.store.insert(spec, record, of_container(record, "create"))
@@ -104,6 +108,7 @@ class Engine:
             try:
                 self._check_slot(slot)
                 container.data_directory.mkdir(mode=0o700, parents=True)
+                await self.volumes.ensure(spec, anonymous)
                 self.lives.add(container)
             except BaseException:
                 await self.erase(container)
@@ -213,8 +218,8 @@ class Engine:
             self.store.audit(actor, "redeploy", container.record, reason, "done", after)
         return container
 
-    async def remove(self, reference: str, *, force: bool = False) -> None:
-        """Remove it with all it has; with `force` also while it runs.
+    async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove it with all it has; with `force` also while it runs, with `volumes` also its anonymous volumes.
 
         Raises:
             Conflict: it runs, and `force` is not given.
@@ -231,7 +236,7 @@ class Engine:
                 if container.live:
                     await self._begin_to_stop(container, desired="stopped", retry_at=None)
                     await self.supervisor.kill(container)
-                await self.erase(container)
+                await self.erase(container, volumes=volumes)
 
     def start_later(self, container: Container, *, retry: bool = False) -> None:
         """Start a container in the background, its `start` in the journal from now on; a failure is in its record."""
@@ -297,8 +302,10 @@ class Engine:
             memory = record.vm.ram_bytes + startup.VMM_RESERVE_BYTES
             self.host_cgroups.limit(record.cgroups, memory_bytes=memory, cpus=record.limits.cpu_quota)
 
-    async def erase(self, container: Container) -> None:
+    async def erase(self, container: Container, *, volumes: bool = False) -> None:
         """Remove all that a container without a VM has, the store last; the journal knows of it.
+
+        Its anonymous volumes go where it is wanted, with one that was to go by itself, and with one that never ran.
 
         Raises:
             HostUnable: its files cannot be removed; it is `dead` then, and may be removed again.
@@ -315,6 +322,8 @@ class Engine:
         self.store.delete(container.id, of_container(container.record, "destroy"))
         self.events.wake()
         self.lives.forget(container)
+        if volumes or container.spec.auto_remove or not container.record.lifecycle.epoch:
+            await self.volumes.forget(container.spec)
         # An image that was untagged while it was in use goes with the last container that used it.
         await self.images.collect(self.images_in_use)
 

@@ -121,6 +121,42 @@ class TmpfsSpec(BaseModel):
         return value
 
 
+class VolumeSpec(BaseModel):
+    """A volume at a path of the container.
+
+    `source` is a volume's name, or null for one of its own. A new volume gets what the image has at `target`, unless
+    `nocopy`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str | None = Field(None, max_length=4096)
+    target: str = Field(max_length=1024)
+    read_only: bool = False
+    nocopy: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("/"):
+            raise ValueError(
+                f"{value[:80]!r} is a host directory: those cannot be shared with a micro-VM here; use a named volume,"
+                " and hyper cp to fill it"
+            )
+        if value is not None and not re.match(NAME_PATTERN, value):
+            raise ValueError(f"{value[:80]!r} is no volume name: letters, digits, '_', '.' and '-'")
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _in_the_container(cls, value: str) -> str:
+        parts = [part for part in value.split("/") if part not in ("", ".")]
+        outside = not value.startswith("/") or "\0" in value or ".." in parts
+        if outside or not parts or parts[0] in ("proc", "sys", "dev"):
+            raise ValueError(f"{value[:80]!r} is not an absolute path below / and outside /proc, /sys and /dev")
+        return "/" + "/".join(parts)
+
+
 class Spec(BaseModel):
     """A container to create; `docs/reference/api.md` says what each member means."""
 
@@ -151,6 +187,16 @@ class Spec(BaseModel):
     read_only: bool = False
     tmpfs: tuple[TmpfsSpec, ...] = Field((), max_length=32)
     health: HealthSpec | None = None
+    volumes: tuple[VolumeSpec, ...] = Field((), max_length=16)
+
+    @field_validator("volumes")
+    @classmethod
+    def _places_differ(cls, value: tuple[VolumeSpec, ...]) -> tuple[VolumeSpec, ...]:
+        targets = [mount.target for mount in value]
+        twice = next((target for target in targets if targets.count(target) > 1), None)
+        if twice:
+            raise ValueError(f"two volumes at {twice}: give each a place of its own")
+        return tuple(sorted(value, key=lambda mount: mount.target.count("/")))
 
     @model_validator(mode="after")
     def _removed_or_restarted(self) -> Self:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from runtime.record import Cgroups, StartPath
     from runtime.spec import Spec
     from runtime.vm.launch import Host, Started, Template
-    from runtime.vm.pool import Pool
+    from runtime.vm.pool import Member, Pool
     from runtime.vm.template import Templates
+    from runtime.volumes import Volumes
 
 # The guest's kernel and agent live beside the container's own memory limit, so that the limit is the container's alone:
 # 80 MB for a distribution's kernel, and a 64th of the RAM for its page structures. What is not touched costs nothing.
@@ -80,6 +81,7 @@ class Starter:
         templates: Templates,
         pool: Pool,
         host_cgroups: HostCgroups,
+        volumes: Volumes,
     ) -> None:
         self._config = config
         self._host = host
@@ -87,6 +89,7 @@ class Starter:
         self._templates = templates
         self._pool = pool
         self._host_cgroups = host_cgroups
+        self._volumes = volumes
         self._subnet = ipaddress.IPv4Network(config.subnet)
 
     def shape(self, memory_bytes: int, vcpus: int) -> machine.Shape:
@@ -114,8 +117,9 @@ class Starter:
             writable = container.data_directory / "writable.ext4"
             if not writable.exists():
                 await disks.make_writable(writable, limits.disk_bytes)
+            volumes = self._volumes.attach(container)
         with self._pool.starting():
-            placed = await self._place(container, image, writable, ports)
+            placed = await self._place(container, image, writable, ports, volumes)
             phases.update(placed.started.phases)
             agent, process, order = placed.started.agent, placed.started.process, placed.order
             try:
@@ -123,7 +127,9 @@ class Starter:
                     identity = self._identity(container, placed.network)
                     await agent.call("hyper-identity", _IDENTITY_TIMEOUT_S, **identity)
                 with _timed(phases, "exec"):
-                    await agent.call("hyper-start", _START_TIMEOUT_S, **_process(container, image))
+                    process_request = {**_process(container, image), "mounts": _mounts(container.spec, order.volumes)}
+                    await agent.call("hyper-start", _START_TIMEOUT_S, **process_request)
+                    self._volumes.attached(container)
                 # Only now: a quota would slow the start itself.
                 memory = order.shape.ram_bytes + VMM_RESERVE_BYTES
                 self._host_cgroups.limit(placed.groups, memory_bytes=memory, cpus=limits.cpu_quota)
@@ -146,14 +152,24 @@ class Starter:
         )
         return Running(placed.started, vm, placed.network, placed.groups, phases, time.time())
 
-    async def _place(self, container: Container, image: Image, writable: Path, ports: tuple[Port, ...]) -> _Placed:
+    async def _place(
+        self,
+        container: Container,
+        image: Image,
+        writable: Path,
+        ports: tuple[Port, ...],
+        volumes: tuple[launch.Volume, ...],
+    ) -> _Placed:
         """A VM for the container whose agent answers: from the pool, else from a template, else booted."""
         network = self.network(container, ports)
         limits = container.record.limits
-        member, reason = self._pool.take(self.shape(limits.memory_bytes, limits.vcpus))
+        member: Member | None = None
+        reason: str | None = "a read-only volume: the pool's drives are writable"
+        if not any(volume.read_only for volume in volumes):
+            member, reason = self._pool.take(self.shape(limits.memory_bytes, limits.vcpus))
         if member is not None:
             network = dataclasses.replace(network, tap=member.tap)
-            order = self._order(container, image, writable, member.groups, network, member.uid)
+            order = self._order(container, image, writable, member.groups, network, member.uid, volumes)
             try:
                 started = await self._pool.hand_out(member, order)
             except GuestFailed as err:
@@ -163,7 +179,7 @@ class Starter:
                 return _Placed(started, order, network, member.groups, "pool", None)
         groups = self._host_cgroups.create(container.id)
         uid = self._config.uid_base + 2 + container.slot
-        order = self._order(container, image, writable, groups, network, uid)
+        order = self._order(container, image, writable, groups, network, uid, volumes)
         template, why_cold = self._template(order.shape)
         try:
             started = await launch.start(self._host, order, "clone" if template else "cold", template=template)
@@ -180,7 +196,14 @@ class Starter:
         return self._templates.get(shape)
 
     def _order(
-        self, container: Container, image: Image, writable: Path, groups: Cgroups, network: Network, uid: int
+        self,
+        container: Container,
+        image: Image,
+        writable: Path,
+        groups: Cgroups,
+        network: Network,
+        uid: int,
+        volumes: tuple[launch.Volume, ...],
     ) -> launch.Order:
         limits = container.record.limits
         return launch.Order(
@@ -195,6 +218,7 @@ class Starter:
             log=container.log_path,
             image=image.file,
             writable=writable,
+            volumes=volumes,
         )
 
     def _identity(self, container: Container, network: Network) -> dict[str, object]:
@@ -288,6 +312,23 @@ def _process(container: Container, image: Image) -> dict[str, object]:
             "pids_max": None,
         },
     }
+
+
+def _mounts(spec: Spec, volumes: tuple[launch.Volume, ...]) -> list[dict[str, object]]:
+    """The volumes as `hyper-start` takes them; their content is the directory `data` of each disk."""
+    return [
+        {
+            "path": mount.target,
+            "device": device,
+            "fstype": "ext4",
+            "options": "" if volume.read_only else "discard",
+            "directory": "data",
+            "read_only": mount.read_only,
+            "device_read_only": volume.read_only,
+            "copy": not mount.nocopy,
+        }
+        for mount, volume, device in zip(spec.volumes, volumes, machine.VOLUME_DEVICES, strict=False)
+    ]
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from runtime.api.containers import ContainersApi
 from runtime.api.images import ImagesApi
 from runtime.api.streams import StreamsApi
 from runtime.api.system import SystemApi
+from runtime.api.volumes import VolumesApi
 from runtime.errors import InvalidInput, NotFound, RuntimeFault
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def build(engine: Engine, about: Mapping[str, Any]) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_path)
     app.add_exception_handler(Exception, _defect)
-    for part in (SystemApi(engine, about), ImagesApi(engine), ContainersApi(engine), StreamsApi(engine)):
+    parts = (SystemApi(engine, about), ImagesApi(engine), ContainersApi(engine), StreamsApi(engine), VolumesApi(engine))
+    for part in parts:
         app.include_router(part.router())
     return app
 

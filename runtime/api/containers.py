@@ -133,9 +133,9 @@ class ContainersApi:
         """The processes that run in it."""
         return await processes.top(self._engine.lives.find(ref))
 
-    async def remove(self, ref: str, *, force: bool = False) -> None:
+    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it."""
-        await self._engine.remove(ref, force=force)
+        await self._engine.remove(ref, force=force, volumes=volumes)
 
     async def wait(self, ref: str) -> dict[str, Any]:
         """Wait until it does not run, and will not by its restart policy."""

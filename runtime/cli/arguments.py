@@ -155,6 +155,31 @@ def tmpfs(text: str) -> dict[str, str]:
     return {"path": path, "options": options}
 
 
+def volume(text: str) -> dict[str, Any]:
+    """A volume: `/path`, `name:/path`, `name:/path:ro`.
+
+    Raises:
+        ValueError: what part is wrong.
+    """
+    parts = text.split(":")
+    if len(parts) == 1:
+        parts.insert(0, "")
+    elif parts[0].startswith("/") and not parts[1].startswith("/"):
+        parts.insert(0, "")  # no name, but options
+    if len(parts) > 3 or not parts[1].startswith("/"):
+        raise ValueError("write [NAME:]PATH[:ro], such as data:/var/lib/data")
+    options = parts[2].split(",") if len(parts) == 3 else []
+    unknown = [option for option in options if option not in ("ro", "rw", "nocopy")]
+    if unknown:
+        raise ValueError(f"there is no option {unknown[0]!r}; use ro, rw or nocopy")
+    return {
+        "source": parts[0] or None,
+        "target": parts[1],
+        "read_only": "ro" in options,
+        "nocopy": "nocopy" in options,
+    }
+
+
 def whole(text: str) -> int:
     """A whole number above 0.
 

@@ -154,11 +154,12 @@ def rm_arguments(parser: Parser) -> None:
     """`hyper rm`."""
     parser.add_refs()
     parser.add_argument("-f", "--force", action="store_true", help="also those that run")
+    parser.add_argument("-v", "--volumes", action="store_true", help="with the anonymous volumes they have")
 
 
 def rm(args: argparse.Namespace, client: Client) -> int:
     """Remove containers."""
-    return each(args.refs, lambda ref: client.remove(ref, force=args.force))
+    return each(args.refs, lambda ref: client.remove(ref, force=args.force, volumes=args.volumes))
 
 
 def wait_arguments(parser: Parser) -> None:

@@ -58,6 +58,10 @@ def create_arguments(parser: arguments.Parser) -> None:
         metavar="PATH[:OPTIONS]", help="a file system in memory, such as /run:size=64m",
     )  # fmt: skip
     _add_health(parser)
+    parser.add_argument(
+        "-v", "--volume", action="append", default=[], type=arguments.option("--volume", arguments.volume),
+        metavar="[NAME:]PATH[:ro]", help="a volume at a path of the container, made if it is new",
+    )  # fmt: skip
     parser.add_argument("-w", "--workdir", help="directory to start in")
     parser.add_argument("-u", "--user", help="NAME or UID, and :GROUP or :GID")
     parser.add_argument("--hostname", help="its host name (default: its id)")
@@ -236,6 +240,7 @@ def _create_checked(
         "cpus": args.cpus,
         "auto_remove": auto_remove,
         "stop_signal": args.stop_signal,
+        "volumes": args.volume,
         "stop_timeout_s": args.stop_timeout,
         **({"restart": args.restart} if args.restart["policy"] != "no" else {}),
         "size": args.size,
@@ -278,7 +283,7 @@ def _runs(client: Client, ref: str) -> bool:
 
 def _remove(client: Client, ref: str) -> None:
     try:
-        client.remove(ref, force=True)
+        client.remove(ref, force=True, volumes=True)
     except ApiError as err:
         if err.status != 404:
             print(f"hyper: it could not be removed: {clean(str(err))}", file=sys.stderr)

@@ -161,7 +161,7 @@ static enum outcome run_freeze(struct call *call)
     int64_t timeout_s, usual = 30;
     const char *device;
     if (!want_text(&json, call->arguments, "device", NULL, &device, call->fault) ||
-        !want_int(&json, call->arguments, "timeout_s", 1, 600, &usual, &timeout_s, call->fault))
+        !want_int(&json, call->arguments, "hold_s", 1, 600, &usual, &timeout_s, call->fault))
         return DONE;
     if (strlen(device) != 3 || strncmp(device, "vd", 2) != 0 || device[2] < 'b' || device[2] > 'z') {
         refuse(call->fault, INVALID, "device: a disk expected, such as vdc");
@@ -227,7 +227,6 @@ static const struct command {
     {"hyper-signal", false, true, run_signal},
     {"hyper-exec", false, true, run_exec},
     {"hyper-resize", false, true, run_resize},
-    {"hyper-log-credit", false, true, run_log_credit},
     {"hyper-archive", false, true, run_archive},
     {"hyper-freeze", false, true, run_freeze},
     {"hyper-thaw", false, true, run_thaw},

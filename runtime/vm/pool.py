@@ -24,7 +24,7 @@ from qemu.qmp import QMPError
 from runtime import cgroups, command, disks
 from runtime.errors import GuestFailed, RuntimeFault
 from runtime.network import links
-from runtime.vm import hotplug, launch
+from runtime.vm import hotplug, launch, machine
 from runtime.vm.agent import Agent
 
 if TYPE_CHECKING:
@@ -282,6 +282,8 @@ def disks_of(order: Order) -> tuple[hotplug.Disk, ...]:
         found.append(hotplug.Disk("image", order.image, read_only=True))
     if order.writable:
         found.append(hotplug.Disk("writable", order.writable, read_only=False))
+    for node, volume in zip(machine.VOLUME_NODES, order.volumes, strict=False):
+        found.append(hotplug.Disk(node, volume.file, read_only=volume.read_only))
     return tuple(found)
 
 

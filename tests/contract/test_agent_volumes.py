@@ -95,7 +95,7 @@ def test_a_frozen_volume_can_be_copied_and_thaws_by_itself(tmp_path: Path) -> No
     with booted(disk) as vm:
         vm.start("sh", "-c", script, mounts=[mount("/v")])
         wait_for(lambda: int(vm.run("cat", "/v/count")[1] or 0) > 20, "it counts")
-        assert vm.control.call("hyper-freeze", device="vdc", timeout_s=60) == {}
+        assert vm.control.call("hyper-freeze", device="vdc", hold_s=60) == {}
         assert vm.control.refusal("hyper-freeze", device="vdc")[0] == "BadState"
         subprocess.run(["cp", "--sparse=always", disk, copy], check=True)
         before = int(vm.run("cat", "/v/count")[1])
@@ -103,7 +103,7 @@ def test_a_frozen_volume_can_be_copied_and_thaws_by_itself(tmp_path: Path) -> No
         assert vm.control.call("hyper-thaw") == {}
         wait_for(lambda: int(vm.run("cat", "/v/count")[1]) > before, "it counts on")
         assert vm.control.refusal("hyper-thaw")[0] == "BadState"
-        vm.control.call("hyper-freeze", device="vdc", timeout_s=1)
+        vm.control.call("hyper-freeze", device="vdc", hold_s=1)
         frozen = int(vm.run("cat", "/v/count")[1])
         wait_for(lambda: int(vm.run("cat", "/v/count")[1]) > frozen, "it thaws when the time is over")
         assert vm.control.refusal("hyper-thaw")[0] == "BadState"

@@ -1,0 +1,163 @@
+"""Volumes and snapshots; what takes room, and removing what nothing needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from runtime import disks
+from runtime.api.body import Body
+from runtime.errors import RuntimeFault
+from runtime.spec import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine
+    from runtime.volumes import Volume
+
+MAX_SIZE_BYTES = 1 << 40  # what the guest's driver sees of every drive (runtime.vm.machine)
+
+
+class VolumeBody(Body):
+    """A volume to make; null: a name of its own, the usual size, empty."""
+
+    name: str | None = Field(None, pattern=NAME_PATTERN)
+    size_bytes: int | None = Field(None, ge=disks.MIN_BYTES, le=MAX_SIZE_BYTES)
+    labels: dict[str, str] = Field(default_factory=dict, max_length=256)
+    snapshot: str | None = Field(None, pattern=NAME_PATTERN)
+
+
+class SnapshotBody(Body):
+    """A snapshot to take; null: a name of its own."""
+
+    volume: str = Field(pattern=NAME_PATTERN)
+    name: str | None = Field(None, pattern=NAME_PATTERN)
+
+
+class PruneBody(Body):
+    """`all`: volumes with a name too."""
+
+    all: bool = False
+
+
+class VolumesApi:
+    """Over the engine's volumes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def router(self) -> APIRouter:
+        """The routes."""
+        router = APIRouter(prefix="/v1")
+        router.get("/volumes")(self.volumes)
+        router.post("/volumes", status_code=201)(self.create)
+        router.post("/volumes/prune")(self.prune)
+        router.get("/volumes/{name}")(self.volume)
+        router.delete("/volumes/{name}", status_code=204)(self.remove)
+        router.get("/snapshots")(self.snapshots)
+        router.post("/snapshots", status_code=201)(self.take)
+        router.get("/snapshots/{name}")(self.snapshot)
+        router.delete("/snapshots/{name}", status_code=204)(self.remove_snapshot)
+        router.get("/system/df")(self.usage)
+        router.post("/system/prune")(self.prune_system)
+        return router
+
+    async def volumes(self) -> list[dict[str, Any]]:
+        """All volumes."""
+        return [self._view(one) for one in self._engine.volumes.all()]
+
+    async def create(self, body: VolumeBody) -> dict[str, Any]:
+        """Make one; one that exists is returned."""
+        made = await self._engine.volumes.create(
+            body.name,
+            size_bytes=body.size_bytes,
+            labels=body.labels,
+            snapshot=body.snapshot,
+            anonymous=body.name is None,
+        )
+        return self._view(made)
+
+    async def volume(self, name: str) -> dict[str, Any]:
+        """One volume."""
+        return self._view(self._engine.volumes.get(name))
+
+    async def remove(self, name: str) -> None:
+        """Remove one."""
+        await self._engine.volumes.remove(name)
+
+    async def prune(self, body: PruneBody | None = None) -> dict[str, Any]:
+        """Remove those that no container has."""
+        removed, freed = await self._engine.volumes.prune(everything=bool(body and body.all))
+        return {"removed": removed, "freed_bytes": freed}
+
+    async def snapshots(self) -> list[dict[str, Any]]:
+        """All snapshots."""
+        volumes = self._engine.volumes
+        return [{**one.to_dict(), "used_bytes": volumes.snapshot_bytes(one.name)} for one in volumes.snapshots()]
+
+    async def take(self, body: SnapshotBody) -> dict[str, Any]:
+        """Take one."""
+        return (await self._engine.volumes.take_snapshot(body.volume, body.name)).to_dict()
+
+    async def snapshot(self, name: str) -> dict[str, Any]:
+        """One snapshot."""
+        volumes = self._engine.volumes
+        return {**volumes.snapshot(name).to_dict(), "used_bytes": volumes.snapshot_bytes(name)}
+
+    async def remove_snapshot(self, name: str) -> None:
+        """Remove one."""
+        await self._engine.volumes.remove_snapshot(name)
+
+    async def usage(self) -> dict[str, Any]:
+        """What takes room, by kind: how many, how many in use, bytes, bytes that could be freed."""
+        engine = self._engine
+        containers = engine.lives.all()
+        images = await engine.images.list()
+        used = {one.record.image_digest for one in containers}
+        layers = {one.id: disks.used_bytes(one.data_directory / "writable.ext4") for one in containers}
+        volumes = {one.name: engine.volumes.used_bytes(one.name) for one in engine.volumes.all()}
+        in_use = {mount.source for one in containers for mount in one.spec.volumes}
+        snapshots = [engine.volumes.snapshot_bytes(one.name) for one in engine.volumes.snapshots()]
+        return {
+            "images": _row({one.digest: one.size_bytes for one in images}, used),
+            "containers": _row(layers, {one.id for one in containers if one.live}),
+            "volumes": _row(volumes, {name for name in in_use if name}),
+            "snapshots": {
+                "count": len(snapshots), "active": 0, "bytes": sum(snapshots), "reclaimable_bytes": sum(snapshots)
+            },
+        }  # fmt: skip
+
+    async def prune_system(self) -> dict[str, Any]:
+        """Remove containers that have ended, then anonymous volumes that no container has."""
+        removed, freed = [], 0
+        for one in self._engine.lives.all():
+            if one.over and not one.lock.locked():
+                size = disks.used_bytes(one.data_directory / "writable.ext4")
+                try:
+                    await self._engine.remove(one.id)
+                except RuntimeFault:
+                    continue  # it was started meanwhile
+                removed.append(one.id)
+                freed += size
+        volumes, more = await self._engine.volumes.prune(everything=False)
+        return {"containers": removed, "volumes": volumes, "freed_bytes": freed + more}
+
+    def _view(self, one: Volume) -> dict[str, Any]:
+        volumes = self._engine.volumes
+        users = [{"id": user.id, "name": user.record.name, "live": user.live} for user in volumes.users(one.name)]
+        return {
+            **one.to_dict(),
+            "used_bytes": volumes.used_bytes(one.name),
+            "file": str(volumes.file(one.name)),
+            "containers": users,
+        }
+
+
+def _row(sizes: dict[str, int], active: set[str]) -> dict[str, int]:
+    return {
+        "count": len(sizes),
+        "active": len(sizes.keys() & active),
+        "bytes": sum(sizes.values()),
+        "reclaimable_bytes": sum(size for name, size in sizes.items() if name not in active),
+    }

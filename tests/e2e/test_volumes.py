@@ -1,0 +1,197 @@
+"""Volumes, snapshots, and files in and out, through the command line, on real micro-VMs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host import Host, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.e2e.conftest import Images
+
+
+@pytest.fixture
+def disks(host: Host) -> Iterator[Host]:
+    """The shared host; volumes and snapshots of the test are removed with its containers."""
+    yield host
+    names = host.hyper("ps", "-a", "-q", "--no-trunc").stdout.split()
+    if names:
+        host.hyper("rm", "-f", *names)
+    for kind in ("volume", "snapshot"):
+        left = host.hyper(kind, "ls", "-q").stdout.split()
+        if left:
+            host.hyper(kind, "rm", *left)
+    assert sorted(path.name for path in (host.data_dir / "volumes").iterdir()) == []
+
+
+def test_a_volume_outlives_containers_and_is_written_by_one(disks: Host, images: Images) -> None:
+    disks.hyper("volume", "create", "--size", "64m", "--label", "team=shop", "data")
+    first = (
+        "run",
+        "--rm",
+        "-v",
+        "data:/d",
+        images.busybox,
+        "sh",
+        "-c",
+        "id > /d/f; chown 5:6 /d/f; df -m /d | tail -1",
+    )
+    size = disks.hyper(*first).stdout.split()
+    assert 40 < int(size[1]) <= 64
+    disks.run("--name", "holds", "-v", "data:/d", images.busybox, "sleep", "600")
+    told = disks.hyper("exec", "holds", "stat", "-c", "%u %g", "/d/f").stdout
+    assert told == "5 6\n"
+    seen = json.loads(disks.hyper("volume", "inspect", "data").stdout)[0]
+    assert (seen["size_bytes"], seen["labels"]) == (64 << 20, {"team": "shop"})
+    assert [user["name"] for user in seen["containers"]] == ["holds"]
+    assert 0 < seen["used_bytes"] < 10 << 20
+    assert "holds" in disks.hyper("volume", "ls").stdout
+    second = disks.hyper("run", "--rm", "-v", "data:/x:ro", images.busybox, "true", check=False)
+    assert (second.returncode, "in use by holds" in second.stderr) == (125, True)
+    for command in (("volume", "rm", "data"), ("volume", "create", "--size", "65m", "data")):
+        assert disks.hyper(*command, check=False).returncode == 125
+    disks.hyper("stop", "-t", "1", "holds")
+    read = ("run", "-d", "-v", "data:/x:ro", images.busybox, "sh", "-c", "cat /x/f; touch /x/g; sleep 600")
+    readers = [disks.hyper(*read).stdout.strip() for _ in range(2)]
+    for reader in readers:
+        wait_for(lambda one=reader: "Read-only" in disks.hyper("logs", one).stderr, "it is read-only")  # type: ignore[misc]  # bound at once
+        assert "uid=0" in disks.hyper("logs", reader).stdout
+    writer = disks.hyper("start", "holds", check=False)
+    assert (writer.returncode, "in use by" in writer.stderr) == (125, True)
+    disks.hyper("rm", "-f", *readers)
+    disks.hyper("start", "holds")
+    disks.hyper("rm", "-f", "-v", "holds")
+    assert disks.hyper("volume", "ls", "-q").stdout == "data\n"
+
+
+def test_new_volumes_get_the_images_content_and_anonymous_ones_go(disks: Host, images: Images) -> None:
+    script = "ls /bin/busybox /etc/passwd; ls -A /new | wc -l"
+    done = disks.hyper("run", "--rm", "-v", "/etc", "-v", "named:/new", images.busybox, "sh", "-c", script)
+    assert done.stdout.splitlines() == ["/bin/busybox", "/etc/passwd", "0"]
+    assert disks.hyper("volume", "ls", "-q").stdout == "named\n", "--rm took the anonymous one"
+    disks.run("--name", "keeps", "-v", "/var/lib", images.busybox, "sleep", "600")
+    disks.hyper("rm", "-f", "keeps")
+    left = disks.hyper("volume", "ls", "-q").stdout.split()
+    assert len(left) == 2
+    assert "Total reclaimed space" in disks.hyper("volume", "prune", "-f").stdout
+    assert disks.hyper("volume", "ls", "-q").stdout == "named\n"
+    assert disks.hyper("volume", "prune", check=False).returncode == 125, "nobody said yes"
+    disks.hyper("volume", "prune", "-f", "--all")
+    assert disks.hyper("volume", "ls", "-q").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-v", "a:relative"], "PATH"),
+        (["-v", "a:/x:wrong"], "ro"),
+        (["-v", "a:/proc/x"], "/proc"),
+        (["-v", "a:/x/../y"], "absolute"),
+        (["-v", "v*:/x"], "volume name"),
+        (["-v", "/etc:/x"], "hyper cp"),
+        (["-v", "a:/x", "-v", "b:/x"], "two volumes"),
+        (["-v", "a:/x", "-v", "a:/y"], "twice"),
+        (["-v", "a:/x", "-v", "b:/y", "-v", "c:/z"], "3 volumes"),
+    ],
+)
+def test_wrong_volumes_are_refused_in_one_line(disks: Host, images: Images, options: list[str], said: str) -> None:
+    done = disks.hyper("create", *options, images.busybox, "true", check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (125, 1), done.stderr
+    assert said in done.stderr
+    assert disks.hyper("volume", "ls", "-q").stdout == ""
+    assert disks.hyper("ps", "-aq").stdout == ""
+
+
+def test_wrong_names_and_sizes_are_refused(disks: Host) -> None:
+    for command in (
+        ("volume", "create", "--size", "1m", "small"),
+        ("volume", "create", "--size", "x", "small"),
+        ("volume", "create", "../x"),
+        ("volume", "create", "--snapshot", "nosuch", "v"),
+        ("volume", "inspect", "nosuch"),
+        ("volume", "rm", "nosuch"),
+        ("volume", "sing"),
+        ("snapshot", "create", "--volume", "nosuch"),
+        ("snapshot", "create"),
+        ("snapshot", "rm", "nosuch"),
+    ):
+        done = disks.hyper(*command, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (125, 1), (command, done.stderr)
+    disks.hyper("volume", "rm", "-f", "nosuch")
+
+
+def test_a_snapshot_of_a_volume_in_use_is_consistent(disks: Host, images: Images) -> None:
+    script = "i=0; while :; do i=$((i+1)); echo $i > /d/new; mv /d/new /d/count; done"
+    disks.run("--name", "counts", "-v", "data:/d", images.busybox, "sh", "-c", script)
+
+    def count(name: str = "counts") -> int:
+        return int(disks.hyper("exec", name, "cat", "/d/count").stdout or 0)
+
+    before = wait_for(lambda: count() if count() > 10 else 0, "it counts")
+    assert disks.hyper("snapshot", "create", "--volume", "data", "then").stdout == "then\n"
+    after = count()
+    assert disks.hyper("snapshot", "create", "--volume", "data", "then", check=False).returncode == 125
+    wait_for(lambda: count() > after, "it counts on")
+    disks.hyper("volume", "create", "--snapshot", "then", "copy")
+    file = json.loads(disks.hyper("volume", "inspect", "copy").stdout)[0]["file"]
+    checked = subprocess.run(["e2fsck", "-fn", file], capture_output=True, check=False, text=True)
+    assert checked.returncode == 0, checked.stdout
+    kept = int(disks.hyper("run", "--rm", "-v", "copy:/d:ro", images.busybox, "cat", "/d/count").stdout)
+    assert before <= kept <= after
+    disks.hyper("rm", "-f", "counts")
+    disks.hyper("volume", "rm", "data")
+    disks.hyper("volume", "create", "--snapshot", "then", "again")
+    again = disks.hyper("run", "--rm", "-v", "again:/d", images.busybox, "cat", "/d/count").stdout
+    assert int(again) == kept, "a snapshot outlives its volume"
+    assert json.loads(disks.hyper("snapshot", "ls", "--format", "json").stdout)[0]["volume"] == "data"
+
+
+def test_what_takes_room_is_told_and_can_be_pruned(disks: Host, images: Images) -> None:
+    disks.run("--name", "up", "-v", "data:/d", images.busybox, "sleep", "600")
+    disks.hyper("run", "--name", "over", images.busybox, "true")
+    found = json.loads(disks.hyper("system", "df", "--format", "json").stdout)
+    assert (found["containers"]["count"], found["containers"]["active"]) == (2, 1)
+    assert (found["volumes"]["count"], found["volumes"]["active"]) == (1, 1)
+    assert found["images"]["bytes"] > 0
+    assert "Local Volumes" in disks.hyper("system", "df").stdout
+    disks.hyper("system", "prune", "-f")
+    assert disks.hyper("ps", "-a", "--format", "{{.Names}}").stdout.split() == ["up"]
+    assert disks.hyper("volume", "ls", "-q").stdout == "data\n"
+
+
+def test_a_cold_boot_has_volumes_too_and_half_made_ones_are_swept(images: Images) -> None:
+    own = Host(accel="tcg", template="false")
+    try:
+        own.start()
+        own.hyper("pull", images.busybox)
+        own.hyper("run", "--rm", "-v", "a:/a", "-v", "b:/b", images.busybox, "sh", "-c", "echo 1 > /a/f; echo 2 > /b/f")
+        read = own.hyper("run", "--rm", "-v", "b:/x", "-v", "a:/y:ro", images.busybox, "cat", "/x/f", "/y/f")
+        assert read.stdout == "2\n1\n"
+        own.run("--name", "killed", "-v", "a:/a", images.busybox, "sh", "-c", "while :; do date > /a/f; done")
+        own.hyperd.kill()
+        for name in (".half", "norow"):
+            directory: Path = own.data_dir / "volumes" / name
+            directory.mkdir()
+            (directory / "volume.ext4").touch()
+        (own.data_dir / "snapshots" / ".half").mkdir()
+        own.start()
+        assert sorted(path.name for path in (own.data_dir / "volumes").iterdir()) == ["a", "b"]
+        assert list((own.data_dir / "snapshots").iterdir()) == []
+        done = own.hyper("run", "--rm", "-v", "a:/a", images.busybox, "true", check=False)
+        assert "in use by killed" in done.stderr, "an adopted VM still has its volume"
+        os.kill(own.inspect("killed")["vm"]["pid"], 9)
+        wait_for(lambda: own.inspect("killed")["state"] == "exited", "the kill is seen")
+        refused = own.hyper("run", "--rm", "-v", "a:/a:ro", images.busybox, "true", check=False)
+        assert "not unmounted" in refused.stderr
+        own.hyper("run", "--rm", "-v", "a:/a", images.busybox, "true")
+        own.hyper("run", "--rm", "-v", "a:/a:ro", images.busybox, "true")
+    finally:
+        own.close()
