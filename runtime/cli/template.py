@@ -251,6 +251,10 @@ class _Evaluation:
             if self._peek() != ("mark", ")"):
                 raise ValueError("'(' is not closed")
             self._at += 1
+            after, path = self._peek()
+            if after == "field" and path.startswith(".") and path != ".":
+                self._at += 1
+                return self._below(value, path)
             return value
         if kind == "word" and text in {"true", "false", "nil"}:
             return {"true": True, "false": False, "nil": None}[text]
@@ -260,12 +264,14 @@ class _Evaluation:
         root, _, path = text.partition(".")
         if root and root not in self._variables:
             raise ValueError(f"there is no variable {root}")
-        value = self._variables[root] if root else self._dot
-        for name in path.split(".") if path else ():
+        return self._below(self._variables[root] if root else self._dot, f".{path}")
+
+    def _below(self, value: object, path: str) -> object:
+        for name in path.split(".")[1:] if path != "." else ():
             if not isinstance(value, dict):
                 if value is None:
                     return None
-                raise ValueError(f"{text}: there is nothing below what stands before .{name}")
+                raise ValueError(f"{path}: there is nothing below what stands before .{name}")
             if name not in value:
                 known = ", ".join(f".{one}" for one in list(value)[:40])
                 raise ValueError(f"there is no field .{name}; there are: {known or 'none'}")
