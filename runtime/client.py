@@ -16,7 +16,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 ANSWER_LIMIT_BYTES = 256 << 20
 CHUNK_BYTES = 64 << 10
@@ -136,14 +136,16 @@ class Client:
         self._path = path or socket_path()
         self._timeout_s = timeout_s
 
-    def call(self, method: str, path: str, body: object = None) -> Any:
+    def call(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:
         """Any call with a JSON answer; None if it has none."""
-        with self._open(method, path, body) as response:
+        with self._open(method, path, body, headers=headers) as response:
             return _decode(response)
 
-    def stream(self, method: str, path: str, body: object = None) -> Iterator[bytes]:
+    def stream(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[bytes]:
         """Any call with a long answer: pieces as they come."""
-        with self._open(method, path, body) as response:
+        with self._open(method, path, body, headers=headers) as response:
             while True:
                 try:
                     piece = response.read1(CHUNK_BYTES)
@@ -173,11 +175,21 @@ class Client:
         """One image."""
         return self.call("GET", f"/v1/images/{_quote(reference)}")
 
-    def pull(self, reference: str, tls_verify: bool | None = None) -> Iterator[dict[str, Any]]:
-        """Pull; gives the progress, last `{"image": …}`. A failure of the pull is raised."""
+    def steps(
+        self,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        upload: Iterable[bytes] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """POST that answers with its progress, the result last; `upload` is a body to send in pieces.
+
+        A failure that the answer tells of is raised.
+        """
+        sent = body if upload is None else _Chunks(upload)
         pending = b""
-        body = {"reference": reference, "tls_verify": tls_verify}
-        for piece in self.stream("POST", "/v1/images/pull", body):
+        for piece in self.stream("POST", path, sent, headers):
             *lines, pending = (pending + piece).split(b"\n")
             for line in lines:
                 if line.strip():
@@ -185,9 +197,30 @@ class Client:
         if pending.strip():
             yield _progress(pending)
 
-    def remove_image(self, reference: str) -> None:
-        """Untag an image."""
-        self.call("DELETE", f"/v1/images/{_quote(reference)}")
+    def pull(
+        self,
+        reference: str,
+        tls_verify: bool | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **more: object,
+    ) -> Iterator[dict[str, Any]]:
+        """Pull; gives the progress, last `{"image": …}`. A failure of the pull is raised."""
+        body = {"reference": reference, "tls_verify": tls_verify, **_given(**more)}
+        return self.steps("/v1/images/pull", body, headers)
+
+    def remove_image(self, reference: str, *, force: bool = False) -> Any:
+        """Untag an image: what was untagged and deleted."""
+        query = "?force=true" if force else ""
+        return self.call("DELETE", f"/v1/images/{_quote(reference)}{query}")
+
+    def history(self, reference: str) -> Any:
+        """The steps that made an image, the last first."""
+        return self.call("GET", f"/v1/history/{_quote(reference)}")
+
+    def save(self, references: Sequence[str], kind: str) -> Iterator[bytes]:
+        """Images as an archive."""
+        return self.stream("POST", "/v1/images/save", {"references": list(references), "format": kind})
 
     def containers(self, *, everything: bool = False, size: bool = False) -> Any:
         """Containers that run, or all; `size`: with what they take of the disk."""
@@ -343,10 +376,15 @@ class Client:
             connection.close()
 
     def _open(
-        self, method: str, path: str, body: object, connection: _UnixConnection | None = None
+        self,
+        method: str,
+        path: str,
+        body: object,
+        connection: _UnixConnection | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
         connection = connection or _UnixConnection(self._path, self._timeout_s)
-        headers = {"Connection": "close"}
+        headers = {"Connection": "close", **(headers or {})}
         try:
             if isinstance(body, _Chunks):
                 headers["Transfer-Encoding"] = "chunked"

@@ -1,34 +1,80 @@
-"""Images: `/v1/images`."""
+"""Images: `/v1/images`, `/v1/history`, `/v1/usage/images`, `/v1/registry`."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from runtime.api import progress
 from runtime.api.body import Body
-from runtime.errors import RuntimeFault
+from runtime.errors import InvalidInput
+from runtime.events import of_image
+from runtime.images import access, distribution, export, load, manifest, push, reference
 from runtime.images.access import Access
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Callable
 
     from runtime.engine import Engine
     from runtime.images.image import Progress
 
-log = logging.getLogger(__name__)
+TAR = "application/x-tar"
+SEARCH_LIMIT = 100
 
 
-class PullBody(Body):
-    """What to pull; `tls_verify` null: verify, except for registries known to have no TLS."""
+class RegistryBody(Body):
+    """How a registry is reached.
 
-    reference: str = Field(min_length=1, max_length=512)
+    `tls_verify` null: verify, except for registries known to have no TLS. `cert_dir`: a directory with its CA.
+    """
+
     tls_verify: bool | None = None
+    cert_dir: str | None = Field(None, max_length=4096)
+
+
+class ReferenceBody(RegistryBody):
+    """What to pull or push."""
+
+    reference: str = Field(min_length=1, max_length=1024)
+
+
+class TagBody(Body):
+    """`target` is to name what `source` names."""
+
+    source: str = Field(min_length=1, max_length=1024)
+    target: str = Field(min_length=1, max_length=1024)
+
+
+class SaveBody(Body):
+    """Images to save."""
+
+    references: list[str] = Field(min_length=1, max_length=100)
+    format: Literal["docker-archive", "oci-archive"] = "docker-archive"
+
+
+class PruneBody(Body):
+    """`all`: also images that have a name."""
+
+    all: bool = False
+
+
+class SearchBody(RegistryBody):
+    """What to search for."""
+
+    term: str = Field(min_length=1, max_length=255)
+    limit: int = Field(25, ge=1, le=SEARCH_LIMIT)
+
+
+class LoginBody(RegistryBody):
+    """The registry whose credentials in the header are to be tried."""
+
+    registry: str = Field(min_length=1, max_length=255)
 
 
 class ImagesApi:
@@ -36,56 +82,131 @@ class ImagesApi:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._images = engine.images
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(prefix="/v1/images")
-        router.get("")(self.images)
-        router.post("/pull")(self.pull)
-        router.delete("/{reference:path}", status_code=204)(self.untag)
-        router.get("/{reference:path}")(self.image)
+        router = APIRouter(prefix="/v1")
+        router.get("/images")(self.images)
+        router.get("/usage/images")(self.usage)
+        router.get("/history/{reference:path}")(self.history)
+        router.post("/images/pull")(self.pull)
+        router.post("/images/push")(self.push)
+        router.post("/images/tag")(self.tag)
+        router.post("/images/save")(self.save)
+        router.post("/images/load")(self.load)
+        router.post("/images/prune")(self.prune)
+        router.post("/registry/search")(self.search)
+        router.post("/registry/login", status_code=204)(self.login)
+        router.delete("/images/{reference:path}")(self.untag)
+        router.get("/images/{reference:path}")(self.image)
         return router
 
     async def images(self) -> list[dict[str, Any]]:
         """All images."""
-        return [image.to_dict() for image in await self._engine.images.list()]
+        return [image.to_dict() for image in await self._images.list()]
+
+    async def usage(self) -> dict[str, int]:
+        """What they take on the disk."""
+        return await self._images.usage(self._engine.images_in_use())
 
     async def image(self, reference: str) -> dict[str, Any]:
         """One image."""
-        return (await self._engine.images.resolve(reference)).to_dict()
+        return (await self._images.resolve(reference)).to_dict()
 
-    async def pull(self, body: PullBody) -> StreamingResponse:
+    async def history(self, reference: str) -> list[dict[str, Any]]:
+        """The steps that made an image, the last first."""
+        image = await self._images.resolve(reference)
+        _, parts, raw_config = await asyncio.to_thread(self._images.parts, image)
+        return [step.to_dict() for step in manifest.parse_history(raw_config, parts.layers, reference)]
+
+    async def pull(self, body: ReferenceBody, request: Request) -> StreamingResponse:
         """Pull an image, telling of the progress."""
-        events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        reached = access_of(body, request)
 
-        def tell(progress: Progress) -> None:
-            events.put_nowait(progress.to_dict())
+        async def pull(tell: Callable[[Progress], None]) -> dict[str, Any]:
+            image = await self._images.pull(body.reference, access=reached, progress=tell)
+            self._engine.events.tell(of_image("pull", body.reference, image.digest))
+            return {"image": image.to_dict()}
 
-        async def pull() -> None:
-            try:
-                access = Access(body.tls_verify)
-                image = await self._engine.images.pull(body.reference, access=access, progress=tell)
-                events.put_nowait({"image": image.to_dict()})
-            except RuntimeFault as err:
-                events.put_nowait(err.to_dict())
-            except Exception:
-                log.exception("pull of %s", body.reference)
-                events.put_nowait(RuntimeFault("the pull failed: see the daemon's log").to_dict())
-            finally:
-                events.put_nowait(None)
+        return progress.answer(f"the pull of {body.reference}", pull)
 
-        async def lines() -> AsyncIterator[bytes]:
-            # A client that goes away ends the pull, and with it all that it had half-made.
-            task = asyncio.create_task(pull())
-            try:
-                while (event := await events.get()) is not None:
-                    yield json.dumps(event).encode() + b"\n"
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+    async def push(self, body: ReferenceBody, request: Request) -> StreamingResponse:
+        """Push an image, telling of the progress."""
+        reached = access_of(body, request)
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        async def send(tell: Callable[[Progress], None]) -> dict[str, Any]:
+            image = await push.push(self._images, body.reference, access=reached, progress=tell)
+            self._engine.events.tell(of_image("push", body.reference, image.digest))
+            return {"image": image.to_dict()}
 
-    async def untag(self, reference: str) -> None:
+        return progress.answer(f"the push of {body.reference}", send)
+
+    async def tag(self, body: TagBody) -> dict[str, Any]:
+        """Give an image one more name."""
+        image = await self._images.tag(body.source, body.target)
+        self._engine.events.tell(of_image("tag", body.target, image.digest))
+        return image.to_dict()
+
+    async def save(self, body: SaveBody) -> StreamingResponse:
+        """Images as an archive."""
+        made = export.Export(self._images, body.format)
+        await made.prepare(body.references)
+        return StreamingResponse(made.stream(), media_type=TAR)
+
+    async def load(self, request: Request) -> StreamingResponse:
+        """Take in the images of an archive, which is the body."""
+        async with AsyncExitStack() as stack:
+            temporary = await stack.enter_async_context(self._images.temporary())
+            file = temporary / "archive"
+            await load.spool(request.stream(), file, self._images.limits.unpacked_bytes, "archive")
+
+            async def take(tell: Callable[[Progress], None]) -> dict[str, Any]:
+                loaded = await load.load(self._images, file, temporary, progress=tell)
+                return {"images": [image.to_dict() for image in loaded]}
+
+            return progress.answer("the load of an archive", take, stack.pop_all())
+
+    async def prune(self, body: PruneBody) -> dict[str, Any]:
+        """Remove images that no container uses."""
+        return (await self._images.prune(self._engine.images_in_use, everything=body.all)).to_dict()
+
+    async def untag(self, reference: str, *, force: bool = False) -> dict[str, Any]:
         """Take a name from an image."""
-        await self._engine.images.untag(reference, self._engine.images_in_use)
+        removed = await self._images.untag(reference, self._engine.images_in_use, force=force)
+        self._engine.events.tell(of_image("untag", reference))
+        return removed.to_dict()
+
+    async def search(self, body: SearchBody, request: Request) -> list[dict[str, Any]]:
+        """Repositories by a part of their name."""
+        reached = access_of(body, request)
+        registry = body.term.partition("/")[0]
+        verify = self._verify(registry, reached) if "/" in body.term else True
+        return await distribution.search(body.term, body.limit, reached, tls_verify=verify)
+
+    async def login(self, body: LoginBody, request: Request) -> None:
+        """Try credentials. They are not kept."""
+        reached = access_of(body, request)
+        login = reached.logins.get(body.registry)
+        if login is None:
+            raise InvalidInput(f"it has no credentials for {body.registry}", field=access.HEADER)
+        verify = self._verify(body.registry, reached)
+        await distribution.check_login(body.registry, login, reached, tls_verify=verify)
+
+    def _verify(self, registry: str, reached: Access) -> bool:
+        wanted = reference.parse(f"{registry}/x")
+        if wanted.registry != registry:
+            raise InvalidInput(f"{registry!r} is not a registry; write host or host:port", field="registry")
+        return self._images.tls_verify(wanted, reached)
+
+
+def access_of(body: RegistryBody, request: Request) -> Access:
+    """How a request wants registries to be reached.
+
+    Raises:
+        InvalidInput: the header of credentials, or the directory of certificates, is wrong.
+    """
+    cert_dir = Path(body.cert_dir) if body.cert_dir else None
+    if cert_dir is not None and not (cert_dir.is_absolute() and cert_dir.is_dir()):
+        raise InvalidInput(f"{body.cert_dir} is not a directory, given from the root", field="cert_dir")
+    return Access(body.tls_verify, cert_dir, access.parse_header(request.headers.get(access.HEADER)))

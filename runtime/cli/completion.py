@@ -17,7 +17,7 @@ CONTAINER_COMMANDS = (
     "start", "logs", "exec", "stop", "kill", "restart", "redeploy", "rm", "wait", "inspect", "stats",
     "pause", "unpause", "rename", "update", "port", "top",
 )  # fmt: skip
-IMAGE_COMMANDS = ("run", "create", "rmi", "pull")
+IMAGE_COMMANDS = ("run", "create", "rmi", "pull", "push", "tag", "history", "save")
 
 _BASH = """\
 # Completion of hyper for bash: source <(hyper completion bash)

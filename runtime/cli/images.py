@@ -1,69 +1,161 @@
-"""`pull`, `images`, `rmi`."""
+"""`pull`, `push`, `save`, `load`: images on their way, with progress."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
-from runtime.cli import output
-from runtime.cli.lifecycle import each
+from runtime.cli import output, registry
 from runtime.client import ClientError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client
 
 BAR_WIDTH = 30
-HEADERS = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE")
+PIECE_BYTES = 1 << 20
 
 
 def pull_arguments(parser: Parser) -> None:
     """`hyper pull`."""
     parser.add_argument("reference", metavar="IMAGE", help="such as nginx, host:5000/name:tag, name@sha256:…")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    verify = parser.add_mutually_exclusive_group()
-    verify.add_argument("--tls-verify", action="store_true", default=None, help="insist on a valid certificate")
-    verify.add_argument(
-        "--no-tls-verify", dest="tls_verify", action="store_false", help="take any certificate, and plain HTTP"
-    )
+    registry.add_options(parser)
 
 
 def pull(args: argparse.Namespace, client: Client) -> int:
     """Fetch an image; prints its digest and canonical reference."""
-    image = fetch(client, args.reference, quiet=args.quiet, tls_verify=args.tls_verify)
+    headers = registry.headers([registry.registry_of(args.reference)], args.authfile)
+    more = registry.body(args)
+    events = client.pull(args.reference, more.pop("tls_verify"), headers=headers, **more)
+    image = follow(events, args.reference, "pull", quiet=args.quiet)["image"]
     if not args.quiet:
         print(f"Digest: {image['digest']}")
     print(output.clean(args.reference))
     return 0
 
 
-def fetch(client: Client, reference: str, *, quiet: bool, tls_verify: bool | None = None) -> dict[str, Any]:
-    """Pull, with the progress on stderr: a bar on a terminal, a line for each step elsewhere.
+def push_arguments(parser: Parser) -> None:
+    """`hyper push`."""
+    parser.add_argument("reference", metavar="IMAGE", help="host:5000/name:tag, as `hyper tag` has named it")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    registry.add_options(parser)
+
+
+def push(args: argparse.Namespace, client: Client) -> int:
+    """Send an image to its registry; prints its digest, which is the same there."""
+    headers = registry.headers([registry.registry_of(args.reference)], args.authfile)
+    body = {"reference": args.reference, **registry.body(args)}
+    events = client.steps("/v1/images/push", body, headers)
+    image = follow(events, args.reference, "push", quiet=args.quiet)["image"]
+    if not args.quiet:
+        print(f"Digest: {image['digest']}")
+    print(output.clean(args.reference))
+    return 0
+
+
+def save_arguments(parser: Parser) -> None:
+    """`hyper save`."""
+    parser.add_argument("references", metavar="IMAGE", nargs="+", help="a reference, or the beginning of a digest")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: stdout, if that is no terminal")
+    parser.add_argument(
+        "--format", choices=("docker-archive", "oci-archive"), default="docker-archive",
+        help="docker-archive can be read as both (default)",
+    )  # fmt: skip
+
+
+def save(args: argparse.Namespace, client: Client) -> int:
+    """Write images into an archive; the file is there when it is whole."""
+    if args.output is None:
+        if sys.stdout.isatty():
+            raise ClientError("will not write an archive to a terminal; give -o FILE")
+        for piece in client.save(args.references, args.format):
+            sys.stdout.buffer.write(piece)
+        return 0
+    staged = f"{args.output}.{os.getpid()}.tmp"
+    pieces = client.save(args.references, args.format)
+    try:
+        first = next(pieces, b"")  # what cannot be saved is said here, before there is a file
+        with open(staged, "xb") as file:  # noqa: PTH123 -- pathlib would slow every start
+            file.write(first)
+            for piece in pieces:
+                file.write(piece)
+        os.replace(staged, args.output)  # noqa: PTH105 -- as above
+    except OSError as err:
+        raise ClientError(f"--output {args.output}: it cannot be written: {err.strerror}") from err
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(staged)  # noqa: PTH108 -- as above
+    return 0
+
+
+def load_arguments(parser: Parser) -> None:
+    """`hyper load`."""
+    parser.add_argument("-i", "--input", metavar="FILE", help="default: stdin, if that is no terminal")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def load(args: argparse.Namespace, client: Client) -> int:
+    """Take in the images of an archive: tar, plain or compressed, of docker, podman, skopeo, or `hyper save`."""
+    if args.input is None and sys.stdin.isatty():
+        raise ClientError("there is no archive on a terminal; give -i FILE")
+    try:
+        with contextlib.ExitStack() as stack:
+            source = sys.stdin.buffer
+            if args.input is not None:
+                source = stack.enter_context(open(args.input, "rb"))  # noqa: PTH123 -- pathlib would slow every start
+            pieces = iter(lambda: source.read(PIECE_BYTES), b"")
+            events = client.steps("/v1/images/load", upload=pieces)
+            loaded = follow(events, args.input or "stdin", "load", quiet=args.quiet)["images"]
+    except OSError as err:
+        raise ClientError(f"--input {args.input or 'stdin'}: it cannot be read: {err.strerror}") from err
+    for image in loaded:
+        for reference in image["references"]:
+            print(f"Loaded image: {output.clean(reference)}")
+        if not image["references"]:
+            print(f"Loaded image ID: {image['digest']}")
+    return 0
+
+
+def fetch(client: Client, reference: str, *, quiet: bool) -> dict[str, Any]:
+    """Pull with what is configured, as `hyper run` does.
 
     Raises:
         ClientError: the pull failed.
     """
-    image: dict[str, Any] | None = None
-    shown = _Shown(reference, sys.stderr, quiet=quiet)
-    try:
-        for event in client.pull(reference, tls_verify):
-            if "image" in event:
-                image = event["image"]
-            else:
-                shown.show(event)
-    finally:
-        shown.end()
-    if image is None:
-        raise ClientError(f"hyperd ended the pull of {reference} without a result; see its log")
+    events = client.pull(reference, headers=registry.headers([registry.registry_of(reference)], None))
+    image: dict[str, Any] = follow(events, reference, "pull", quiet=quiet)["image"]
     return image
 
 
+def follow(events: Iterator[dict[str, Any]], what: str, act: str, *, quiet: bool) -> dict[str, Any]:
+    """Show progress on stderr: a bar on a terminal, a line for each step elsewhere. Returns the result.
+
+    Raises:
+        ClientError: it failed, or the daemon ended before the result.
+    """
+    result: dict[str, Any] | None = None
+    shown = _Shown(what, sys.stderr, quiet=quiet)
+    try:
+        for event in events:
+            if "status" in event:
+                shown.show(event)
+            else:
+                result = event
+    finally:
+        shown.end()
+    if result is None:
+        raise ClientError(f"hyperd ended the {act} of {what} without a result; see its log")
+    return result
+
+
 class _Shown:
-    """What a pull has shown so far."""
+    """What was shown so far."""
 
     def __init__(self, reference: str, stream: IO[str], *, quiet: bool) -> None:
         self._reference = output.clean(reference)
@@ -75,11 +167,13 @@ class _Shown:
 
     def show(self, event: Mapping[str, Any]) -> None:
         status, current, total = str(event.get("status")), event.get("current"), event.get("total")
-        if self._quiet or event.get("layer"):
+        if event.get("text") is not None:  # a build's own words
+            self._print(str(event["text"]))
+        if self._quiet or event.get("layer") or event.get("text") is not None:
             return
         if self._bar:
             text = f"{self._reference}: {status}"
-            if status == "downloading" and current is not None and total:
+            if status in ("downloading", "uploading") and current is not None and total:
                 done = min(BAR_WIDTH, BAR_WIDTH * current // total)
                 bar = "=" * done + ">" * (done < BAR_WIDTH)
                 text += f" [{bar:{BAR_WIDTH}}] {output.decimal_size(current)}/{output.decimal_size(total)}"
@@ -93,6 +187,13 @@ class _Shown:
         if self._drawn:
             self._stream.write("\n")
             self._stream.flush()
+            self._drawn = False
+
+    def _print(self, line: str) -> None:
+        if not self._quiet:
+            self.end()
+            self._stream.write(f"{output.clean(line)}\n")
+            self._stream.flush()
 
     def _draw(self, text: str) -> None:
         try:
@@ -102,64 +203,3 @@ class _Shown:
         self._stream.write(f"\r\x1b[K{output.clean(text)[: columns - 1]}")
         self._stream.flush()
         self._drawn = True
-
-
-def images_arguments(parser: Parser) -> None:
-    """`hyper images`."""
-    parser.add_argument("-q", "--quiet", action="store_true", help="ids only")
-    parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
-    parser.add_argument("--digests", action="store_true", help="show whole digests")
-    parser.add_format()
-
-
-def images(args: argparse.Namespace, client: Client) -> int:
-    """List images, a line for each reference."""
-    found = client.images()
-    if args.format == "json":
-        output.print_json(found)
-        return 0
-    rows = []
-    for image in found:
-        identity = image["digest"] if args.no_trunc else output.short_id(image["digest"])
-        if args.quiet:
-            print(identity)
-            continue
-        for reference in image["references"] or [""]:
-            repository, tag = split(reference)
-            digest = [image["digest"]] if args.digests else []
-            rows.append(
-                [
-                    repository,
-                    tag,
-                    *digest,
-                    identity,
-                    output.ago(image["created_at"]),
-                    output.decimal_size(image["size_bytes"]),
-                ]
-            )
-    if not args.quiet:
-        headers = [*HEADERS[:2], *(["DIGEST"] if args.digests else []), *HEADERS[2:]]
-        width = None if args.no_trunc else output.terminal_width()
-        print(output.table(headers, rows, width=width, keep=("IMAGE ID", "DIGEST", "SIZE")))
-    return 0
-
-
-def split(reference: str) -> tuple[str, str]:
-    """Repository and tag as Docker lists them: without `docker.io/library/`, `<none>` for what there is not."""
-    if not reference:
-        return "<none>", "<none>"
-    name, at, _ = reference.partition("@")
-    tag = "<none>"
-    if not at:
-        name, _, tag = reference.rpartition(":")
-    return name.removeprefix("docker.io/library/").removeprefix("docker.io/"), tag
-
-
-def rmi_arguments(parser: Parser) -> None:
-    """`hyper rmi`."""
-    parser.add_argument("refs", metavar="IMAGE", nargs="+", help="a reference, or the beginning of a digest")
-
-
-def rmi(args: argparse.Namespace, client: Client) -> int:
-    """Remove images; the file goes when no container uses it."""
-    return each(args.refs, client.remove_image)

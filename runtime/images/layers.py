@@ -39,7 +39,7 @@ class Refused(Exception):  # noqa: N818 -- reads as what happened
     """A layer that is not to be unpacked; the text says why."""
 
 
-class _Entry(tarfile.TarInfo):
+class Entry(tarfile.TarInfo):
     """An entry whose extended headers have a limit: tarfile reads them into memory whole."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
@@ -119,7 +119,7 @@ def entries(blob: Path, limit_bytes: int) -> Iterator[tarfile.TarInfo]:
     with _plain(blob) as raw:
         counted = _Counted(raw, limit_bytes)
         # fileobj needs no more than read() in stream mode
-        with tarfile.open(fileobj=counted, mode="r|", tarinfo=_Entry, bufsize=READ_BYTES) as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=counted, mode="r|", tarinfo=Entry, bufsize=READ_BYTES) as tar:  # type: ignore[call-overload]
             for entry in tar:
                 tar.members = []  # it would keep every entry it has read
                 yield entry

@@ -48,7 +48,9 @@ def argv(temporary: Path, subcommand: str) -> list[str]:
     return [*general, subcommand]
 
 
-def fault(done: command.Finished, wanted: Reference, temporary: Path, *, logged_in: bool) -> RuntimeFault:
+def fault(
+    done: command.Finished, wanted: Reference, temporary: Path, *, logged_in: bool, pushing: bool = False
+) -> RuntimeFault:
     """What a failed run means."""
     message = say(done)
     lower = message.lower()
@@ -65,9 +67,8 @@ def fault(done: command.Finished, wanted: Reference, temporary: Path, *, logged_
             return Upstream(f"{host} cannot be reached; {remedy} ({message})")
     if any(text in lower for text in _DENIED):
         remedy = "these credentials are wrong, or have no right to it" if logged_in else "check the name, or log in"
-        return ImageUnknown(
-            f"{host} gives no access to {wanted}; {remedy}: hyper login {wanted.registry}", field="image"
-        )
+        text = f"{host} gives no access to {wanted}; {remedy}: hyper login {wanted.registry}"
+        return Upstream(text, field="image") if pushing else ImageUnknown(text, field="image")
     return Upstream(f"{host} failed: {message}")
 
 

@@ -153,8 +153,9 @@ def test_pull(hyper: Any, daemon: Daemon) -> None:
     assert one_line(done.stderr) == "hyper: the registry x cannot be reached; check\n"
     daemon.answers["POST /v1/images/pull"] = [b'{"status": "downloading"}\n']
     assert "without a result" in hyper("pull", "-q", "x/y").stderr
-    daemon.answers[f"DELETE /v1/images/{'host:5000/a/b:1'}"] = None
-    assert hyper("rmi", "host:5000/a/b:1").stdout == "host:5000/a/b:1\n"
+    removed = {"untagged": ["host:5000/a/b:1"], "deleted": [DIGEST], "freed_bytes": 1}
+    daemon.answers["DELETE /v1/images/host:5000/a/b:1"] = removed
+    assert hyper("rmi", "host:5000/a/b:1").stdout == f"Untagged: host:5000/a/b:1\nDeleted: {DIGEST}\n"
 
 
 def runnable(daemon: Daemon, output: list[bytes], code: int) -> None:
