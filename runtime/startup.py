@@ -17,7 +17,7 @@ from runtime import cgroups, disks
 from runtime.errors import GuestFailed
 from runtime.network import links
 from runtime.record import Network, Port, Vm
-from runtime.vm import launch, machine
+from runtime.vm import kernel, launch, machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +113,8 @@ class Starter:
         """
         phases: dict[str, float] = {}
         limits = container.record.limits
+        if limits.vcpus > 1:
+            self._host.kernel.require(kernel.SEVERAL_CPUS, "--cpus above 1", field="cpus")
         with _timed(phases, "image"):
             writable = container.data_directory / "writable.ext4"
             if not writable.exists():

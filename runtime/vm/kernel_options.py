@@ -7,6 +7,7 @@ that is compressed, and its boot header says where the compressed part is (Docum
 from __future__ import annotations
 
 import bz2
+import contextlib
 import lzma
 import re
 import struct
@@ -23,7 +24,9 @@ MAX_CONFIG_BYTES = 4 << 20
 _LINE = re.compile(r"^CONFIG_([A-Za-z0-9_]+)=(.*)$", re.MULTILINE)
 _START, _END = b"IKCFG_ST", b"IKCFG_ED"
 _UNPACK_TIMEOUT_S = 60
-# What the standard library cannot unpack; a kernel's image may end in its size, after which these programs complain.
+# What the standard library cannot unpack. The kernel's build appends the size, 4 bytes (`size_append` in
+# scripts/Makefile.lib), which these programs would take for a block.
+_SIZE_BYTES = 4
 _PROGRAMS = {b"\x02\x21\x4c\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -48,17 +51,14 @@ def parse(text: str) -> Mapping[str, str]:
 
 def embedded(image: bytes) -> str | None:
     """The `.config` inside a bootable image; None if there is none, or none that can be unpacked here."""
-    start = image.find(_START)
-    if start < 0:
-        image = _unpacked(image)
-        start = image.find(_START)
-    end = image.find(_END, start)
-    if start < 0 or end < 0:
-        return None
-    try:
-        return zlib.decompressobj(31).decompress(image[start + len(_START) : end], MAX_CONFIG_BYTES).decode()
-    except (zlib.error, UnicodeDecodeError):
-        return None
+    for content in (_unpacked(image), image):  # LZ4 leaves the marks legible in what it packs, and not what is between
+        start = content.find(_START)
+        end = content.find(_END, start)
+        if start < 0 or end < 0:
+            continue
+        with contextlib.suppress(zlib.error, UnicodeDecodeError):
+            return zlib.decompressobj(31).decompress(content[start + len(_START) : end], MAX_CONFIG_BYTES).decode()
+    return None
 
 
 def _unpacked(image: bytes) -> bytes:
@@ -78,7 +78,9 @@ def _unpacked(image: bytes) -> bytes:
             return bz2.BZ2Decompressor().decompress(payload, MAX_IMAGE_BYTES)
         if payload[:4] in _PROGRAMS:
             argv = [_PROGRAMS[payload[:4]], "-dc"]
-            done = subprocess.run(argv, input=payload, capture_output=True, check=False, timeout=_UNPACK_TIMEOUT_S)
+            done = subprocess.run(
+                argv, input=payload[:-_SIZE_BYTES], capture_output=True, check=False, timeout=_UNPACK_TIMEOUT_S
+            )
             return done.stdout
     except (zlib.error, lzma.LZMAError, EOFError, OSError, subprocess.TimeoutExpired):
         pass
