@@ -21,7 +21,9 @@ from runtime.vm import kernel, kernel_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-OURS = Path(__file__).resolve().parents[2] / "runtime" / "kernel" / "config"
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ROOT / "runtime" / "kernel" / "config"
+SCRIPT = ROOT / "scripts" / "kernel"
 REQUIRED = [option for feature in kernel.FEATURES if feature.required for option in feature.options]
 BUILT_IN = "".join(f"CONFIG_{option}=y\n" for option in REQUIRED)
 BY_ACPI = BUILT_IN + "CONFIG_ACPI=y\n"
@@ -182,3 +184,20 @@ def test_our_own_list_names_no_option_twice_and_nothing_is_a_module() -> None:
     assert len(names) == len(set(names))
     assert all(name.startswith("CONFIG_") for name in names)
     assert [line for line in lines if line.endswith("=m")] == []
+
+
+def checked(made: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SCRIPT, "check", made], capture_output=True, text=True, check=False)
+
+
+def test_the_build_ends_where_an_option_was_dropped_and_names_it(tmp_path: Path) -> None:
+    lines = [line for line in OURS.read_text().splitlines() if line.startswith("CONFIG_") and not line.endswith("=n")]
+    made = tmp_path / ".config"
+    made.write_text("\n".join(lines))
+    assert (checked(made).returncode, checked(made).stderr) == (0, "")
+    dropped = [line for line in lines if line != "CONFIG_X86_MPPARSE=y"]
+    made.write_text("\n".join([*dropped, "CONFIG_PCI=y", "CONFIG_NR_CPUS=16000"]).replace("CONFIG_NR_CPUS=16\n", ""))
+    done = checked(made)
+    assert done.returncode == 1
+    assert "3 lines" in done.stderr
+    assert done.stderr.split(": ")[-1].split() == ["CONFIG_NR_CPUS=16", "CONFIG_X86_MPPARSE=y", "CONFIG_PCI=n"]
