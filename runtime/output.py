@@ -174,7 +174,7 @@ class Reader:
             while True:
                 grown.clear()
                 # Looked at before the file: what was written before the end is then read for certain.
-                ended, changed = not container.live, container.changed
+                ended, changed = container.over, container.changed
                 data = os.pread(file.fileno(), _CHUNK_BYTES, place.position)
                 missed = self._rotation.begin(container) - place.position
                 if missed > 0:
