@@ -21,13 +21,12 @@ HEALTHS = ("starting", "healthy", "unhealthy", "none")
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
 
 
-def choose(found: Sequence[Mapping[str, Any]], filters: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Those that every filter lets pass.
+def choose(found: Sequence[Mapping[str, Any]], wanted: Mapping[str, Sequence[str]]) -> list[Mapping[str, Any]]:
+    """Those that every filter lets pass; `wanted` is what `parse` gave.
 
     Raises:
-        ClientError: there is no such filter, or its value is wrong.
+        ClientError: a container to compare with is not there.
     """
-    wanted = parse(filters)
     for key in ("before", "since"):
         for ref in wanted.get(key, ()):
             one = next((one for one in found if one["name"] == ref or one["id"].startswith(ref)), None)

@@ -50,12 +50,13 @@ def ps(args: argparse.Namespace, client: Client) -> int:
     everything = args.all or last is not None or any(text.startswith(FINDS_ENDED) for text in args.filter)
     form = args.format
     size = args.size or ".Size" in form
-    found = client.containers(everything=everything, size=size)
     if args.filter:
         from runtime.cli import choosing  # here: few need it
 
-        found = choosing.choose(found, args.filter)
-    found = found[:last]
+        wanted = choosing.parse(args.filter)
+        found = choosing.choose(client.containers(everything=everything, size=size), wanted)[:last]
+    else:
+        found = client.containers(everything=everything, size=size)[:last]
     if args.quiet:
         for one in found:
             print(one["id"] if args.no_trunc else output.short_id(one["id"]))
@@ -217,14 +218,14 @@ def port_arguments(parser: Parser) -> None:
 
 def port(args: argparse.Namespace, client: Client) -> int:
     """Show where a container's ports are published."""
+    number, _, protocol = (args.port or "0").partition("/")
+    if not number.isascii() or not number.isdigit() or protocol not in ("", "tcp", "udp"):
+        raise ClientError(f"the port {args.port!r} is none: write 80 or 80/udp")
     found = (client.container(args.ref).get("network") or {}).get("ports") or []
     if args.port is None:
         for one in found:
             print(f"{one['container_port']}/{one['protocol']} -> {one['host_ip']}:{one['host_port']}")
         return 0
-    number, _, protocol = args.port.partition("/")
-    if not number.isascii() or not number.isdigit() or protocol not in ("", "tcp", "udp"):
-        raise ClientError(f"the port {args.port!r} is none: write 80 or 80/udp")
     chosen = [one for one in found if (one["container_port"], one["protocol"]) == (int(number), protocol or "tcp")]
     if not chosen:
         raise ClientError(f"{args.ref} publishes no port {number}/{protocol or 'tcp'}; see: hyper port {args.ref}")

@@ -92,6 +92,7 @@ def _state(one: Mapping[str, Any]) -> dict[str, Any]:
         "Error": one.get("error") or "",
         "StartedAt": _time(one.get("started_at")),
         "FinishedAt": _time(one.get("finished_at")),
+        "Health": None,
     }
     if one.get("health", "none") != "none":
         found["Health"] = {

@@ -58,7 +58,7 @@ FOUND = [
     ],
 )
 def test_filters(filters: list[str], names: list[str]) -> None:
-    assert [one["name"] for one in choosing.choose(FOUND, filters)] == names
+    assert [one["name"] for one in choosing.choose(FOUND, choosing.parse(filters))] == names
 
 
 @pytest.mark.parametrize(
@@ -77,5 +77,5 @@ def test_filters(filters: list[str], names: list[str]) -> None:
 )
 def test_wrong_filters_name_the_remedy(text: str, message: str) -> None:
     with pytest.raises(ClientError, match=message) as raised:
-        choosing.choose(FOUND, [text])
+        choosing.choose(FOUND, choosing.parse([text]))
     assert text.partition("=")[0] in str(raised.value)

@@ -1,0 +1,223 @@
+"""The lifecycle and listing commands of `hyper` as processes, against a server that answers by the API's reference."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.contract.fake_hyperd import Daemon, Refusal, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ID = "3f" * 32
+CONTAINER: dict[str, Any] = {
+    "id": ID, "name": "web", "image": "nginx", "image_digest": "sha256:" + "ab" * 32, "args": ["nginx"],
+    "state": "running", "desired": "running", "status": "Up 3 minutes (healthy)", "health": "healthy",
+    "created_at": time.time() - 3600, "labels": {"team": "shop"}, "exit_code": None, "retry_at": None,
+    "network": {"address": "10.97.0.2", "ports": [
+        {"host_ip": "0.0.0.0", "host_port": 8080, "container_port": 80, "protocol": "tcp"},
+        {"host_ip": "127.0.0.1", "host_port": 5353, "container_port": 53, "protocol": "udp"},
+    ]},
+}  # fmt: skip
+OTHER = {**CONTAINER, "id": "aa" * 32, "name": "job", "state": "exited", "exit_code": 3,
+         "status": "Exited (3) 1 hour ago", "network": None, "health": "none", "labels": {}}  # fmt: skip
+EVENT = {"seq": 7, "time_ns": 1_700_000_000_123_456_789, "type": "container", "action": "die", "id": ID,
+         "attributes": {"name": "web", "image": "nginx", "exitCode": "3"}}  # fmt: skip
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with serving(tmp_path / "hyperd.sock") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    environment = {
+        **os.environ,
+        "HYPER_STATE_DIR": str(tmp_path),
+        "HYPER_CONFIG": "/none",
+        "COLUMNS": "160",
+        "TZ": "UTC",
+    }
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "runtime.cli.main", *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("run --restart sometimes x", "--restart 'sometimes': write no, on-failure, on-failure:5, always"),
+        ("run --restart on-failure:x x", "--restart 'on-failure:x': the number of retries is not a whole number"),
+        ("run --restart always:3 x", "--restart 'always:3': a number of retries goes with on-failure alone"),
+        ("run --rm --restart always x", "--rm and --restart exclude each other"),
+        ("run --init x", "--init is not offered; use an image with an init of its own"),
+        ("run --size S9 x", "--size: invalid choice: 'S9'"),
+        ("run --tmpfs run x", "--tmpfs 'run': the path is not absolute"),
+        ("run --health-interval 30 x", "--health-interval '30': write a number with its unit, such as 30s"),
+        ("run --health-timeout soon x", "--health-timeout 'soon': write a number with its unit"),
+        ("run --health-start-period -1s x", "--health-start-period"),
+        ("run --health-retries 0 x", "--health-retries '0': write a whole number above 0"),
+        ("run --no-healthcheck --health-cmd true x", "--no-healthcheck and --health-… exclude each other"),
+        ("run --stop-timeout -1 x", "--stop-timeout"),
+        ("run --label-file /nowhere x", "--label-file '/nowhere': it cannot be read: No such file"),
+        ("run --cidfile /nowhere/id x", "--cidfile /nowhere/id: it cannot be written: No such file"),
+        ("run --cidfile /etc/passwd x", "--cidfile /etc/passwd: it is there already; remove it"),
+        ("create --pull sometimes x", "--pull: invalid choice: 'sometimes'"),
+        ("update x", "nothing to update: give --memory, --cpus or --restart"),
+        ("update --memory some x", "--memory 'some': write a number of bytes"),
+        ("update --cpus -1 x", "--cpus"),
+        ("update --restart never x", "--restart 'never': write no"),
+        ("rename x", "NEW-NAME"),
+        ("pause", "CONTAINER"),
+        ("port x http", "the port 'http' is none: write 80 or 80/udp"),
+        ("ps --filter colour=red", "--filter 'colour=red': there is no filter 'colour'; there are: ancestor"),
+        ("ps --filter status=gone", "--filter status=gone: write one of created"),
+        ("ps --format {{.Nmae}}", "--format: there is no field .Nmae; there are: .ID"),
+        ("ps --format {{.ID", "--format: {{ is not closed"),
+        ("ps -n 0", "--last '0': write a whole number above 0"),
+        ("inspect --format table web", "--format: inspect has no table"),
+        ("inspect --format {{.State.Nothing}} web", "--format: there is no field .Nothing; there are: .Status"),
+        ("events --since yesterday", "--since 'yesterday': write seconds since 1970"),
+        ("events --filter color=red", "--filter 'color=red': write KEY=VALUE with KEY one of container"),
+        ("events --format {{nonsense}}", "--format: there is no function 'nonsense'"),
+        ("start -a one two", "-a and -i take one container"),
+        ("start -a web", "web runs already; see: hyper logs -f web"),
+        ("restart -t soon x", "--time 'soon': write a number of seconds"),
+        ("wait", "CONTAINER"),
+        ("top web aux", "unrecognized arguments: aux"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_one_line_with_the_remedy(hyper: Any, daemon: Daemon, args: str, message: str) -> None:
+    daemon.answers["GET /v1/containers?all=false"] = [CONTAINER]
+    daemon.answers["GET /v1/containers/web"] = CONTAINER
+    daemon.answers["GET /v1/events?"] = [json.dumps(EVENT).encode() + b"\n"]
+    done = hyper(*args.split())
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("hyper: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not daemon.bodies("POST /v1/containers"), "nothing was created"
+
+
+def test_all_flags_of_run_reach_the_daemon(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    labels, identity = tmp_path / "labels", tmp_path / "id"
+    labels.write_text("a=1\n\n# no label\nb\n")
+    daemon.answers["POST /v1/containers"] = {"id": ID, "name": "web", "warnings": []}
+    done = hyper(
+        "create", "--restart", "on-failure:5", "--size", "M1", "--read-only", "--tmpfs", "/run:size=1m",
+        "--tmpfs", "/tmp",
+        "--label-file", str(labels), "-l", "b=2", "--cidfile", str(identity), "--stop-timeout", "3", "--hostname", "h",
+        "--health-cmd", "true", "--health-interval", "1m30s", "--health-timeout", "500ms", "--health-retries", "2",
+        "nginx",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{ID}\n")
+    assert identity.read_text() == ID
+    (body,) = daemon.bodies("POST /v1/containers")
+    wanted = {
+        "restart": {"policy": "on-failure", "max_retries": 5}, "size": "M1", "read_only": True, "stop_timeout_s": 3.0,
+        "tmpfs": [{"path": "/run", "options": "size=1m"}, {"path": "/tmp", "options": ""}],
+        "labels": {"a": "1", "b": "2"}, "hostname": "h",
+        "health": {"test": ["CMD-SHELL", "true"], "interval_s": 90.0, "timeout_s": 0.5, "retries": 2},
+    }  # fmt: skip
+    assert {name: body[name] for name in wanted} == wanted
+    daemon.answers["POST /v1/containers"] = Refusal(409, "name_in_use", "taken")
+    assert hyper("create", "--cidfile", str(tmp_path / "none"), "nginx").returncode == 125
+    assert not (tmp_path / "none").exists(), "no id, no file"
+
+
+def test_ps_filters_and_templates(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/containers?all=true"] = [CONTAINER, OTHER]
+    daemon.answers["GET /v1/containers?all=false"] = [CONTAINER]
+    sized = [{**CONTAINER, "size_bytes": 1500, "size_root_bytes": 2_000_000}]
+    daemon.answers["GET /v1/containers?all=false&size=true"] = sized
+    assert hyper("ps", "--filter", "status=exited", "-q").stdout == "aa" * 6 + "\n"
+    assert hyper("ps", "-l", "--format", "{{.Names}}").stdout == "web\n"
+    assert hyper("ps", "--format", '{{.ID}} {{.State}} {{.Label "team"}} {{.Labels}}').stdout == (
+        f"{ID[:12]} running shop team=shop\n"
+    )
+    assert "1.5kB (virtual 2MB)" in hyper("ps", "-s").stdout
+    assert hyper("ps", "--format", "table {{.Names}}\t{{.Status}}").stdout.splitlines()[0].split() == [
+        "NAMES",
+        "STATUS",
+    ]
+    row = json.loads(hyper("ps", "--format", "{{json .}}").stdout)
+    assert (row["ID"], row["Names"], row["Ports"]) == (
+        ID[:12], "web", "0.0.0.0:8080->80/tcp, 127.0.0.1:5353->53/udp",
+    )  # fmt: skip
+
+
+def test_inspect_has_dockers_members(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/containers/web"] = CONTAINER
+    daemon.answers["GET /v1/containers/job"] = OTHER
+
+    def shown(form: str) -> str:
+        return str(hyper("inspect", "-f", form, "web", "job").stdout)
+
+    assert shown("{{.State.Status}} {{.State.Running}} {{.State.ExitCode}}") == "running true 0\nexited false 3\n"
+    assert shown('{{.Name}} {{index .Config.Labels "team"}}') == "/web shop\n/job <no value>\n"
+    assert shown("{{range $p, $c := .NetworkSettings.Ports}}{{$p}}={{(index $c 0).HostPort}} {{end}}") == (
+        "53/udp=5353 80/tcp=8080 \n\n"
+    )
+    assert (
+        shown("{{if .State.Health}}{{.State.Health.Status}}{{end}}{{.exit_code}}").splitlines()[0]
+        == "healthy<no value>"
+    )
+
+
+def test_port_and_top(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/containers/web"] = CONTAINER
+    daemon.answers["GET /v1/containers/web/top"] = {
+        "titles": ["UID", "PID", "CMD"],
+        "processes": [["0", "12", "nginx"]],
+    }
+    assert hyper("port", "web").stdout == "80/tcp -> 0.0.0.0:8080\n53/udp -> 127.0.0.1:5353\n"
+    assert hyper("port", "web", "53/udp").stdout == "127.0.0.1:5353\n"
+    assert "publishes no port 81/tcp" in hyper("port", "web", "81").stderr
+    assert [line.split() for line in hyper("top", "web").stdout.splitlines()] == [
+        ["UID", "PID", "CMD"],
+        ["0", "12", "nginx"],
+    ]
+
+
+def test_events(hyper: Any, daemon: Daemon) -> None:
+    lines = [json.dumps(EVENT).encode() + b"\n", json.dumps({**EVENT, "action": "x\x1b[2J"}).encode() + b"\n"]
+    # A line may come in pieces.
+    daemon.answers["GET /v1/events?"] = [lines[0][:20], lines[0][20:] + lines[1][:5], lines[1][5:]]
+    first, second = hyper("events").stdout.splitlines()
+    assert first == (f"2023-11-14T22:13:20.123456789+00:00 container die {ID} (exitCode=3, image=nginx, name=web)")
+    assert "\x1b" not in second
+    assert [json.loads(line)["seq"] for line in hyper("events", "--format", "json").stdout.splitlines()] == [7, 7]
+    form = "{{.Status}} {{.Actor.Attributes.exitCode}} {{.Time}}"
+    assert hyper("events", "--format", form).stdout.splitlines()[0] == "die 3 1700000000"
+    query = "since=5.000000000&until=9.500000000"
+    daemon.answers[f"GET /v1/events?event=die&event=oom&label=a=b&{query}"] = [lines[0]]
+    filters = ("--filter", "event=die", "--filter", "event=oom", "--filter", "label=a=b")
+    assert hyper("events", "--since", "5", "--until", "9.5", *filters).returncode == 0
+
+
+def test_each_named_container_is_told_of(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["POST /v1/containers/web/pause"] = None
+    daemon.answers["POST /v1/containers/job/pause"] = Refusal(409, "conflict", "the container job is not running")
+    done = hyper("pause", "job", "web")
+    assert (done.returncode, done.stdout, done.stderr) == (125, "web\n", "hyper: the container job is not running\n")
+    daemon.answers["POST /v1/containers/web/wait"] = {"exit_code": 4, "oom_killed": False, "error": None}
+    done = hyper("wait", "nobody", "web")
+    assert (done.returncode, done.stdout) == (125, "4\n")
+    daemon.answers["POST /v1/containers/web/update"] = CONTAINER
+    assert hyper("update", "--cpus", "1.5", "--restart", "no", "web").stdout == "web\n"
+    assert daemon.bodies("POST /v1/containers/web/update") == [
+        {"cpus": 1.5, "restart": {"policy": "no", "max_retries": 0}}
+    ]
