@@ -165,7 +165,7 @@ def runnable(daemon: Daemon, output: list[bytes], code: int) -> None:
         f"GET /v1/containers/{ID}/attach?offset=0": output,
         f"POST /v1/containers/{ID}/wait": {"exit_code": code, "oom_killed": False, "error": None},
         f"GET /v1/containers/{ID}": {**CONTAINER, "state": "exited"},
-        f"DELETE /v1/containers/{ID}?force=true": None,
+        f"DELETE /v1/containers/{ID}?force=true&volumes=true": None,
     }
 
 
@@ -182,7 +182,7 @@ def test_run_in_the_foreground(hyper: Any, daemon: Daemon) -> None:
         "cwd": "/d", "user": "u:g", "labels": {"team": "shop"}, "memory_bytes": 64 << 20, "cpus": 1.5,
         "ports": [{"host_ip": "127.0.0.1", "host_port": 8080, "container_port": 80, "protocol": "udp"}],
     }  # fmt: skip
-    assert daemon.asked[-1] == (f"DELETE /v1/containers/{ID}?force=true", None)
+    assert daemon.asked[-1] == (f"DELETE /v1/containers/{ID}?force=true&volumes=true", None)
 
 
 def test_run_detached_pulls_what_is_unknown(hyper: Any, daemon: Daemon) -> None:
@@ -219,7 +219,7 @@ def test_a_start_that_fails(hyper: Any, daemon: Daemon, code: str, expected: int
     done = hyper("run", "--rm", "nginx", "x")
     assert done.returncode == expected
     assert one_line(done.stderr) == "hyper: it cannot be for?[1m this reason\n"
-    assert daemon.asked[-1][0] == f"DELETE /v1/containers/{ID}?force=true"
+    assert daemon.asked[-1][0] == f"DELETE /v1/containers/{ID}?force=true&volumes=true"
 
 
 def test_interrupt_is_passed_on(daemon: Daemon, environment: dict[str, str]) -> None:
@@ -303,7 +303,7 @@ def test_lifecycle(hyper: Any, daemon: Daemon) -> None:
     for action in ("start", "stop", "restart", "redeploy"):
         daemon.answers[f"POST /v1/containers/a/{action}"] = CONTAINER
     daemon.answers["POST /v1/containers/a/kill"] = None
-    daemon.answers["DELETE /v1/containers/a?force=false"] = None
+    daemon.answers["DELETE /v1/containers/a?force=false&volumes=false"] = None
     daemon.answers["POST /v1/containers/a/wait"] = {"exit_code": 9, "oom_killed": False, "error": None}
     for args in (["start"], ["stop", "-t", "3"], ["restart"], ["redeploy", "--reason", "drill"], ["kill"], ["rm"]):
         done = hyper(*args, "a", "b")
