@@ -193,6 +193,8 @@ class Reader:
     def _started(self) -> bool:
         """Whether there is, or was, the start that is waited for."""
         gone = self._container.state in {"removing", "dead"}
+        if self._container.state == "starting" and not self._container.log_path.exists():
+            return False  # its very first start: the file is made with the VM
         return self._container.live or gone or self._container.record.lifecycle.epoch > self._after_epoch
 
     def _within(self, data: bytes, position: int) -> tuple[int, bool]:

@@ -107,10 +107,9 @@ def test_the_host_boots(own: Host, images: Images) -> None:
     own.run("--name", "left", "--restart", "unless-stopped", images.busybox, "sleep", "600")
     own.hyper("stop", "-t", "0", "stopped", "left")
     own.hyperd.kill()
-    for name in own.state_dir.glob("containers/*/container.json"):
-        vm = json.loads(name.read_text())["vm"]
-        if vm is not None:
-            os.kill(vm["pid"], signal.SIGKILL)
+    for line in own.leftovers():
+        if line.startswith("process "):
+            os.kill(int(line.split()[1].rstrip(":")), signal.SIGKILL)
     for path in own.state_dir.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     own.start()
