@@ -42,7 +42,7 @@ def plain(archive: Path, directory: Path, limit_bytes: int) -> Path:
     Raises:
         Refused: it is too large.
     """
-    with archive.open("rb") as raw:
+    with archive.open("rb", buffering=0) as raw:  # zstd goes on where the descriptor is
         magic = raw.read(6)
         raw.seek(0)
         if magic[:2] == GZIP_MAGIC:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,31 +66,61 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestRegistry]
     if missing:
         pytest.fail(f"not on this host: {', '.join(missing)}; run: make setup")
     directory = tmp_path_factory.mktemp("registry")
+    with serve(directory, {}, {}) as port:
+        yield TestRegistry(f"127.0.0.1:{port}", directory / "root", tmp_path_factory.mktemp("layouts"))
+
+
+@pytest.fixture(scope="session")
+def locked_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A registry with TLS of a CA of its own that wants a password: its address, and the directory with the CA."""
+    directory = tmp_path_factory.mktemp("locked")
+    (directory / "ca").mkdir()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", directory / "key.pem",
+         "-out", directory / "ca/ca.crt"], check=True, capture_output=True,
+    )  # fmt: skip
+    (directory / "htpasswd").write_text(
+        "robot:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
+    )  # secret
+    auth = {"auth": {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}}}
+    tls = {"tls": {"certificate": str(directory / "ca/ca.crt"), "key": str(directory / "key.pem")}}
+    with serve(directory, auth, tls) as port:
+        yield f"127.0.0.1:{port}", directory / "ca"
+
+
+@contextmanager
+def serve(directory: Path, settings: dict[str, Any], http: dict[str, Any]) -> Iterator[int]:
+    """Run a `docker-registry` with its storage in a directory; gives its port."""
     port = free_port()
     config = directory / "config.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {directory}/root}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
+    whole = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(directory / "root")}},
+        "http": {"addr": f"127.0.0.1:{port}", **http},
+        **settings,
+    }
+    config.write_text(json.dumps(whole))
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not _answers(f"http://127.0.0.1:{port}/v2/"):
+        while not _listens(port):
             assert process.poll() is None, (directory / "log").read_text()
             assert time.monotonic() < deadline, "the registry does not answer"
-        yield TestRegistry(f"127.0.0.1:{port}", directory / "root", tmp_path_factory.mktemp("layouts"))
+        yield port
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _answers(url: str) -> bool:
+def _listens(port: int) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1):  # noqa: S310 -- the registry that was just started
-            return True
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
         return False
+    return True
 
 
 @pytest.fixture

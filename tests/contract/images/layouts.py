@@ -6,11 +6,17 @@ import gzip
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
 
 BUSYBOX = Path("/bin/busybox")  # busybox-static
+PACK = {
+    "gzip": lambda content: gzip.compress(content, 6, mtime=0),
+    "zstd": lambda content: subprocess.run(["zstd", "-c"], input=content, capture_output=True, check=True).stdout,
+    "none": lambda content: content,
+}
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **members: Any) -> tuple[tarfile.TarInfo, bytes]:
@@ -42,6 +48,8 @@ def write_layout(
     config: dict[str, Any] | None = None,
     tag: str = "image",
     raw_layers: bool = False,
+    history: list[dict[str, Any]] | None = None,
+    compression: str = "gzip",
 ) -> str:
     """Write an OCI layout with one image, return its manifest's digest.
 
@@ -57,14 +65,16 @@ def write_layout(
 
     descriptors = []
     for content in layers:
-        stored = content if raw_layers else gzip.compress(content, 6, mtime=0)
-        descriptors.append({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **put(stored)})
+        stored = content if raw_layers else PACK[compression](content)
+        kind = "" if compression == "none" else f"+{compression}"
+        descriptors.append({"mediaType": f"application/vnd.oci.image.layer.v1.tar{kind}", **put(stored)})
     image_config = {
         "created": "2020-01-02T03:04:05.123456789Z",
         "architecture": architecture,
         "os": "linux",
         "config": config or {},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers]},
+        **({} if history is None else {"history": history}),
     }
     manifest = {
         "schemaVersion": 2,
