@@ -48,10 +48,10 @@ def state(host: Host, container: str, wanted: str) -> dict[str, Any]:
 
 def test_on_failure_tries_as_often_as_it_is_told(host: Host, images: Images) -> None:
     host.run("--name", "fails", "--restart", "on-failure:2", images.busybox, "sh", "-c", "echo run; exit 3")
+    assert host.hyper("logs", "-f", "fails").stdout == "run\n" * 3, "follows all its starts"
     assert host.hyper("wait", "fails").stdout == "3\n", "waits for the last of its ends"
     ended = host.inspect("fails")
     assert (ended["state"], ended["restarts"], ended["retries"], ended["desired"]) == ("exited", 2, 2, "running")
-    assert host.hyper("logs", "fails").stdout == "run\n" * 3
     assert actions(host, ended["id"]) == ["create", *["start", "die"] * 3]
     starts = [
         event["time_ns"] / 1e9 for event in events(host, "--filter", "event=start", "--filter", "container=fails")
