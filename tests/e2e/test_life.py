@@ -214,6 +214,8 @@ def test_no_event_is_lost(host: Host, images: Images) -> None:
         "create", "start", "exec_create: sh -c exit 4", "exec_start: sh -c exit 4", "exec_die", "pause", "unpause",
         "rename", "update", "kill", "die", "start", "restart", "kill", "die", "destroy",
     ]  # fmt: skip
+    pulled = {event["id"] for event in events(host, "--filter", "type=image", "--filter", "event=pull")}
+    assert {images.busybox, images.nginx} <= pulled
     (died,) = events(host, "--filter", "event=exec_die", "--filter", "label=team=shop")
     assert died["attributes"]["exitCode"] == "4"
     line = host.hyper(
