@@ -75,6 +75,7 @@ class Rotation:
         self._known: dict[str, _Growth] = {}
         self._places: set[Place] = set()
         self._punches = True
+        self._wanted = asyncio.Event()
 
     async def run(self) -> None:
         """Look after the logs until cancelled."""
@@ -87,7 +88,10 @@ class Rotation:
                 if len(self._known) > len(containers):
                     living = {container.id for container in containers}
                     self._known = {id_: one for id_, one in self._known.items() if id_ in living}
-                await asyncio.sleep(_BUSY_INTERVAL_S if busy else _INTERVAL_S)
+                self._wanted.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_BUSY_INTERVAL_S if busy else _INTERVAL_S):
+                        await self._wanted.wait()
         finally:
             self.watch.close()
 
@@ -103,6 +107,7 @@ class Rotation:
         """Keep for a reader what it has not read yet, within the bounds of the disk; it moves its place on."""
         place = Place(container.id, position, holds_up)
         self._places.add(place)
+        self._wanted.set()  # it has most likely just been started, and has credit for little
         try:
             yield place
         finally:

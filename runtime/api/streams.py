@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LOG_MEDIA_TYPE = "application/vnd.hyper.log"
 OFFSET_HEADER = "X-Hyper-Log-Offset"
-_SESSION_CLAIM_S = 30.0
+_SESSION_CLAIM_S = 10.0
 _RESIZE_TIMEOUT_S = 5.0
 # Decimals: a float is too coarse for nanoseconds since 1970.
 _Seconds = Annotated[Decimal, Query(ge=0, lt=10**10)]

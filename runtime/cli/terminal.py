@@ -31,7 +31,7 @@ def raw(*, enabled: bool) -> Iterator[None]:
     before = termios.tcgetattr(0)
     handlers = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        tty.setraw(0)
+        tty.setraw(0, termios.TCSANOW)  # what was typed ahead is for the container
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)

@@ -16,7 +16,7 @@
 enum { RECORD_STDOUT = 1, RECORD_STDERR = 2, RECORD_EVENT = 3 };
 #define HEAD 16
 #define PAYLOAD (32768 - HEAD) /* a record is one write of the port's */
-#define FIRST_CREDIT (64 << 20) /* until the host says more */
+#define FIRST_CREDIT (1 << 20) /* until the host says more */
 
 static struct source port = {.fd = -1}, outputs[2] = {{.fd = -1}, {.fd = -1}};
 static unsigned char record[HEAD + PAYLOAD];

@@ -18,7 +18,8 @@ from runtime.vm import process
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_ANSWER_BYTES = 1 << 20
+# What the agent itself gives at most (`REPLY_MAX_BYTES`, and the frame around it).
+MAX_ANSWER_BYTES = (8 << 20) + 4096
 DEFAULT_TIMEOUT_S = 10.0
 _FIRST_RESYNC_S = 0.1
 _LAST_RESYNC_S = 1.0

@@ -88,7 +88,8 @@ def assets() -> Assets:
     subprocess.run(["make", "-s", "-C", str(ROOT / "runtime/guest"), f"OUT={place}"], check=True, timeout=120)
     assert (place / "init").stat().st_size < 1 << 20
     made = initrd.build(place / "init", modules, place / "initrd.cpio")
-    assert modules is None or not made.missing, made
+    # A cloud kernel has no 9p: volumes of the host's directories are refused there.
+    assert modules is None or set(made.missing) <= {"9p", "9pnet_virtio"}, made
     root = place / "root"
     for name in ("bin", "etc", "tmp", "home/alice", "opt"):
         (root / name).mkdir(parents=True)

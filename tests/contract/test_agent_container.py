@@ -60,6 +60,16 @@ def test_five_megabytes_reach_the_log_byte_for_byte() -> None:
     script = "head -c 5000000 /dev/urandom | tee /tmp/copy; sha256sum < /tmp/copy >&2"
     with agent_vm.GuestVm() as vm:
         vm.start("sh", "-c", script)
+        log = vm.place / "container.log"
+        # Without more credit than the VM was born with, the container waits.
+        agent_vm.wait_for(lambda: log.stat().st_size >= 1 << 20, "the first credit is used up")
+        for credit in (0, 1_000_000):
+            written = vm.control.call("hyper-log-credit", credit=credit)["written"]
+            agent_vm.wait_for(lambda: log.stat().st_size >= written + credit, "it goes on")  # noqa: B023 -- at once
+            assert vm.run("true")[0] == 0  # whoever would write on, would have by now
+            assert log.stat().st_size < written + credit + 32768
+        assert vm.stats.call("hyper-status")["state"] == "running"
+        vm.control.call("hyper-log-credit", credit=2**63 - 1)
         assert vm.wait() == 0
         output = vm.output()
         assert len(output) == 5_000_000

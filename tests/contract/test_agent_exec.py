@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
+from runtime.vm.streams import Exit, Output, Streams
 from tests.contract import agent_vm
 from tests.contract.agent_vm import wait_for
 
@@ -160,6 +163,38 @@ def test_a_nonsense_frame_is_healed_by_connecting_again(vm: agent_vm.GuestVm) ->
         vm.streams.close()
     vm.streams = agent_vm.Streams(vm.place / "streams.sock")
     assert vm.run("echo", "hello") == (0, b"hello\n", b"")
+
+
+@pytest.mark.parametrize("received", [0, 5, 11, 12, 100, 32768 + 11])
+def test_half_a_frame_that_a_dead_daemon_left_costs_no_connection(vm: agent_vm.GuestVm, received: int) -> None:
+    frame = struct.pack("<IBBHI", 4711, agent_vm.DATA, 0, 0, agent_vm.FRAME_BYTES) + b"\0" * agent_vm.FRAME_BYTES
+    vm.streams._socket.sendall(frame[:received])
+    vm.streams.close()
+
+    async def come_back() -> None:
+        ours = Streams(vm.place / "streams.sock")
+        for session in (50_000 + received, 100_000 + received):
+            await ours.open(session)
+            vm.control.call("hyper-exec", session=session, args=["echo", "hello"], env=[])
+            found = [event async for event in ours.output(session)]
+            assert b"".join(one.data for one in found[:-1] if isinstance(one, Output)) == b"hello\n"
+            assert found[-1] == Exit(0, None)
+        ours.close()
+
+    # At once: most often the guest has not seen that anybody went.
+    try:
+        asyncio.run(come_back())
+    finally:
+        vm.streams = agent_vm.Streams(vm.place / "streams.sock")
+
+
+def test_a_reset_is_found_after_half_a_frame_on_the_same_connection(vm: agent_vm.GuestVm) -> None:
+    for missing in (1, 100, 32768):
+        vm.streams.send(0, agent_vm.RESET, 0, b"\0" * 8)
+        vm.streams._socket.sendall(struct.pack("<IBBHI", 4711, agent_vm.DATA, 0, 0, 32768) + b"\0" * (32768 - missing))
+        vm.streams._socket.sendall(b"\xff" * 32780)
+        vm.streams.reset()
+        assert vm.run("echo", "hello") == (0, b"hello\n", b"")
 
 
 def test_sessions_have_a_limit(vm: agent_vm.GuestVm) -> None:

@@ -25,6 +25,9 @@ CONTROL_ONLY = {
     "hyper-exec",
     "hyper-resize",
     "hyper-log-credit",
+    "hyper-archive",
+    "hyper-freeze",
+    "hyper-thaw",
 }
 BOTH = {
     "guest-sync",
