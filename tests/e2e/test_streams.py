@@ -274,7 +274,7 @@ def test_a_flood_waits_while_hyperd_is_away(small: Host, images: Images) -> None
 
 
 def test_a_slow_reader_holds_up_its_container_and_fills_no_memory(small: Host, images: Images) -> None:
-    size = 20 * MIB
+    size = 10 * MIB
     script = f"head -c {size} /dev/urandom | tee /tmp/sum | cat; sha256sum /tmp/sum >&2"
     with running(small, "run", "--rm", "--name", "slow", images.busybox, "sh", "-c", script, stderr=-1) as process:
         assert process.stdout is not None
