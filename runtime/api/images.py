@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from runtime.api import progress
 from runtime.api.body import Body
@@ -17,6 +17,7 @@ from runtime.errors import InvalidInput
 from runtime.events import of_image
 from runtime.images import access, distribution, export, load, manifest, push, reference
 from runtime.images.access import Access
+from runtime.images.containerfile import CONTEXT_LIMIT_BYTES, Builder, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,12 +78,23 @@ class LoginBody(RegistryBody):
     registry: str = Field(min_length=1, max_length=255)
 
 
+class BuildBody(RegistryBody):
+    """What to build, and how."""
+
+    tags: list[str] = Field(default_factory=list, max_length=20)
+    args: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    target: str | None = Field(None, max_length=128, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    no_cache: bool = False
+
+
 class ImagesApi:
     """Over the engine's image store."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._images = engine.images
+        self._builder = Builder(engine.images)
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -96,6 +108,7 @@ class ImagesApi:
         router.post("/images/save")(self.save)
         router.post("/images/load")(self.load)
         router.post("/images/prune")(self.prune)
+        router.post("/images/build")(self.build)
         router.post("/registry/search")(self.search)
         router.post("/registry/login", status_code=204)(self.login)
         router.delete("/images/{reference:path}")(self.untag)
@@ -108,7 +121,8 @@ class ImagesApi:
 
     async def usage(self) -> dict[str, int]:
         """What they take on the disk."""
-        return await self._images.usage(self._engine.images_in_use())
+        found = await self._images.usage(self._engine.images_in_use())
+        return {**found, "build_cache_bytes": await asyncio.to_thread(self._builder.size_bytes)}
 
     async def image(self, reference: str) -> dict[str, Any]:
         """One image."""
@@ -167,9 +181,34 @@ class ImagesApi:
 
             return progress.answer("the load of an archive", take, stack.pop_all())
 
+    async def build(
+        self, request: Request, options: Annotated[str, Query(max_length=32 << 10)] = "{}"
+    ) -> StreamingResponse:
+        """Build an image of the archive that is the body; `options` is a `BuildBody` in JSON."""
+        try:
+            body = BuildBody.model_validate_json(options)
+        except ValidationError as err:
+            first = err.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "options"
+            raise InvalidInput(first["msg"].lower(), field=where) from err
+        reached = access_of(body, request)
+        chosen = Options(body.tags, body.args, body.labels, body.target, body.no_cache)
+        async with AsyncExitStack() as stack:
+            temporary = await stack.enter_async_context(self._images.temporary())
+            file = temporary / "archive"
+            await load.spool(request.stream(), file, CONTEXT_LIMIT_BYTES, "context")
+
+            async def make(tell: Callable[[Progress], None]) -> dict[str, Any]:
+                return {"image": (await self._builder.build(file, temporary, chosen, reached, tell)).to_dict()}
+
+            return progress.answer("the build", make, stack.pop_all())
+
     async def prune(self, body: PruneBody) -> dict[str, Any]:
-        """Remove images that no container uses."""
-        return (await self._images.prune(self._engine.images_in_use, everything=body.all)).to_dict()
+        """Remove images that no container uses, and what builds have kept if all are to go."""
+        removed = (await self._images.prune(self._engine.images_in_use, everything=body.all)).to_dict()
+        if body.all:
+            removed["freed_bytes"] += await self._builder.prune()
+        return removed
 
     async def untag(self, reference: str, *, force: bool = False) -> dict[str, Any]:
         """Take a name from an image."""

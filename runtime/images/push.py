@@ -48,17 +48,12 @@ async def push(
         raise InvalidInput(f"{text!r} has a digest; push a tag, such as {wanted.familiar_name}:1", field="image")
     access = access or Access()
     image = await store.resolve(str(wanted))
-    content, parts, raw_config = await asyncio.to_thread(store.parts, image)
+    _, parts, raw_config = await asyncio.to_thread(store.parts, image)
     names = {parts.config.digest, *(layer.digest for layer in parts.layers)}
     total = sum(layer.size_bytes for layer in parts.layers) + len(raw_config)
     with store.blobs.pinned(names):
         async with store.temporary() as temporary:
-            source = temporary / DIRECTORY
-            source.mkdir()
-            (source / "manifest.json").write_bytes(content)
-            (source / "version").write_text("Directory Transport Version: 1.1\n")
-            for name in names:
-                (source / name.removeprefix("sha256:")).symlink_to(store.blobs.path(name).absolute())
+            lay_out(store, image, temporary / DIRECTORY)
             progress(Progress("uploading", None, 0, total))
             with access.auth_file() as (auth, descriptors):
                 argv = [*skopeo.argv(temporary, "copy"), *auth, "--preserve-digests"]
@@ -84,6 +79,22 @@ async def push(
                 raise skopeo.fault(done, wanted, temporary, logged_in=bool(access.logins), pushing=True)
     progress(Progress("done", None, total, total))
     return image
+
+
+def lay_out(store: ImageStore, image: Image, directory: Path) -> set[str]:
+    """Make a directory that skopeo reads as `dir:`, of links to an image's blobs; return their digests.
+
+    Raises:
+        Conflict: a blob is not here.
+    """
+    content, parts, _ = store.parts(image)
+    names = {parts.config.digest, *(layer.digest for layer in parts.layers)}
+    directory.mkdir()
+    (directory / "manifest.json").write_bytes(content)
+    (directory / "version").write_text("Directory Transport Version: 1.1\n")
+    for name in names:
+        (directory / name.removeprefix("sha256:")).symlink_to(store.blobs.path(name).absolute())
+    return names
 
 
 class _Watch:

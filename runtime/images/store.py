@@ -77,7 +77,7 @@ class ImageStore:
         """
         self.data_dir = data_dir
         self._images_dir = data_dir / "images"
-        self._insecure = frozenset(insecure_registries)
+        self.insecure_registries = frozenset(insecure_registries)
         self.limits = limits or build.Limits()
         self._active: set[Path] = set()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -98,7 +98,7 @@ class ImageStore:
         """Whether this registry's certificate is verified: the caller's word, or the configuration's."""
         if access.tls_verify is not None:
             return access.tls_verify
-        return not (wanted.is_loopback or wanted.registry in self._insecure)
+        return not (wanted.is_loopback or wanted.registry in self.insecure_registries)
 
     async def pull(
         self, text: str, *, access: Access | None = None, progress: Callable[[Progress], None] = say_nothing
