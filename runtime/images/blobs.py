@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -16,17 +18,25 @@ from typing import TYPE_CHECKING
 from runtime.images.manifest import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
 KEEP_UNUSED_S = 86_400.0
+_TRASH = ".trash-"
 
 
 class BlobStore:
-    """A directory `sha256/<hex>`, as in an OCI layout; skopeo takes it as its shared blob directory."""
+    """A directory `sha256/<hex>`, as in an OCI layout; skopeo takes it as its shared blob directory.
 
-    def __init__(self, directory: Path) -> None:
+    A blob stays while an image refers to it (`referenced` tells the digests) or somebody has pinned it. Pins are taken
+    and released under the lock that removals hold, and an image is entered while its blobs are pinned: so that nothing
+    falls between the two.
+    """
+
+    def __init__(self, directory: Path, referenced: Callable[[], Collection[str]]) -> None:
         self.directory = directory
+        self._referenced = referenced
+        self._lock = threading.Lock()
         self._files = directory / "sha256"
         self._files.mkdir(parents=True, exist_ok=True)
         self._pins: Counter[str] = Counter()
@@ -73,11 +83,13 @@ class BlobStore:
     def pinned(self, digests: Iterable[str]) -> Iterator[None]:
         """While this lasts, `collect` and `drop` leave these alone."""
         held = Counter(set(digests))
-        self._pins.update(held)
+        with self._lock:
+            self._pins.update(held)
         try:
             yield
         finally:
-            self._pins -= held
+            with self._lock:
+                self._pins -= held
 
     def sync(self, digests: Iterable[str]) -> None:
         """Let blobs reach the disk, with their names.
@@ -92,32 +104,44 @@ class BlobStore:
             finally:
                 os.close(descriptor)
 
-    def drop(self, digests: Iterable[str], referenced: Collection[str]) -> None:
-        """Remove those of these that nothing refers to."""
-        for digest in digests:
-            if digest not in referenced and digest not in self._pins:
-                self.path(digest).unlink(missing_ok=True)
+    def drop(self, digests: Iterable[str]) -> None:
+        """Remove those of these that no image has."""
+        names = {digest.removeprefix("sha256:") for digest in digests}
+        self._discard(lambda name, _: name in names)
 
-    def collect(self, referenced: Collection[str], *, older_than_s: float) -> int:
+    def collect(self, *, older_than_s: float) -> int:
         """Remove blobs that no image has and that have not been touched for so long; return the bytes freed."""
+        return self._discard(lambda _, age_s: age_s >= older_than_s)
+
+    def unused_bytes(self) -> int:
+        """What `collect` could free."""
+        with self._lock:
+            return sum(stat.st_size for _, stat in self._unused())
+
+    def _discard(self, is_wanted: Callable[[str, float], bool]) -> int:
+        """Remove unused blobs by name and age; under the lock they are only renamed, as a large file takes time."""
         freed = 0
-        for path, size_bytes, age_s in self._unused(referenced):
-            if age_s >= older_than_s:
-                path.unlink(missing_ok=True)
-                freed += size_bytes
+        gone = []
+        with self._lock:
+            now = time.time()
+            for path, stat in self._unused():
+                if path.name.startswith(_TRASH):
+                    gone.append(path)  # what a crash has left
+                elif is_wanted(path.name, now - stat.st_mtime):
+                    with contextlib.suppress(FileNotFoundError):
+                        gone.append(path.rename(path.with_name(f"{_TRASH}{path.name}.{secrets.token_hex(4)}")))
+                        freed += stat.st_size
+        for path in gone:
+            path.unlink(missing_ok=True)
         return freed
 
-    def unused_bytes(self, referenced: Collection[str]) -> int:
-        """What `collect` could free."""
-        return sum(size_bytes for _, size_bytes, _ in self._unused(referenced))
-
-    def _unused(self, referenced: Collection[str]) -> Iterator[tuple[Path, int, float]]:
-        now = time.time()
+    def _unused(self) -> Iterator[tuple[Path, os.stat_result]]:
+        referenced = self._referenced()
         with os.scandir(self._files) as found:
             for entry in found:
-                digest = f"sha256:{entry.name}"
+                # `.<hex>.…` is one that `put` writes
+                digest = f"sha256:{entry.name.removeprefix('.').partition('.')[0]}"
                 if digest in referenced or digest in self._pins:
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    stat = entry.stat()
-                    yield self._files / entry.name, stat.st_size, now - stat.st_mtime
+                    yield self._files / entry.name, entry.stat()

@@ -114,7 +114,10 @@ class Registry:
     def _made(self) -> set[str]:
         index = json.loads((self._temporary / LAYOUT / "index.json").read_bytes())
         made: str = index["manifests"][0]["digest"]
-        config: str = json.loads(self._blobs.path(made).read_bytes())["config"]["digest"]
+        try:
+            config: str = json.loads(self._blobs.path(made).read_bytes())["config"]["digest"]
+        except FileNotFoundError:  # nobody has it pinned: the garbage collection was faster
+            return {made}
         return {made, config}
 
     async def _watch(
