@@ -187,7 +187,7 @@ class Client:
 
         A failure that the answer tells of is raised.
         """
-        sent = body if upload is None else _Chunks(upload)
+        sent = body if upload is None else Chunks(upload)
         pending = b""
         for piece in self.stream("POST", path, sent, headers):
             *lines, pending = (pending + piece).split(b"\n")
@@ -386,7 +386,7 @@ class Client:
         connection = connection or _UnixConnection(self._path, self._timeout_s)
         headers = {"Connection": "close", **(headers or {})}
         try:
-            if isinstance(body, _Chunks):
+            if isinstance(body, Chunks):
                 headers["Transfer-Encoding"] = "chunked"
                 connection.request(method, path, iter(body.data), headers, encode_chunked=True)
             elif body is not None:
@@ -422,7 +422,7 @@ class Client:
         return err
 
 
-class _Chunks:
+class Chunks:
     """A body to send in pieces."""
 
     def __init__(self, data: Iterable[bytes]) -> None:

@@ -18,9 +18,11 @@ from runtime.errors import GuestFailed
 from runtime.network import links
 from runtime.record import Network, Port, Vm
 from runtime.vm import kernel, launch, machine
+from runtime.vm.pool import SOCKETS
+from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from typing import Literal
 
     from runtime.cgroups import HostCgroups
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from runtime.life import Container
     from runtime.record import Cgroups, StartPath
     from runtime.spec import Spec
+    from runtime.vm.agent import Agent
     from runtime.vm.launch import Host, Started, Template
     from runtime.vm.pool import Member, Pool
+    from runtime.vm.process import Process
     from runtime.vm.template import Templates
     from runtime.volumes import Volumes
 
@@ -43,6 +47,7 @@ VMM_RESERVE_BYTES = 192 * 1024**2
 _RAM_STEP_BYTES = 16 * 1024**2
 _IDENTITY_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 60.0
+_IDLE_END_TIMEOUT_S = 10.0
 _DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -154,6 +159,49 @@ class Starter:
         )
         return Running(placed.started, vm, placed.network, placed.groups, phases, time.time())
 
+    @contextlib.asynccontextmanager
+    async def idle(self, container: Container, image: Image) -> AsyncIterator[tuple[Agent, Streams]]:
+        """A VM with the files of a container that does not run, and nothing of it running; it ends with the context.
+
+        Its control groups have another name than the container's, so that a daemon that comes back sweeps them.
+
+        Raises:
+            GuestFailed, HostUnable, DiskFull: as `start`.
+        """
+        writable = container.data_directory / "writable.ext4"
+        if not writable.exists():
+            await disks.make_writable(writable, container.record.limits.disk_bytes)
+        groups = self._host_cgroups.create(f"files-{container.id}")
+        network = self.network(container, ())
+        order = self._order(container, image, writable, groups, network, self._uid_of(container), ())
+        order = dataclasses.replace(order, bridge=None, log=None)
+        template, _ = self._template(order.shape)
+        process: Process | None = None
+        streams = Streams(order.directory / "streams.sock")
+        try:
+            started = await launch.start(self._host, order, "clone" if template else "cold", template=template)
+            process = started.process
+            nothing = {"idle": True, "args": ["idle"], "tty": False, "user": "", "tmpfs": []}
+            asked = {**_process(container, image), **nothing}
+            await started.agent.call("hyper-start", _START_TIMEOUT_S, **asked)
+            yield started.agent, streams
+            # In order, so that the guest writes back and unmounts.
+            await started.agent.call("hyper-signal", signal=9, all=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE_END_TIMEOUT_S):
+                    await process.ended()
+        finally:
+            streams.close()
+            if process is not None:
+                started.agent.close()
+                await asyncio.shield(process.kill())
+            await asyncio.shield(self._host_cgroups.remove(groups))
+            for name in SOCKETS:
+                (order.directory / name).unlink(missing_ok=True)
+
+    def _uid_of(self, container: Container) -> int:
+        return self._config.uid_base + 2 + container.slot
+
     async def _place(
         self,
         container: Container,
@@ -180,7 +228,7 @@ class Starter:
             else:
                 return _Placed(started, order, network, member.groups, "pool", None)
         groups = self._host_cgroups.create(container.id)
-        uid = self._config.uid_base + 2 + container.slot
+        uid = self._uid_of(container)
         order = self._order(container, image, writable, groups, network, uid, volumes)
         template, why_cold = self._template(order.shape)
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from runtime import disks
 from runtime.api.body import Body
 from runtime.errors import RuntimeFault
 from runtime.spec import NAME_PATTERN
+from runtime.volumes import commit, files
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -41,6 +43,16 @@ class PruneBody(Body):
     all: bool = False
 
 
+class CommitBody(Body):
+    """The new image's name (null: none), and what is to be in its configuration."""
+
+    reference: str | None = Field(None, min_length=1, max_length=512)
+    author: str = Field("", max_length=1024)
+    message: str = Field("", max_length=4096)
+    changes: list[str] = Field(default_factory=list, max_length=256)
+    pause: bool = True
+
+
 class VolumesApi:
     """Over the engine's volumes."""
 
@@ -59,6 +71,10 @@ class VolumesApi:
         router.post("/snapshots", status_code=201)(self.take)
         router.get("/snapshots/{name}")(self.snapshot)
         router.delete("/snapshots/{name}", status_code=204)(self.remove_snapshot)
+        router.get("/containers/{ref}/archive")(self.get_archive)
+        router.put("/containers/{ref}/archive", status_code=204)(self.put_archive)
+        router.get("/containers/{ref}/changes")(self.changes)
+        router.post("/containers/{ref}/commit", status_code=201)(self.commit)
         router.get("/system/df")(self.usage)
         router.post("/system/prune")(self.prune_system)
         return router
@@ -108,6 +124,33 @@ class VolumesApi:
     async def remove_snapshot(self, name: str) -> None:
         """Remove one."""
         await self._engine.volumes.remove_snapshot(name)
+
+    async def get_archive(self, ref: str, path: str) -> StreamingResponse:
+        """A file or directory of a container, as tar."""
+        pieces = await files.get(self._engine, self._engine.lives.find(ref), path)
+        return StreamingResponse(pieces, media_type="application/x-tar")
+
+    async def put_archive(self, ref: str, path: str, request: Request) -> None:
+        """Unpack the body, a tar archive, in a directory of a container."""
+        await files.put(self._engine, self._engine.lives.find(ref), path, request.stream())
+
+    async def changes(self, ref: str) -> list[dict[str, str]]:
+        """What a container's files have beside its image's."""
+        return await files.changes(self._engine, self._engine.lives.find(ref))
+
+    async def commit(self, ref: str, body: CommitBody | None = None) -> dict[str, Any]:
+        """A new image of a container."""
+        body = body or CommitBody()
+        image = await commit.commit(
+            self._engine,
+            self._engine.lives.find(ref),
+            body.reference,
+            author=body.author,
+            message=body.message,
+            changes=body.changes,
+            pause=body.pause,
+        )
+        return image.to_dict()
 
     async def usage(self) -> dict[str, Any]:
         """What takes room, by kind: how many, how many in use, bytes, bytes that could be freed."""

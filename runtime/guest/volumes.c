@@ -206,6 +206,7 @@ void close_others(int kept)
 static struct {
     struct source source; /* our end to the child; -1: nothing is frozen */
     struct port *port;    /* waits for an answer */
+    bool thawing;
 } freezer = {.source = {.fd = -1}};
 
 static void hold(int host, const char *device, int timeout_s) __attribute__((noreturn));
@@ -224,7 +225,9 @@ static void hold(int host, const char *device, int timeout_s)
     if (fd < 0 || ioctl(fd, FREEZE, 0) != 0)
         child_fail(host, GENERIC, "cannot freeze %s: %s", device, strerror(errno));
     child_send(host, &done, -1);
-    bool in_time = poll(&asked, 1, timeout_s * 1000) > 0;
+    /* The byte is taken: a socket that is closed with something unread in it resets what was sent the other way. */
+    char word;
+    bool in_time = poll(&asked, 1, timeout_s * 1000) > 0 && recv(host, &word, 1, 0) == 1;
     ioctl(fd, THAW, 0);
     if (in_time)
         child_send(host, &done, -1);
@@ -251,6 +254,7 @@ bool volumes_freeze(struct port *port, const char *device, int timeout_s, struct
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     source_open(&freezer.source, ends[0]);
     freezer.port = port;
+    freezer.thawing = false;
     return true;
 }
 
@@ -259,6 +263,7 @@ bool volumes_thaw(struct port *port, struct fault *fault)
     if (freezer.source.fd < 0 || send(freezer.source.fd, "", 1, MSG_NOSIGNAL) != 1)
         return refuse(fault, BAD_STATE, "nothing is frozen: the time was over");
     freezer.port = port;
+    freezer.thawing = true;
     return true;
 }
 
@@ -279,7 +284,7 @@ void volumes_step(void)
         if (freezer.port)
             port_answer(freezer.port, fault.class ? NULL : "{}", &fault);
         freezer.port = NULL;
-        if (got != (ssize_t)sizeof message)
+        if (got != (ssize_t)sizeof message || freezer.thawing)
             source_close(&freezer.source);
     }
 }

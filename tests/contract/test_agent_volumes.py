@@ -100,6 +100,9 @@ def test_a_frozen_volume_can_be_copied_and_thaws_by_itself(tmp_path: Path) -> No
         subprocess.run(["cp", "--sparse=always", disk, copy], check=True)
         before = int(vm.run("cat", "/v/count")[1])
         assert int(vm.run("cat", "/v/count")[1]) == before, "nobody writes"
+        assert archive(vm, "changes")[0] == 0, "the disks can be read meanwhile"
+        assert vm.control.call("hyper-thaw") == {}
+        assert vm.control.call("hyper-freeze", device="vdb") == {}, "at once again"
         assert vm.control.call("hyper-thaw") == {}
         wait_for(lambda: int(vm.run("cat", "/v/count")[1]) > before, "it counts on")
         assert vm.control.refusal("hyper-thaw")[0] == "BadState"

@@ -195,3 +195,105 @@ def test_a_cold_boot_has_volumes_too_and_half_made_ones_are_swept(images: Images
         own.hyper("run", "--rm", "-v", "a:/a:ro", images.busybox, "true")
     finally:
         own.close()
+
+
+def test_files_are_copied_both_ways(disks: Host, images: Images, tmp_path: Path) -> None:
+    tree = tmp_path / "my tree"
+    (tree / "sub dir").mkdir(parents=True)
+    (tree / "sub dir" / "ü file").write_bytes(os.urandom(300_000))
+    (tree / "exec").write_text("#!/bin/sh\n")
+    (tree / "exec").chmod(0o755)
+    (tree / "link").symlink_to("/etc/passwd")
+    (tree / "hard").hardlink_to(tree / "exec")
+    os.chown(tree / "exec", 1234, 1235)
+    disks.run("--name", "box", images.busybox, "sleep", "600")
+    disks.hyper("cp", str(tree), "box:/new")
+    told = disks.hyper(
+        "exec", "box", "sh", "-c", "cd /new; stat -c '%n %a %u %h' exec; readlink link; ls; id -u"
+    ).stdout
+    assert told.splitlines() == ["exec 755 0 2", "/etc/passwd", "exec", "hard", "link", "sub dir", "0"]
+    disks.hyper("cp", "-a", f"{tree}/.", "box:/new")
+    assert disks.hyper("exec", "box", "stat", "-c", "%u %g", "/new/exec").stdout == "1234 1235\n"
+    back = tmp_path / "back"
+    disks.hyper("cp", "box:/new", str(back))
+    assert subprocess.run(["diff", "-r", "--no-dereference", tree, back], check=False).returncode == 0
+    assert (back / "exec").stat().st_uid == os.getuid()
+    assert (back / "exec").stat().st_nlink == 2
+    disks.hyper("cp", "box:/new/exec", str(back))
+    disks.hyper("cp", str(tree / "exec"), "box:/etc/renamed")
+    assert disks.hyper("exec", "box", "cat", "/etc/renamed").stdout == "#!/bin/sh\n"
+    streamed = subprocess.run(
+        [disks.hyper_program, "cp", "box:/etc/passwd", "-"],
+        env={**os.environ, **disks.env},
+        capture_output=True,
+        check=True,
+    )
+    disks.hyper("cp", "-", "box:/tmp", stdin=streamed.stdout)
+    same = "cmp /etc/passwd /tmp/passwd && echo same"
+    assert disks.hyper("exec", "box", "sh", "-c", same).stdout == "same\n"
+    disks.hyper("stop", "-t", "0", "box")
+    disks.hyper("cp", str(tree / "exec"), "box:/root/late")
+    disks.hyper("cp", "box:/root/late", str(tmp_path / "late"))
+    assert (tmp_path / "late").read_text() == "#!/bin/sh\n"
+    assert disks.inspect("box")["state"] == "exited"
+    for source, target in (
+        ("box:/nowhere", str(tmp_path)),
+        (str(tree), str(back)),
+        ("/nowhere", "box:/x"),
+        (str(tree), "box:/etc/passwd"),
+        ("box:/etc/passwd", f"{tmp_path}/no/such/place"),
+        ("box:/a", "box:/b"),
+    ):
+        done = disks.hyper("cp", source, target, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (125, 1), (source, target, done.stderr)
+    disks.hyper("start", "box")
+    assert disks.hyper("exec", "box", "cat", "/root/late").stdout == "#!/bin/sh\n"
+
+
+def test_a_container_cannot_write_outside_the_place_that_was_named(disks: Host, images: Images, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    script = "mkdir -p /w; ln -s $0 /w/door; mkfifo /w/pipe; touch /w/plain; chmod 6777 /w/plain; sleep 600"
+    disks.run("--name", "evil", images.busybox, "sh", "-c", script, str(outside))
+    target = tmp_path / "target"
+    wait_for(lambda: disks.hyper("exec", "evil", "test", "-e", "/w/plain", check=False).returncode == 0, "it is there")
+    done = disks.hyper("cp", "evil:/w", str(target))
+    assert "pipe is left out" in done.stderr
+    assert (target / "plain").stat().st_mode & 0o7777 == 0o777, "no set-user-id from a container"
+    assert (target / "door").is_symlink()
+    disks.hyper("exec", "evil", "sh", "-c", "rm /w/door; mkdir /w/door; echo x > /w/door/planted")
+    done = disks.hyper("cp", "evil:/w/.", str(target), check=False)
+    assert list(outside.iterdir()) == []
+    assert not (outside / "planted").exists()
+
+
+def test_what_changed_and_an_image_of_it(disks: Host, images: Images) -> None:
+    script = (
+        "rm /etc/group; mkdir /made; echo hello > /made/f; chmod 4755 /made/f; echo in > /v/f; echo ready; sleep 600"
+    )
+    disks.run("--name", "does", "-v", "data:/v", images.busybox, "sh", "-c", script)
+    wait_for(lambda: disks.hyper("logs", "does").stdout == "ready\n", "the changes")
+    lines = ["C /etc", "D /etc/group", "A /made", "A /made/f"]
+    assert disks.hyper("diff", "does").stdout.splitlines() == lines
+    change = ["-c", 'CMD ["cat", "/made/f"]', "-c", "ENV COLOR=red", "-c", "LABEL team=shop"]
+    digest = disks.hyper("commit", "-m", "why", "-a", "me", *change, "does", "made:1").stdout.strip()
+    assert digest.startswith("sha256:")
+    done = disks.hyper("run", "--rm", "made:1")
+    assert done.stdout == "hello\n"
+    look = "ls /v; stat -c %a /made/f; test -e /etc/group || echo gone; echo $COLOR"
+    assert disks.hyper("run", "--rm", "made:1", "sh", "-c", look).stdout.split() == ["4755", "gone", "red"]
+    assert disks.hyper("exec", "does", "sh", "-c", "echo goes > /on; cat /on").stdout == "goes\n"
+    assert json.loads(disks.hyper("inspect", "made:1").stdout)[0]["config"]["Labels"]["team"] == "shop"
+    disks.hyper("stop", "-t", "0", "does")
+    assert disks.hyper("diff", "does").stdout.splitlines() == [*lines, "A /on"]
+    second = disks.hyper("commit", "does", "made:2").stdout.strip()
+    assert second != digest
+    for command in (
+        ("commit", "nosuch"),
+        ("commit", "does", "No/Such:Name:x"),
+        ("commit", "-c", "RUN x", "does"),
+        ("diff", "nosuch"),
+    ):
+        refused = disks.hyper(*command, check=False)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (125, 1), (command, refused.stderr)
+    disks.hyper("rmi", "made:1", "made:2")
