@@ -74,6 +74,7 @@ class Assets:
     vmlinuz: Path
     initrd: Path
     image: Path
+    acpi: str  # "on", or "off" for a kernel with all built in, which reads its devices from the command line
 
 
 @functools.cache
@@ -110,7 +111,7 @@ def assets() -> Assets:
     subprocess.run(
         ["mkfs.erofs", "-Enoinline_data", str(place / "image.erofs"), str(root)], check=True, capture_output=True
     )
-    return Assets(vmlinuz, place / "initrd.cpio", place / "image.erofs")
+    return Assets(vmlinuz, place / "initrd.cpio", place / "image.erofs", "on" if modules else "off")
 
 
 class JsonPort:
@@ -266,7 +267,7 @@ class GuestVm:
         writable = self.place / "writable.ext4"
         options = ["-m", "0", "-O", "^resize_inode", "-J", "size=16", "-E", "assume_storage_prezeroed=1"]
         subprocess.run(["mke2fs", "-q", "-t", "ext4", *options, str(writable), "1G"], check=True, capture_output=True)
-        arguments = ["qemu-system-x86_64", "-M", "microvm", "-accel", "tcg", "-m", str(memory_mib)]
+        arguments = ["qemu-system-x86_64", "-M", f"microvm,acpi={shared.acpi}", "-accel", "tcg", "-m", str(memory_mib)]
         arguments += ["-kernel", str(shared.vmlinuz), "-initrd", str(shared.initrd)]
         arguments += ["-append", f"console=ttyS0 quiet {_clock()} {append}"]
         arguments += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
