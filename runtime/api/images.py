@@ -190,7 +190,7 @@ class ImagesApi:
         except ValidationError as err:
             first = err.errors()[0]
             where = ".".join(map(str, first["loc"])) or "options"
-            raise InvalidInput(first["msg"].lower(), field=where) from err
+            raise InvalidInput(f"{where}: {first['msg']}", field=where) from err
         reached = access_of(body, request)
         chosen = Options(body.tags, body.args, body.labels, body.target, body.no_cache)
         async with AsyncExitStack() as stack:

@@ -197,7 +197,7 @@ class _Shown:
 
     def _draw(self, text: str) -> None:
         try:
-            columns = os.get_terminal_size(self._stream.fileno()).columns
+            columns = os.get_terminal_size(self._stream.fileno()).columns or 80  # 0: nobody has told the terminal
         except OSError:
             columns = 80
         self._stream.write(f"\r\x1b[K{output.clean(text)[: columns - 1]}")
