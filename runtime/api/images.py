@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from runtime.engine import Engine
     from runtime.images.image import Progress
+    from runtime.images.shelf import Removed
 
 TAR = "application/x-tar"
 SEARCH_LIMIT = 100
@@ -166,6 +167,8 @@ class ImagesApi:
         """Images as an archive."""
         made = export.Export(self._images, body.format)
         await made.prepare(body.references)
+        for name in body.references:
+            self._engine.events.tell(of_image("save", name))
         return StreamingResponse(made.stream(), media_type=TAR)
 
     async def load(self, request: Request) -> StreamingResponse:
@@ -177,6 +180,8 @@ class ImagesApi:
 
             async def take(tell: Callable[[Progress], None]) -> dict[str, Any]:
                 loaded = await load.load(self._images, file, temporary, progress=tell)
+                for image in loaded:
+                    self._engine.events.tell(of_image("load", (*image.references, image.digest)[0], image.digest))
                 return {"images": [image.to_dict() for image in loaded]}
 
             return progress.answer("the load of an archive", take, stack.pop_all())
@@ -199,21 +204,29 @@ class ImagesApi:
             await load.spool(request.stream(), file, CONTEXT_LIMIT_BYTES, "context")
 
             async def make(tell: Callable[[Progress], None]) -> dict[str, Any]:
-                return {"image": (await self._builder.build(file, temporary, chosen, reached, tell)).to_dict()}
+                image = await self._builder.build(file, temporary, chosen, reached, tell)
+                self._engine.events.tell(of_image("build", (*body.tags, image.digest)[0], image.digest))
+                return {"image": image.to_dict()}
 
             return progress.answer("the build", make, stack.pop_all())
 
     async def prune(self, body: PruneBody) -> dict[str, Any]:
         """Remove images that no container uses, and what builds have kept if all are to go."""
-        removed = (await self._images.prune(self._engine.images_in_use, everything=body.all)).to_dict()
+        removed = self._told(await self._images.prune(self._engine.images_in_use, everything=body.all))
         if body.all:
             removed["freed_bytes"] += await self._builder.prune()
         return removed
 
     async def untag(self, reference: str, *, force: bool = False) -> dict[str, Any]:
         """Take a name from an image."""
-        removed = await self._images.untag(reference, self._engine.images_in_use, force=force)
-        self._engine.events.tell(of_image("untag", reference))
+        return self._told(await self._images.untag(reference, self._engine.images_in_use, force=force))
+
+    def _told(self, removed: Removed) -> dict[str, Any]:
+        """Tell of what was removed."""
+        for name in removed.untagged:
+            self._engine.events.tell(of_image("untag", name))
+        for digest in removed.deleted:
+            self._engine.events.tell(of_image("delete", digest, digest))
         return removed.to_dict()
 
     async def search(self, body: SearchBody, request: Request) -> list[dict[str, Any]]:
