@@ -299,9 +299,12 @@ class Volumes:
             yield
             return
         async with writer.lock:
-            if writer.state not in {"running", "paused"} or writer.agent is None:
+            if writer.state != "running" or writer.agent is None:
                 if writer.live:
-                    raise Conflict(f"{writer.record.name} is {writer.state}: try again", field="volume")
+                    raise Conflict(
+                        f"{writer.record.name} has it, which is {writer.state}: its guest cannot hold it still now",
+                        field="volume",
+                    )
                 yield
                 return
             index = [mount.source for mount in writer.spec.volumes].index(volume)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from runtime.errors import DiskFull, HostUnable
+from runtime.volumes import Volumes
 from tests.host import Host, wait_for
 
 if TYPE_CHECKING:
@@ -297,3 +300,29 @@ def test_what_changed_and_an_image_of_it(disks: Host, images: Images) -> None:
         refused = disks.hyper(*command, check=False)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (125, 1), (command, refused.stderr)
     disks.hyper("rmi", "made:1", "made:2")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", place], check=True)
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+async def test_a_full_disk_leaves_nothing_half_made(small_disk: Path) -> None:
+    volumes = Volumes(small_disk, 64 << 20, list)
+    await volumes.create("data")
+    with volumes.file("data").open("r+b") as file:
+        file.seek(30 << 20)
+        file.write(os.urandom(20 << 20))
+    with pytest.raises(DiskFull, match="free some"):
+        await volumes.take_snapshot("data", "then")
+    (small_disk / "fills").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises((DiskFull, HostUnable)):
+        await volumes.create("more")
+    assert [one.name for one in volumes.all()] == ["data"]
+    assert volumes.snapshots() == []
+    assert sorted(path.name for path in small_disk.glob("*/*")) == ["data"]
+    volumes.close()

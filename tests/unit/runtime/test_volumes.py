@@ -1,0 +1,199 @@
+"""Volumes without VMs: names, claims, sparse copies, crashes."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from runtime import disks
+from runtime.cli import arguments
+from runtime.errors import Conflict, InvalidInput, NameInUse, NotFound
+from runtime.spec import Spec
+from runtime.volumes import Volumes, copying
+from runtime.volumes.commit import _changed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from runtime.life import Container
+
+SIZE = 32 << 20
+
+
+class Place:
+    """Volumes over a directory, with containers that are only told of."""
+
+    def __init__(self, directory: Path) -> None:
+        self.containers: list[Container] = []
+        self.directory = directory
+        self.volumes = Volumes(directory, SIZE, lambda: self.containers)
+
+    def container(self, name: str, state: str, *volumes: dict[str, Any]) -> Container:
+        spec = Spec.model_validate({"image": "x", "volumes": volumes})
+        live = state in {"starting", "running", "paused", "stopping"}
+        record = SimpleNamespace(name=name)
+        one = SimpleNamespace(id=name, spec=spec, state=state, live=live, record=record)
+        self.containers.append(cast("Container", one))
+        return self.containers[-1]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.volumes.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "target", "read_only", "nocopy"),
+    [
+        ("/data", None, "/data", False, False),
+        ("/data:ro", None, "/data", True, False),
+        ("name:/data", "name", "/data", False, False),
+        ("name:/data:ro,nocopy", "name", "/data", True, True),
+        ("/host:/data:rw", "/host", "/data", False, False),
+    ],
+)
+def test_a_volume_option(text: str, source: str | None, target: str, read_only: bool, nocopy: bool) -> None:
+    found = arguments.volume(text)
+    assert found == {"source": source, "target": target, "read_only": read_only, "nocopy": nocopy}
+
+
+@pytest.mark.parametrize("text", ["", "data", "a:b", "a:/b:c", "a:/b:ro:rw", ":", "a:"])
+def test_a_wrong_volume_option(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write|option"):
+        arguments.volume(text)
+
+
+def test_a_sparse_copy_is_equal_and_sparse(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    with source.open("wb") as file:
+        os.truncate(file.fileno(), 1 << 30)
+        for offset in (0, 10_000_000, (1 << 30) - 5000):
+            os.pwrite(file.fileno(), os.urandom(5000), offset)
+    copying.copy(source, target)
+    assert target.stat().st_size == 1 << 30
+    assert disks.used_bytes(target) < 1 << 20
+    with source.open("rb") as one, target.open("rb") as other:
+        for offset in (0, 9_990_000, (1 << 30) - 20_000):
+            assert os.pread(one.fileno(), 20_000, offset) == os.pread(other.fileno(), 20_000, offset)
+
+
+async def test_volumes_are_made_once_and_kept(place: Place) -> None:
+    made = await place.volumes.create("data", labels={"a": "b"})
+    assert await place.volumes.create("data") == made
+    assert place.volumes.file("data").stat().st_size == SIZE
+    assert place.volumes.file("data").stat().st_mode & 0o777 == 0o600
+    assert not disks.needs_recovery(place.volumes.file("data"))
+    with pytest.raises(NameInUse):
+        await place.volumes.create("data", size_bytes=SIZE * 2)
+    with pytest.raises(NotFound):
+        await place.volumes.create("other", snapshot="nosuch")
+    again = Place(place.directory)
+    assert again.volumes.all() == [made]
+    again.volumes.close()
+
+
+async def test_one_vm_writes_or_several_read(place: Place) -> None:
+    await place.volumes.create("data")
+    writer = place.container("writer", "starting", {"source": "data", "target": "/d"})
+    assert [one.read_only for one in place.volumes.attach(writer)] == [False]
+    reader = place.container("reader", "starting", {"source": "data", "target": "/d", "read_only": True})
+    with pytest.raises(Conflict, match="in use by writer"):
+        place.volumes.attach(reader)
+    place.containers.remove(writer)
+    assert not place.volumes.attach(reader)[0].read_only, "the first one fills it"
+    place.volumes.attached(reader)
+    assert place.volumes.attach(reader)[0].read_only
+    second = place.container("second", "starting", {"source": "data", "target": "/e", "read_only": True})
+    assert place.volumes.attach(second)[0].read_only
+    third = place.container("third", "starting", {"source": "data", "target": "/e"})
+    with pytest.raises(Conflict, match="reader"):
+        place.volumes.attach(third)
+    with pytest.raises(Conflict, match="reader, second, third"):
+        await place.volumes.remove("data")
+
+
+async def test_a_starting_container_that_has_claimed_nothing_is_in_nobodys_way(place: Place) -> None:
+    await place.volumes.create("data")
+    one = place.container("one", "starting", {"source": "data", "target": "/d"})
+    other = place.container("other", "starting", {"source": "data", "target": "/d"})
+    place.volumes.attach(one)
+    with pytest.raises(Conflict, match="in use by one"):
+        place.volumes.attach(other)
+
+
+async def test_a_volume_that_was_not_unmounted_is_not_read_only(place: Place) -> None:
+    await place.volumes.create("data")
+    reader = place.container("reader", "starting", {"source": "data", "target": "/d", "read_only": True})
+    place.volumes.attached(reader)
+    with place.volumes.file("data").open("r+b") as file:
+        file.seek(1024 + 0x60)
+        flags = file.read(4)[0] | 0x4
+        file.seek(1024 + 0x60)
+        file.write(bytes([flags]))
+    with pytest.raises(Conflict, match="not unmounted"):
+        place.volumes.attach(reader)
+
+
+async def test_snapshots_are_copies(place: Place) -> None:
+    await place.volumes.create("data")
+    with place.volumes.file("data").open("r+b") as file:
+        file.seek(20 << 20)
+        file.write(b"then")
+    kept = await place.volumes.take_snapshot("data", "then")
+    with pytest.raises(NameInUse):
+        await place.volumes.take_snapshot("data", "then")
+    await place.volumes.remove("data")
+    made = await place.volumes.create("again", snapshot="then")
+    assert (made.snapshot, made.size_bytes, kept.volume) == ("then", SIZE, "data")
+    with place.volumes.file("again").open("rb") as file:
+        file.seek(20 << 20)
+        assert file.read(4) == b"then"
+    with pytest.raises(InvalidInput):
+        await place.volumes.create("more", snapshot="then", size_bytes=2 * SIZE)
+    await place.volumes.remove_snapshot("then")
+    assert place.volumes.snapshots() == []
+
+
+async def test_a_copy_that_fails_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.volumes.create("data")
+
+    def broken(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(copying, "copy", broken)
+    with pytest.raises(copying.DiskFull, match="no space"):
+        await place.volumes.take_snapshot("data", "half")
+    assert list((place.directory / "snapshots").iterdir()) == []
+    assert place.volumes.snapshots() == []
+    monkeypatch.undo()
+    await place.volumes.take_snapshot("data", "half")
+
+
+async def test_what_a_crash_leaves_is_swept(place: Place) -> None:
+    await place.volumes.create("data")
+    for path in ("volumes/.half", "volumes/norow", "snapshots/.half"):
+        (place.directory / path).mkdir()
+    place.volumes.sweep()
+    assert [path.name for path in (place.directory / "volumes").iterdir()] == ["data"]
+    assert list((place.directory / "snapshots").iterdir()) == []
+
+
+def test_instructions_change_a_configuration() -> None:
+    config = {"Env": ["A=1", "B=2"], "Cmd": ["x"]}
+    told = ["ENV A=3", "env C 4", 'CMD ["a", "b"]', "ENTRYPOINT run it", "EXPOSE 80 53/udp", "WORKDIR /w", "LABEL k=v"]
+    found = _changed(config, told)
+    assert found["Env"] == ["B=2", "A=3", "C=4"]
+    assert (found["Cmd"], found["Entrypoint"]) == (["a", "b"], ["/bin/sh", "-c", "run it"])
+    assert found["ExposedPorts"] == {"80/tcp": {}, "53/udp": {}}
+    assert (found["WorkingDir"], found["Labels"]) == ("/w", {"k": "v"})
+    assert config == {"Env": ["A=1", "B=2"], "Cmd": ["x"]}
+    for wrong in ("RUN x", "CMD", 'CMD ["a"', "CMD [1]"):
+        with pytest.raises(InvalidInput):
+            _changed({}, [wrong])
