@@ -326,3 +326,27 @@ async def test_a_full_disk_leaves_nothing_half_made(small_disk: Path) -> None:
     assert volumes.snapshots() == []
     assert sorted(path.name for path in small_disk.glob("*/*")) == ["data"]
     volumes.close()
+
+
+def test_a_pool_vm_takes_volumes(images: Images) -> None:
+    own = Host(accel="tcg", pool_depth=1)
+    try:
+        own.start()
+        own.hyper("pull", images.busybox)
+
+        def waits() -> bool:
+            return int(json.loads(own.hyper("info", "--format", "json").stdout)["pool_waiting"]) > 0
+
+        wait_for(waits, "a clone waits", 60)
+        script = "echo one > /a/f; echo two > /b/f; sleep 600"
+        own.run("--name", "first", "-v", "a:/a", "-v", "b:/b", images.busybox, "sh", "-c", script)
+        assert own.inspect("first")["vm"]["start_path"] == "pool"
+        wait_for(lambda: own.hyper("exec", "first", "cat", "/b/f").stdout == "two\n", "it writes")
+        own.hyper("snapshot", "create", "--volume", "b", "then")
+        own.hyper("rm", "-f", "first")
+        own.run("--name", "second", "-v", "a:/a:ro", images.busybox, "sleep", "600")
+        vm = own.inspect("second")["vm"]
+        assert (vm["start_path"], "read-only volume" in vm["start_path_reason"]) == ("template", True)
+        assert own.hyper("exec", "second", "cat", "/a/f").stdout == "one\n"
+    finally:
+        own.close()
