@@ -21,7 +21,8 @@ test: setup check ## Set up, check, and run all tests
 	@mkdir -p $(BUILD)
 	@$(PY) -m pytest --junitxml=$(BUILD)/junit.xml $(PYTEST_ARGS) && $(PY) -m scripts.suites $(BUILD)/junit.xml
 
-bench: setup ## Measure: template clone against cold boot, cost of a scrape
+bench: setup ## Measure: pool, template and cold start beside podman; kernels; streams
+	@{ command -v podman && command -v runc; } >/dev/null || apt-get -q -y install --no-install-recommends podman runc
 	@$(PY) -m pytest tests/bench -s $(PYTEST_ARGS)
 
 kernel: ## Build the small guest kernel (minutes; asked for only)
