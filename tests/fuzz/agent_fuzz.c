@@ -72,6 +72,13 @@ bool container_start(struct port *port, const struct start_request *request, str
         touch(request->tmpfs[i].path);
         touch(request->tmpfs[i].options);
     }
+    for (int i = 0; i < request->mounts_count; i++) {
+        touch(request->mounts[i].path);
+        touch(request->mounts[i].device);
+        touch(request->mounts[i].type);
+        touch(request->mounts[i].options);
+        touch(request->mounts[i].directory);
+    }
     return refuse(fault, BAD_STATE, "stub");
 }
 bool container_exec(struct port *port, const struct exec_request *request, struct fault *fault)
@@ -87,6 +94,23 @@ bool container_signal(int signal, bool all, struct fault *fault)
 }
 int64_t container_oom_kills(void) { return 0; }
 bool container_stop(void) { return false; }
+void log_credit(int64_t bytes) { touched += (size_t)bytes; }
+int64_t log_written(void) { return 0; }
+bool volumes_freeze(struct port *port, const char *device, int timeout_s, struct fault *fault)
+{
+    (void)fault;
+    touch(device);
+    if (timeout_s < 1)
+        abort();
+    late = port;
+    return true;
+}
+bool volumes_thaw(struct port *port, struct fault *fault)
+{
+    (void)fault;
+    late = port;
+    return true;
+}
 void machine_end(void) { abort(); } /* the corpus leaves guest-shutdown out */
 bool clock_set(int64_t time_ns, struct fault *fault) { return time_ns >= 0 || refuse(fault, GENERIC, "stub"); }
 bool identity_set(const struct identity_request *request, struct fault *fault)
@@ -134,7 +158,13 @@ static const char *const corpus[] = {
     "\"writable\": {\"device\": \"vdb\", \"fstype\": \"ext4\", \"options\": \"discard\"}, \"read_only\": false}, \"tmpfs\": "
     "[{\"path\": \"/tmp\", \"options\": \"size=1m\"}], \"args\": [\"sh\", \"-c\", \"echo \\\"hi\\\"\\n\"], \"env\": [\"A=b\"], "
     "\"cwd\": \"/x\", \"user\": \"nobody:nogroup\", \"tty\": false, \"stdin\": true, \"cgroup\": {\"memory_max\": 67108864, "
-    "\"cpu_quota_us\": null, \"pids_max\": 10}}}\n",
+    "\"cpu_quota_us\": null, \"pids_max\": 10}, \"rehearse\": true, \"mounts\": [{\"device\": \"vdc\", \"fstype\": \"ext4\", "
+    "\"path\": \"/data\", \"options\": \"discard\", \"directory\": \"data\", \"read_only\": true, \"copy\": true}]}}\n",
+    "{\"execute\": \"hyper-archive\", \"arguments\": {\"session\": 9, \"kind\": \"get\", \"path\": \"/etc\", \"exclude\": "
+    "[\"/proc\"]}}\n",
+    "{\"execute\": \"hyper-freeze\", \"arguments\": {\"device\": \"vdc\", \"hold_s\": 30}}\n",
+    "{\"execute\": \"hyper-thaw\"}\n",
+    "{\"execute\": \"hyper-log-credit\", \"arguments\": {\"credit\": 1048576}}\n",
     "{\"execute\": \"hyper-exec\", \"arguments\": {\"session\": 7, \"args\": [\"ls\", \"-l\"], \"env\": [], \"tty\": true, "
     "\"rows\": 24, \"cols\": 80}, \"id\": [true, false, \"x\"]}\n",
     "{\"execute\": \"hyper-signal\", \"arguments\": {\"signal\": 15, \"all\": false}}\n",
