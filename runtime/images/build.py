@@ -6,6 +6,7 @@ system's UUID comes from the manifest's digest, and its build time is a constant
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ SCAN_MEMORY_BYTES = 1 << 30
 # compare them), so it must be later than all of them: 2100-01-01. With `-T` every file would get that one time.
 BUILD_TIME_S = 4_102_444_800
 FULL_BELOW_BYTES = 1 << 20
+_CRASH_TRIES = 8
 CROSS = "\N{VECTOR OR CROSS PRODUCT}"
 LAYOUT = "unpack"
 ROOT = "root"
@@ -84,7 +86,12 @@ async def build(
     progress(Progress("unpacking"))
     unpack = ["umoci", "raw", "unpack", "--image", f"{LAYOUT}:image", ROOT]
     # No file may be larger than all of them: a second fence, in case umoci reads an archive otherwise than the scan.
-    done = await _run(unpack, temporary, file_limit_bytes=limits.unpacked_bytes)
+    for _ in range(_CRASH_TRIES):
+        done = await _run(unpack, temporary, file_limit_bytes=limits.unpacked_bytes)
+        if "panic:" not in done.stderr:
+            break
+        # umoci 0.4.7 may crash where it ought to say why it failed, a full disk above all; it is a race, so ask again.
+        await asyncio.to_thread(shutil.rmtree, temporary / ROOT, ignore_errors=True)
     if done.returncode != 0:
         raise _fault(done, temporary, BadLayer(f"a layer cannot be unpacked: {_say_umoci(done)}", field="image"))
     progress(Progress("writing"))
@@ -196,7 +203,7 @@ async def _run(
 
 def _fault(done: command.Finished, temporary: Path, otherwise: RuntimeFault) -> RuntimeFault:
     text = done.stderr.lower()
-    # umoci 0.4.7 may crash (a race in its way out) instead of saying so: the disk itself is asked as well
+    # Not every program says so: the disk itself is asked as well.
     is_full = shutil.disk_usage(temporary).free < FULL_BELOW_BYTES
     if is_full or "no space left on device" in text or "disk quota exceeded" in text:
         return DiskFull(f"{temporary.parent}: no space left while making the image file; free some space")

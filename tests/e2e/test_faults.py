@@ -27,7 +27,7 @@ def state_of(host: Host) -> dict[str, object]:
         ["nft", "list", "table", "ip", f"hyper_{host.bridge}"], capture_output=True, check=True, text=True
     ).stdout
     return {
-        "taps": sorted(one["ifname"] for one in links if one["ifname"].startswith("hyp")),
+        "taps": sorted(one["ifname"] for one in links if one.get("master") == host.bridge),
         "groups": sorted(map(str, groups)),
         "rules": table,
         "containers": host.hyper("ps", "-a", "-q", "--no-trunc").stdout,
