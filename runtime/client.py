@@ -388,7 +388,9 @@ class Client:
         try:
             if isinstance(body, Chunks):
                 headers["Transfer-Encoding"] = "chunked"
-                connection.request(method, path, iter(body.data), headers, encode_chunked=True)
+                # A daemon that refuses early answers and closes before all is sent: its answer says why.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(method, path, iter(body.data), headers, encode_chunked=True)
             elif body is not None:
                 headers["Content-Type"] = "application/json"
                 connection.request(method, path, json.dumps(body).encode(), headers)
