@@ -18,7 +18,6 @@ from runtime.errors import GuestFailed
 from runtime.network import links
 from runtime.record import Network, Port, Vm
 from runtime.vm import kernel, launch, machine
-from runtime.vm.pool import SOCKETS
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
@@ -196,7 +195,7 @@ class Starter:
                 started.agent.close()
                 await asyncio.shield(process.kill())
             await asyncio.shield(self._host_cgroups.remove(groups))
-            for name in SOCKETS:
+            for name in launch.SOCKETS:
                 (order.directory / name).unlink(missing_ok=True)
 
     def _uid_of(self, container: Container) -> int:

@@ -44,7 +44,6 @@ _EXIT_KILLED = 137
 _END_RETRY_S = 1.0
 _MONITOR_TIMEOUT_S = 5.0
 _WITH_HOST = "the host went down while it ran"
-SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
 
 
 class Supervisor:
@@ -228,7 +227,7 @@ class Supervisor:
         if container.checker is not None:
             container.checker.cancel()
         container.agent = container.streams = container.process = container.checker = None
-        for name in SOCKETS:
+        for name in launch.SOCKETS:
             (container.directory / name).unlink(missing_ok=True)
 
     async def after_end(self, container: Container, *, with_host: bool = False) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runtime.vm.machine import Mode, Shape
 
 QEMU_LOG = "qemu.log"
+SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
 COLD_TIMEOUT_S = 60.0
 CLONE_TIMEOUT_S = 10.0
 

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
 REHEARSALS = 2  # the second one still finds code that the first did not reach
 _SCRATCH_BYTES = 64 * 1024**2
 _REHEARSAL_TIMEOUT_S = 30.0
@@ -155,7 +154,7 @@ class Pool:
         began = time.monotonic()
         try:
             order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in (*SOCKETS, launch.QEMU_LOG):
+            for name in (*launch.SOCKETS, launch.QEMU_LOG):
                 (member.directory / name).rename(order.directory / name)
             member.console.replace(order.console)
             shutil.rmtree(member.directory, ignore_errors=True)
