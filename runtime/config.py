@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -14,6 +15,7 @@ from pydantic_settings import (
 )
 
 CONFIG_FILE = Path(os.environ.get("HYPER_CONFIG", "/etc/hyper/hyper.toml"))
+_LONGEST_PREFIX = 29
 
 
 class Config(BaseSettings):
@@ -61,6 +63,13 @@ class Config(BaseSettings):
     remediation_token_file: Path | None = Field(
         None, description="File with the webhook's bearer token; unset: loopback only."
     )
+
+    @field_validator("subnet")
+    @classmethod
+    def _is_a_network(cls, subnet: str) -> str:
+        if ipaddress.IPv4Network(subnet).prefixlen > _LONGEST_PREFIX:
+            raise ValueError(f"{subnet} is too small: give it room for a few guests, /{_LONGEST_PREFIX} or shorter")
+        return subnet
 
     @classmethod
     def settings_customise_sources(

@@ -60,6 +60,19 @@ def get(url: str, timeout_s: float = 5.0, headers: Mapping[str, str] | None = No
         return body.decode()
 
 
+_networks: set[int] = set()
+
+
+def _free_network() -> int:
+    """The third number of a network 10.98.x.0/24 that no host of this process has had, and no interface has now."""
+    links = json.loads(subprocess.run(["ip", "-j", "-4", "addr"], capture_output=True, check=True).stdout)
+    addresses = [str(one["local"]) for link in links for one in link["addr_info"]]
+    taken = {int(address.split(".")[2]) for address in addresses if address.startswith("10.98.")}
+    third = secrets.choice([number for number in range(1, 250) if number not in _networks | taken])
+    _networks.add(third)
+    return third
+
+
 class Daemon:
     """One background process of a host, with its log."""
 
@@ -123,14 +136,14 @@ class Host:
         self.bridge = f"hyt{tag}"
         self.cgroup_parent = f"hyper-test-{tag}"
         self.exporter = f"127.0.0.1:{free_port()}"
-        third = 1 + int(tag, 16) % 250
+        third = _free_network()
         values = {
             "state_dir": self.state_dir,
             "data_dir": self.data_dir,
             "bridge": self.bridge,
             "subnet": f"10.98.{third}.0/24",
             "cgroup_parent": self.cgroup_parent,
-            "uid_base": 910_000 + 300 * third,
+            "uid_base": 1_000_000 + 100_000 * third,  # those of the pool begin 65 536 after it
             "exporter_listen": self.exporter,
             "exporter_url": f"http://{self.exporter}",
             "interval_s": 1,

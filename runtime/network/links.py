@@ -9,6 +9,7 @@ import errno
 import fcntl
 import ipaddress
 import os
+import socket
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,12 +80,13 @@ async def ensure_bridge(name: str, subnet: str) -> None:
     """Make the bridge with the first address of the subnet, unless it is there; allow forwarding.
 
     Raises:
-        HostUnable: another interface has the name, or the rights are missing.
+        HostUnable: another interface has the name or addresses of the subnet, or the rights are missing.
     """
     network = ipaddress.IPv4Network(subnet)
     async with AsyncIPRoute() as netlink:
         try:
             if not await netlink.link_lookup(ifname=name):
+                await _check_free(netlink, network)
                 await netlink.link("add", ifname=name, kind="bridge")
             index = await _index(netlink, name)
             await _add_address(netlink, index, str(network[1]), network.prefixlen)
@@ -109,6 +111,17 @@ async def remove_bridge(name: str) -> None:
     async with AsyncIPRoute() as netlink:
         for index in await netlink.link_lookup(ifname=name):
             await netlink.link("del", index=index)
+
+
+async def _check_free(netlink: AsyncIPRoute, network: ipaddress.IPv4Network) -> None:
+    """Two interfaces with one network: packets for guests would leave by the wrong one, and nobody be told why."""
+    async for one in await netlink.get_addr(family=socket.AF_INET):
+        taken = ipaddress.IPv4Interface(f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}").network
+        if taken.overlaps(network):
+            raise HostUnable(
+                f"the subnet {network} overlaps with {taken} of the interface {one.get_attr('IFA_LABEL')}: "
+                "set another one (HYPER_SUBNET)"
+            )
 
 
 async def _add_address(netlink: AsyncIPRoute, index: int, address: str, prefix: int) -> None:

@@ -173,6 +173,12 @@ def test_not_a_kernel(tmp_path: Path) -> None:
     assert "not a bootable" in daemon_says(accel="tcg", kernel=tmp_path / "text")
 
 
+def test_a_subnet_that_another_interface_has(host: Host) -> None:
+    line = daemon_says(accel="tcg", subnet=host.env["HYPER_SUBNET"])
+    assert f"{host.env['HYPER_SUBNET']} of the interface {host.bridge}" in line
+    assert "HYPER_SUBNET" in line
+
+
 def test_no_root(host: Host) -> None:
     done = subprocess.run(
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *host.hyperd.argv],
