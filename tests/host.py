@@ -5,6 +5,7 @@ Nothing of it is shared with a real installation on the same machine, and `close
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path(os.environ.get("HYPER_TEST_KERNELS", "/var/lib/hyper/kernels"))
@@ -245,3 +246,28 @@ class Host:
             if one.info["uids"].real in uids and one.info["status"] != psutil.STATUS_ZOMBIE:
                 found.append(f"process {one.pid}: {one.info['name']}")
         return found
+
+
+@contextlib.contextmanager
+def running_host(*pulled: str, **settings: object) -> Iterator[Host]:
+    """A host of these settings with the images pulled, its template ready and its pool full if it has them."""
+    one = Host(**{"accel": "tcg", **settings})
+    try:
+        one.start()
+        for image in pulled:
+            one.hyper("pull", image)
+        if one.env.get("HYPER_TEMPLATE") != "false":
+            wait_for(lambda: about(one)["templates_ready"] >= 1, "the template is built", 60)
+        wait_for(lambda: about(one)["pool_waiting"] >= int(one.env["HYPER_POOL_DEPTH"]), "the pool is full", 60)
+        yield one
+    except BaseException:
+        print(one.hyperd.log.read_text()[-8000:])
+        raise
+    finally:
+        one.close()
+
+
+def about(host: Host) -> dict[str, Any]:
+    """What `hyper info` says."""
+    found: dict[str, Any] = json.loads(host.hyper("info", "--format", "json").stdout)
+    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host import KERNELS, Host, wait_for
+from tests.host import KERNELS, Host, running_host
 from tests.images.build import build
 from tests.images.registry import Registry
 
@@ -51,19 +51,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
 @pytest.fixture(scope="session")
 def host(images: Images) -> Iterator[Host]:
     """A host with the images pulled and its template ready; what a test makes on it, the test removes."""
-    one = Host(accel="tcg")
-    try:
-        one.start()
-        one.hyper("pull", images.busybox)
-        one.hyper("pull", images.nginx)
-        wait_for(lambda: "templates ready: 1" in one.hyper("info").stdout, "the template is built", 60)
+    with running_host(images.busybox, images.nginx) as one:
         one.start_exporter()
         yield one
-    except BaseException:
-        print(one.hyperd.log.read_text()[-5000:])
-        raise
-    finally:
-        one.close()
 
 
 @pytest.fixture(autouse=True)

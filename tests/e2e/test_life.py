@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host import Host, free_port, wait_for
+from tests.host import Host, free_port, running_host, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,17 +86,8 @@ def test_always_goes_on_without_the_daemon_and_ends_when_it_is_stopped(host: Hos
 
 @pytest.fixture
 def own(images: Images) -> Iterator[Host]:
-    one = Host(accel="tcg", default_disk_bytes=256 * 1024**2)
-    try:
-        one.start()
-        one.hyper("pull", images.busybox)
-        wait_for(lambda: "templates ready: 1" in one.hyper("info").stdout, "the template is built", 60)
+    with running_host(images.busybox, default_disk_bytes=256 * 1024**2) as one:
         yield one
-    except BaseException:
-        print(one.hyperd.log.read_text()[-5000:])
-        raise
-    finally:
-        one.close()
 
 
 def test_the_host_boots(own: Host, images: Images) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from tests.host import Host, free_port, get, wait_for
+from tests.host import Host, about, free_port, get, running_host, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,29 +16,14 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Images
 
 
-def waiting(host: Host) -> int:
-    info = json.loads(host.hyper("info", "--format", "json").stdout)
-    return int(info["pool_waiting"])
-
-
 @pytest.fixture(scope="module")
 def pooled(images: Images) -> Iterator[Host]:
-    one = Host(accel="tcg", pool_depth=2)
-    try:
-        one.start()
-        one.hyper("pull", images.busybox)
-        one.hyper("pull", images.nginx)
-        wait_for(lambda: waiting(one) == 2, "the pool is full", 60)
+    with running_host(images.busybox, images.nginx, pool_depth=2, pool_limit=2) as one:
         yield one
-    except BaseException:
-        print(one.hyperd.log.read_text()[-5000:])
-        raise
-    finally:
-        one.close()
 
 
 def test_a_container_from_the_pool_is_like_any_other(pooled: Host, images: Images) -> None:
-    wait_for(lambda: waiting(pooled) > 0, "a clone waits", 60)
+    wait_for(lambda: about(pooled)["pool_waiting"] > 0, "a clone waits", 60)
     port = free_port()
     pooled.run("--name", "web", "-p", f"{port}:80", "--hostname", "shop", images.nginx)
     found = pooled.inspect("web")
@@ -51,14 +35,14 @@ def test_a_container_from_the_pool_is_like_any_other(pooled: Host, images: Image
     memory = pooled.hyper("exec", "web", "cat", "/sys/fs/cgroup/memory.max").stdout
     assert int(memory) == found["limits"]["memory_bytes"]
     pooled.hyper("stop", "web")
-    wait_for(lambda: waiting(pooled) > 0, "refilled", 60)
+    wait_for(lambda: about(pooled)["pool_waiting"] > 0, "refilled", 60)
     pooled.hyper("start", "web")
     assert "Hello" in wait_for(lambda: get(f"http://127.0.0.1:{port}/"), "nginx answers again")
     pooled.hyper("rm", "-f", "web")
 
 
 def test_each_clone_is_handed_out_once(pooled: Host, images: Images) -> None:
-    wait_for(lambda: waiting(pooled) == 2, "the pool is full", 60)
+    wait_for(lambda: about(pooled)["pool_waiting"] == 2, "the pool is full", 60)
     script = "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | md5sum; hostname; sleep 600"
     names = [f"many{number}" for number in range(4)]
     threads = [
@@ -75,25 +59,31 @@ def test_each_clone_is_handed_out_once(pooled: Host, images: Images) -> None:
     paths = sorted(one["vm"]["start_path"] for one in found)
     assert paths.count("pool") == 2
     assert all(one["vm"]["start_path"] == "pool" or one["vm"]["start_path_reason"] for one in found), "and says why not"
-    said = [wait_for(lambda n=n: pooled.hyper("logs", n).stdout, "output").splitlines() for n in names]
+    said: list[list[str]] = []
+
+    def all_said() -> bool:
+        said[:] = [pooled.hyper("logs", name).stdout.splitlines() for name in names]
+        return all(len(lines) == 3 for lines in said)
+
+    wait_for(all_said, "each has written its three lines")
     for line in zip(*said, strict=True):
         assert len(set(line)) == 4, "no two clones are twins"
     pooled.hyper("rm", "-f", *names)
 
 
 def test_a_dead_member_is_not_handed_out(pooled: Host, images: Images) -> None:
-    wait_for(lambda: waiting(pooled) == 2, "the pool is full", 60)
+    wait_for(lambda: about(pooled)["pool_waiting"] == 2, "the pool is full", 60)
     members = {f"hyper-{directory.name}" for directory in (pooled.state_dir / "pool").iterdir()}
     killed = [one for one in psutil.process_iter(["cmdline"]) if members.intersection(one.info["cmdline"] or ())]
     assert len(killed) == 2
     for one in killed:
         one.kill()
     assert pooled.hyper("run", "--rm", images.busybox, "echo", "well").stdout == "well\n"
-    wait_for(lambda: waiting(pooled) == 2, "refilled", 60)
+    wait_for(lambda: about(pooled)["pool_waiting"] == 2, "refilled", 60)
 
 
 def test_a_crash_leaves_no_member(pooled: Host, images: Images) -> None:
-    wait_for(lambda: waiting(pooled) == 2, "the pool is full", 60)
+    wait_for(lambda: about(pooled)["pool_waiting"] == 2, "the pool is full", 60)
     pooled.run("--name", "kept", images.busybox, "sleep", "600")
     assert pooled.inspect("kept")["vm"]["start_path"] == "pool"
     pid = pooled.inspect("kept")["vm"]["pid"]
@@ -101,7 +91,7 @@ def test_a_crash_leaves_no_member(pooled: Host, images: Images) -> None:
     pooled.start()
     assert pooled.inspect("kept")["vm"]["pid"] == pid, "a VM that came from the pool is adopted"
     assert pooled.hyper("exec", "kept", "echo", "well").stdout == "well\n"
-    wait_for(lambda: waiting(pooled) == 2, "refilled", 60)
+    wait_for(lambda: about(pooled)["pool_waiting"] == 2, "refilled", 60)
     processes = [one for one in pooled.leftovers() if one.startswith("process")]
     assert len(processes) == 3, processes
     pooled.hyper("rm", "-f", "kept")

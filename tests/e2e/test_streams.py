@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from runtime.client import Client
-from tests.host import Host, wait_for
+from tests.host import Host, running_host, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,17 +107,8 @@ def memory(host: Host) -> int:
 @pytest.fixture(scope="module")
 def small(images: Images) -> Iterator[Host]:
     """A host that keeps only a little of each log."""
-    one = Host(accel="tcg", log_max_bytes=MIB)
-    try:
-        one.start()
-        one.hyper("pull", images.busybox)
-        wait_for(lambda: "templates ready: 1" in one.hyper("info").stdout, "the template is built", 60)
+    with running_host(images.busybox, log_max_bytes=MIB) as one:
         yield one
-    except BaseException:
-        print(one.hyperd.log.read_text()[-5000:])
-        raise
-    finally:
-        one.close()
 
 
 def test_a_terminal_from_start_to_exit_code(host: Host, images: Images) -> None:
