@@ -45,8 +45,11 @@ class Config(BaseSettings):
         256 * 1024**2, ge=1024**2, description="How much of a container's log is kept for certain; at most thrice that."
     )
     template: bool = Field(default=True, description="Start VMs from a template where one is ready.")
-    pool_depth: int = Field(2, ge=0, le=256, description="Clones that wait for each size in use; 0: no pool.")
+    pool_depth: int = Field(
+        2, ge=0, le=256, description="Clones that wait for each size in use, more if more were asked for; 0: no pool."
+    )
     pool_limit: int = Field(16, ge=0, le=1024, description="Clones that wait in all.")
+    pool_memory_bytes: int = Field(1024**3, ge=0, description="Memory that clones which wait may take in all.")
     pool_max_age_s: float = Field(3600.0, gt=0, description="Age at which a waiting clone is replaced.")
     node: str = Field(default_factory=lambda: os.uname().nodename, description="Name of this host in labels.")
 

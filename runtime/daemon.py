@@ -125,6 +125,7 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
         kernel.find_init(config),
         depth=config.pool_depth if config.template else 0,
         limit=config.pool_limit,
+        memory_bytes=config.pool_memory_bytes,
         max_age_s=config.pool_max_age_s,
     )
     volumes = stack.enter_context(

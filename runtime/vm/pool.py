@@ -26,6 +26,7 @@ from runtime.errors import GuestFailed, RuntimeFault
 from runtime.network import links
 from runtime.vm import hotplug, launch, machine
 from runtime.vm.agent import Agent
+from runtime.vm.demand import Demand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ _REHEARSAL_TIMEOUT_S = 30.0
 _POLL_S = 0.01
 _QUIET_S = 0.2  # after a start; the next one often follows
 _RETRY_S = 10.0
-_WANTED_S = 600.0  # a size that nobody has started for so long gets no new members
+_LOOK_S = 15.0  # members get too old, and too many, while nothing happens
 # Guests' addresses in a rehearsal are never on a bridge (RFC 5737, TEST-NET-1).
 _REHEARSAL_NETWORK = {
     "interface": "eth0",
@@ -72,11 +73,12 @@ class Member:
     tap: str
     process: Process
     made_at: float
+    memory_bytes: int = 0
     plug: hotplug.Plug = field(default_factory=hotplug.Plug)
 
 
 class Pool:
-    """Members by shape. `depth` of each wanted shape wait, `limit` in all."""
+    """Members by shape: `depth` of each in use, more if more are asked for, up to `limit` and `memory_bytes` in all."""
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class Pool:
         *,
         depth: int,
         limit: int,
+        memory_bytes: int,
         max_age_s: float,
     ) -> None:
         self._state = state
@@ -101,9 +104,11 @@ class Pool:
         self._uids = deque(range(first_uid, first_uid + 4096))
         self._depth = depth
         self._limit = limit
+        self._memory_bytes = memory_bytes
         self._max_age_s = max_age_s
         self._waiting: dict[Shape, deque[Member]] = {}
-        self._wanted: dict[Shape, float] = {}
+        self._demand = Demand(depth)
+        self._largest_bytes = 0  # of the members so far: what the next one may take
         self._starting = 0
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -116,7 +121,7 @@ class Pool:
     def open(self, *shapes: Shape) -> None:
         """Begin to fill, for these shapes first."""
         for shape in shapes:
-            self._wanted[shape] = float("inf")
+            self._demand.keep(shape)
         if self._depth:
             self._task = asyncio.create_task(self._keep_full(), name="pool")
 
@@ -124,7 +129,7 @@ class Pool:
         """A member of the shape, or None and the reason (none if there is no pool); it will not be given again."""
         if not self._depth:
             return None, None
-        self._wanted[shape] = max(self._wanted.get(shape, 0.0), time.monotonic())
+        self._demand.ask(shape, time.monotonic())
         waiting = self._waiting.get(shape, deque())
         self._changed.set()
         while waiting:
@@ -187,8 +192,10 @@ class Pool:
             self._changed.clear()
             shape = self._next()
             if shape is None or self._starting:
-                await self._changed.wait()
-                await asyncio.sleep(_QUIET_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._changed.wait()
+                    await asyncio.sleep(_QUIET_S)
                 continue
             try:
                 template = await self._templates.settled(shape)
@@ -200,16 +207,18 @@ class Pool:
                 self._waiting.setdefault(shape, deque()).append(member)
 
     def _next(self) -> Shape | None:
-        """The wanted shape that lacks members most; members that are too old, or wanted no more, are ended."""
+        """The size that lacks members most. Those that are too old, or more than are wanted by now, are ended."""
         now = time.monotonic()
-        for shape, waiting in self._waiting.items():
-            unwanted = now - self._wanted.get(shape, 0.0) > _WANTED_S
-            while waiting and (unwanted or now - waiting[0].made_at > self._max_age_s):
+        lacking: dict[Shape, int] = {}
+        for shape in {*self._waiting, *self._demand.shapes()}:
+            waiting, depth = self._waiting.setdefault(shape, deque()), self._demand.depth(shape, now)
+            while waiting and (len(waiting) > depth or now - waiting[0].made_at > self._max_age_s):
                 asyncio.ensure_future(self._discard(waiting.popleft()))  # noqa: RUF006 -- as in `take`
-        if self.waiting >= self._limit:
+            lacking[shape] = depth - len(waiting)
+        members = [member for waiting in self._waiting.values() for member in waiting]
+        taken = sum(member.memory_bytes for member in members)
+        if len(members) >= self._limit or taken + self._largest_bytes > self._memory_bytes:
             return None
-        wanted = [shape for shape, at in self._wanted.items() if now - at <= _WANTED_S]
-        lacking = {shape: self._depth - len(self._waiting.get(shape, ())) for shape in wanted}
         most = max(lacking, key=lambda shape: lacking[shape], default=None)
         return most if most is not None and lacking[most] > 0 else None
 
@@ -239,6 +248,8 @@ class Pool:
                 for _ in range(REHEARSALS):
                     await _rehearse(started.agent)
             started.agent.close()
+            member.memory_bytes = await asyncio.to_thread(process.memory_bytes)
+            self._largest_bytes = max(self._largest_bytes, member.memory_bytes)
         except BaseException as err:
             if process is not None:
                 await asyncio.shield(process.kill())

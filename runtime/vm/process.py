@@ -46,6 +46,14 @@ class Process:
         """Whether this very process runs (a zombie does not)."""
         return Process.of(self.pid) == self
 
+    def memory_bytes(self) -> int:
+        """Its proportional share of memory (PSS) now; 0 if it has ended. Takes a millisecond or so."""
+        try:
+            text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended is no failure."""
         with self._descriptor() as descriptor:
