@@ -7,13 +7,13 @@ as it came: dicts and lists of JSON.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import socket
 import time
-import urllib.parse
 from typing import TYPE_CHECKING, Any
+
+from runtime.unixhttp import Connection, ProtocolError, Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 ANSWER_LIMIT_BYTES = 256 << 20
 CHUNK_BYTES = 64 << 10
 STREAM_BYTES = 256 << 10
-CONNECT_TIMEOUT_S = 5.0
 KEEP_ALIVE_S = 2.0
 DEFAULT_STATE_DIR = "/run/hyper"
 SOCKET_NAME = "hyperd.sock"
@@ -48,30 +47,17 @@ class ApiError(ClientError):
         self.exit_code = {"command_not_found": 127, "command_not_executable": 126}.get(code, 125)
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout_s: float | None) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-        self._timeout_s = timeout_s
-
-    def connect(self) -> None:
-        self.sock = self.opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(CONNECT_TIMEOUT_S)
-        self.sock.connect(self._path)
-        self.sock.settimeout(self._timeout_s)
-
-
 class Records:
     """A stream of log records for `runtime.logs.Decoder`, in pieces.
 
     `offset` is where in the log the first byte stands; None where there is no log to go on in.
     """
 
-    def __init__(self, response: http.client.HTTPResponse, connection: socket.socket, path: str) -> None:
+    def __init__(self, response: Response, connection: socket.socket, path: str) -> None:
         self._response = response
         self._connection = connection
         self._path = path
-        offset = response.getheader("X-Hyper-Log-Offset", "")
+        offset = response.getheader("X-Hyper-Log-Offset")
         self.offset = int(offset) if offset.isascii() and offset.isdigit() else None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -79,7 +65,7 @@ class Records:
             while True:
                 try:
                     piece = self._response.read1(STREAM_BYTES)
-                except (OSError, http.client.HTTPException) as err:
+                except (OSError, ProtocolError) as err:
                     raise DaemonUnreachable(f"hyperd at {self._path} broke off in the middle of its answer") from err
                 if not piece:
                     return
@@ -149,7 +135,7 @@ class Client:
             while True:
                 try:
                     piece = response.read1(CHUNK_BYTES)
-                except (OSError, http.client.HTTPException) as err:
+                except (OSError, ProtocolError) as err:
                     raise DaemonUnreachable(f"hyperd at {self._path} broke off in the middle of its answer") from err
                 if not piece:
                     return
@@ -173,7 +159,7 @@ class Client:
 
     def image(self, reference: str) -> Any:
         """One image."""
-        return self.call("GET", f"/v1/images/{_quote(reference)}")
+        return self.call("GET", f"/v1/images/{quote(reference)}")
 
     def steps(
         self,
@@ -212,11 +198,11 @@ class Client:
     def remove_image(self, reference: str, *, force: bool = False) -> Any:
         """Untag an image: what was untagged and deleted."""
         query = "?force=true" if force else ""
-        return self.call("DELETE", f"/v1/images/{_quote(reference)}{query}")
+        return self.call("DELETE", f"/v1/images/{quote(reference)}{query}")
 
     def history(self, reference: str) -> Any:
         """The steps that made an image, the last first."""
-        return self.call("GET", f"/v1/history/{_quote(reference)}")
+        return self.call("GET", f"/v1/history/{quote(reference)}")
 
     def save(self, references: Sequence[str], kind: str) -> Iterator[bytes]:
         """Images as an archive."""
@@ -277,7 +263,8 @@ class Client:
     def events(self, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         """What happens, one event after the other: without an end, unless the query has `until`."""
         pending = b""
-        path = f"/v1/events?{urllib.parse.urlencode(query, doseq=True)}"
+        pairs = [(key, one) for key, value in query.items() for one in (value if isinstance(value, list) else [value])]
+        path = "/v1/events?" + "&".join(f"{quote(key)}={quote(str(one))}" for key, one in pairs)
         for piece in self.stream("GET", path):
             *lines, pending = (pending + piece).split(b"\n")
             for line in lines:
@@ -325,45 +312,46 @@ class Client:
 
     def session_output(self, session: str) -> Records:
         """What a session's command writes, as records; the last is the event of its exit."""
-        return self._records(f"/v1/sessions/{_quote(session)}/output")
+        return self._records(f"/v1/sessions/{quote(session)}/output")
 
     def session_input(self, session: str, data: Iterable[bytes]) -> None:
         """Send to a session's stdin; the end of `data` closes it."""
-        self._feed(f"/v1/sessions/{_quote(session)}/input", data, close=True)
+        self._feed(f"/v1/sessions/{quote(session)}/input", data, close=True)
 
     def leave_session(self, session: str) -> None:
         """Nobody takes a session's output: it is thrown away, and the command goes on."""
-        self.call("DELETE", f"/v1/sessions/{_quote(session)}")
+        self.call("DELETE", f"/v1/sessions/{quote(session)}")
 
     def session_resize(self, session: str, rows: int, cols: int) -> None:
         """Say how large a session's terminal is."""
-        self.call("POST", f"/v1/sessions/{_quote(session)}/resize", {"rows": rows, "cols": cols})
+        self.call("POST", f"/v1/sessions/{quote(session)}/resize", {"rows": rows, "cols": cols})
 
     def audit(self, limit: int = 100) -> Any:
         """Who did what, newest first."""
         return self.call("GET", f"/v1/audit?limit={limit}")
 
     def _records(self, path: str) -> Records:
-        connection = _UnixConnection(self._path, self._timeout_s)
+        connection = Connection(self._path, self._timeout_s)
         response = self._open("GET", path, None, connection)
-        return Records(response, connection.opened, self._path)
+        assert connection.sock is not None  # noqa: S101 -- it has just answered
+        return Records(response, connection.sock, self._path)
 
     def _feed(self, path: str, data: Iterable[bytes], *, close: bool) -> None:
         """Send in requests of their own: one that is taken is with the guest, and hyperd sees at once if we go away."""
-        connection, used = _UnixConnection(self._path, self._timeout_s), time.monotonic()
+        connection, used = Connection(self._path, self._timeout_s), time.monotonic()
 
         def post(end: str, piece: bytes) -> None:
             nonlocal connection, used
             if time.monotonic() - used > KEEP_ALIVE_S:  # hyperd may be about to close it
                 connection.close()
-                connection = _UnixConnection(self._path, self._timeout_s)
+                connection = Connection(self._path, self._timeout_s)
             try:
                 connection.request("POST", f"{path}?end={end}", piece, {"Content-Type": "application/octet-stream"})
-                response = connection.getresponse()
-                if response.status >= 400:
-                    raise _error(response)
-                response.read()
-            except (OSError, http.client.HTTPException) as err:
+                with connection.response(last=False) as response:
+                    if response.status >= 400:
+                        raise _error(response)
+                    response.read(ANSWER_LIMIT_BYTES)
+            except (OSError, ProtocolError) as err:
                 raise self._fault(err) from err
             used = time.monotonic()
 
@@ -380,23 +368,22 @@ class Client:
         method: str,
         path: str,
         body: object,
-        connection: _UnixConnection | None = None,
+        connection: Connection | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> http.client.HTTPResponse:
-        connection = connection or _UnixConnection(self._path, self._timeout_s)
+    ) -> Response:
+        connection = connection or Connection(self._path, self._timeout_s)
         headers = {"Connection": "close", **(headers or {})}
         try:
             if isinstance(body, Chunks):
-                headers["Transfer-Encoding"] = "chunked"
                 # A daemon that refuses early answers and closes before all is sent: its answer says why.
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request(method, path, iter(body.data), headers, encode_chunked=True)
+                    connection.request(method, path, body.data, headers)
             elif body is not None:
                 headers["Content-Type"] = "application/json"
                 connection.request(method, path, json.dumps(body).encode(), headers)
             else:
                 connection.request(method, path, headers=headers)
-            response = connection.getresponse()
+            response = connection.response()
         except BaseException as err:
             connection.close()
             fault = self._fault(err)
@@ -419,7 +406,7 @@ class Client:
             return DaemonUnreachable(f"no permission to use {self._path}; run as root, or join the group hyper")
         if isinstance(err, TimeoutError):
             return DaemonUnreachable(f"hyperd at {self._path} does not answer; see its log, and restart it if it hangs")
-        if isinstance(err, (OSError, http.client.HTTPException)):
+        if isinstance(err, (OSError, ProtocolError)):
             return DaemonUnreachable(f"hyperd at {self._path} broke off: {err or type(err).__name__}")
         return err
 
@@ -431,10 +418,10 @@ class Chunks:
         self.data = data
 
 
-def _decode(response: http.client.HTTPResponse) -> Any:
+def _decode(response: Response) -> Any:
     try:
         content = response.read(ANSWER_LIMIT_BYTES + 1)
-    except (OSError, http.client.HTTPException) as err:
+    except (OSError, ProtocolError) as err:
         raise DaemonUnreachable("hyperd broke off in the middle of its answer") from err
     if len(content) > ANSWER_LIMIT_BYTES:
         raise ClientError(f"hyperd's answer is larger than {ANSWER_LIMIT_BYTES} bytes")
@@ -446,7 +433,7 @@ def _decode(response: http.client.HTTPResponse) -> Any:
         raise ClientError("hyperd's answer is not JSON: is something else listening on its socket?") from err
 
 
-def _error(response: http.client.HTTPResponse) -> ClientError:
+def _error(response: Response) -> ClientError:
     try:
         error = _decode(response)["error"]
         return ApiError(response.status, error["code"], error["message"], error.get("field"))
@@ -469,10 +456,12 @@ def _given(**options: object) -> dict[str, object]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     """Percent-encode all but what stands for itself in a path segment."""
-    return urllib.parse.quote(text, safe="")
+    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
+    octets = text.encode(errors="surrogateescape")
+    return "".join(chr(octet) if octet in plain else f"%{octet:02X}" for octet in octets)
 
 
 def _container(ref: str, action: str = "") -> str:
-    return f"/v1/containers/{_quote(ref)}" + (f"/{action}" if action else "")
+    return f"/v1/containers/{quote(ref)}" + (f"/{action}" if action else "")
