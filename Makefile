@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export VENV BUILD
 
 .DEFAULT_GOAL = help
-.PHONY: help setup check test bench kernel generate demo down lock
+.PHONY: help setup check test bench soak kernel generate demo down lock
 
 help: ## Show this table
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -24,6 +24,9 @@ test: setup check ## Set up, check, and run all tests
 bench: setup ## Measure: pool, template and cold start beside podman; kernels; streams
 	@{ command -v podman && command -v runc; } >/dev/null || apt-get -q -y install --no-install-recommends podman runc
 	@$(PY) -m pytest tests/bench -s $(PYTEST_ARGS)
+
+soak: setup ## Kill hyperd 1000 times under load (an hour)
+	@HYPER_STORM=1000 $(PY) -m pytest tests/e2e/test_storm.py -s $(PYTEST_ARGS)
 
 kernel: ## Build the small guest kernel (minutes; asked for only)
 	@scripts/kernel

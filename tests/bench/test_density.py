@@ -1,0 +1,173 @@
+"""Many containers on one host: how fast a hundred are started, what each costs in memory, and idle in CPU time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from collector.sources.process import parse_smaps, parse_stat
+from runtime.client import Client
+from runtime.config import Config
+from runtime.errors import GuestFailed
+from runtime.vm import kernel, launch, machine, process, tsc
+from tests.host import KERNELS, Host, running_host
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Images
+
+CONTAINERS = int(os.environ.get("HYPER_BENCH_CONTAINERS", "100"))
+AT_ONCE = 4  # commands under way: two for each processor of a small host
+IDLE_CLONES = 20
+IDLE_S = 20.0
+MIB = 1024**2
+VMM_TO_REACH_MIB = 18
+
+
+def running(host: Host) -> list[dict[str, Any]]:
+    """All containers of the host, through the API: a hundred CLI starts would be the larger part of it."""
+    client = Client(str(host.state_dir / "hyperd.sock"), timeout_s=60)
+    return [client.container(one["id"]) for one in client.containers()]
+
+
+def vmm_bytes(one: dict[str, Any]) -> int:
+    """PSS of a QEMU without the mapping of its guest's RAM."""
+    found = parse_smaps(Path(f"/proc/{one['vm']['pid']}/smaps").read_bytes(), one["vm"]["ram_bytes"])
+    assert found.vmm is not None, "the mapping of the guest's RAM is there"
+    return found.vmm
+
+
+def pieces(pid: int, ram_bytes: int) -> dict[str, float]:
+    """What the PSS beside guest RAM consists of, MiB by kind."""
+    text = Path(f"/proc/{pid}/smaps").read_text()
+    found: dict[str, float] = {}
+    heads = list(re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ (\d+) *(.*)$", text, re.MULTILINE))
+    for head, following in zip(heads, [*heads[1:], None], strict=True):
+        body = text[head.end() : following.start() if following else len(text)]
+        pss = int(next(re.finditer(r"^Pss: +(\d+)", body, re.MULTILINE))[1])
+        start, end, mode, _, name = head.groups()
+        if int(end, 16) - int(start, 16) >= ram_bytes // 2 and ("memfd" in name or "ram" in name):
+            continue
+        if name == "[heap]":
+            kind = "heap"
+        elif "x" in mode:
+            kind = "translated code" if not name else "program text"
+        elif name.startswith("/"):
+            kind = "relocated data" if "w" in mode else "program data"
+        else:
+            kind = "anonymous"
+        found[kind] = found.get(kind, 0) + pss / 1024
+    return found
+
+
+def cpu_s(containers: list[dict[str, Any]]) -> float:
+    """CPU seconds that all QEMUs have used."""
+    return sum(parse_stat(Path(f"/proc/{one['vm']['pid']}/stat").read_bytes()).cpu_s for one in containers)
+
+
+@pytest.mark.timeout(900)
+def test_a_hundred_containers(images: Images) -> None:
+    with running_host(images.busybox, pool_depth=2) as host, ThreadPoolExecutor(AT_ONCE) as workers:
+
+        def start(number: int) -> float:
+            began = time.monotonic()
+            host.hyper("run", "-d", "--name", f"many{number}", images.busybox, "sleep", "86400")
+            return time.monotonic() - began
+
+        began = time.monotonic()
+        times = sorted(workers.map(start, range(CONTAINERS)))
+        whole = time.monotonic() - began
+        found = running(host)
+        assert len(found) == CONTAINERS
+        paths = [one["vm"]["start_path"] for one in found]
+        silent = [
+            one["name"] for one in found if one["vm"]["start_path"] != "pool" and not one["vm"]["start_path_reason"]
+        ]
+        assert not silent, "who did not come from the pool says why"
+        assert "cold" not in paths
+        echoes = workers.map(
+            lambda one: host.hyper("exec", one["name"], "echo", one["name"]).stdout == f"{one['name']}\n", found
+        )
+        assert all(echoes), "all answer"
+        print(f"\n{CONTAINERS} containers, {AT_ONCE} commands at a time, {found[0]['vm']['accel']}")
+        print(f"  start: {CONTAINERS / whole:.1f}/s, p50 {statistics.median(times) * 1000:.0f} ms,", end=" ")
+        print(f"p99 {times[int(len(times) * 0.99) - 1] * 1000:.0f} ms, longest {times[-1] * 1000:.0f} ms")
+        print(f"  paths: {', '.join(f'{path} {paths.count(path)}' for path in sorted(set(paths)))}")
+        report_memory(found)
+        before, since = cpu_s(found), time.monotonic()
+        time.sleep(IDLE_S)  # idle is what is measured
+        used = (cpu_s(found) - before) / (time.monotonic() - since)
+        print(f"  idle CPU: {used * 100:.1f} % of one processor for all, {used * 100 / CONTAINERS:.3f} % each")
+        client = Client(str(host.state_dir / "hyperd.sock"), timeout_s=120)
+        list(workers.map(lambda one: client.remove(one["id"], force=True), found))
+
+
+def report_memory(found: list[dict[str, Any]]) -> None:
+    """Print what all of them weigh together, the template's pages once."""
+    total = sum(
+        int(re.findall(r"^Pss: +(\d+)", Path(f"/proc/{one['vm']['pid']}/smaps_rollup").read_text(), re.MULTILINE)[0])
+        for one in found
+    )
+    print(f"  memory: {total / 1024:.0f} MiB PSS in all, {total / 1024 / len(found):.1f} MiB each with its guest's RAM")
+
+
+@pytest.mark.timeout(300)
+def test_memory_beside_guest_ram(images: Images, tmp_path: Path) -> None:
+    with running_host(images.busybox, pool_depth=0) as host:
+        for number in range(IDLE_CLONES):
+            host.run("--name", f"idle{number}", images.busybox, "sleep", "86400")
+        found = running(host)
+        assert {one["vm"]["start_path"] for one in found} == {"template"}
+        each = [vmm_bytes(one) / MIB for one in found]
+        print(f"\nmemory beside guest RAM, PSS, {IDLE_CLONES} idle clones, {found[0]['vm']['accel']}")
+        print(f"  median {statistics.median(each):.1f} MiB, most {max(each):.1f}; to reach: {VMM_TO_REACH_MIB}")
+        parts = pieces(found[0]["vm"]["pid"], found[0]["vm"]["ram_bytes"])
+        print(
+            "  of that: " + ", ".join(f"{kind} {mib:.1f}" for kind, mib in sorted(parts.items(), key=lambda p: -p[1]))
+        )
+        assert sum(parts.values()) == pytest.approx(vmm_bytes(found[0]) / MIB, rel=0.1), "the pieces are the whole"
+        for accel in ("tcg", "kvm"):
+            print(f"  a VM that does not run yet, {accel}: {not_running(accel, tmp_path / accel)}")
+
+
+def not_running(accel: str, directory: Path) -> str:
+    """PSS beside guest RAM of a VM that was created and not started, with this accelerator."""
+    directory.mkdir()
+    (directory / "kernels").symlink_to(KERNELS)
+    config = Config(data_dir=directory)
+    found = kernel.find(config)
+    shape = machine.Shape(256 * MIB, 1, "kvm" if accel == "kvm" else "tcg")
+    host = launch.Host("/usr/bin/qemu-system-x86_64", "bench", found, tsc.measure_khz())
+    order = launch.Order("bench", directory / "vm", shape, os.getuid(), (), "hypbench", None, directory / "console.log")
+    return asyncio.run(_created(host, order))
+
+
+async def _created(host: launch.Host, order: launch.Order) -> str:
+    order.directory.mkdir()
+    with contextlib.ExitStack() as stack:
+        files = launch._open_files(host, order, "cold", None, stack, -1)
+        arguments = machine.arguments(
+            order.name, order.shape, files, "cold", host.kernel, machine.kernel_command_line(host.kernel, host.tsc_khz)
+        )
+        log = order.directory / launch.QEMU_LOG
+        confinement = process.Confinement(order.uid, order.groups, kvm=order.shape.accel == "kvm")
+        one = process.start(host.qemu, [*arguments, "-S"], files.inherited(), confinement, log)
+    try:
+        try:
+            async with asyncio.timeout(20):
+                async with launch.monitor(order.directory) as qmp:
+                    await qmp.execute("query-status")
+        except (GuestFailed, TimeoutError):
+            return f"not to be had here ({process.last_line(log)})"
+        found = parse_smaps(Path(f"/proc/{one.pid}/smaps").read_bytes(), order.shape.ram_bytes)
+        return f"{(found.vmm or 0) / MIB:.1f} MiB"
+    finally:
+        await one.kill()
