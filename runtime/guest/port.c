@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define SHORT_ANSWER_BYTES 1024
 #define WRITE_BYTES 32768 /* virtio-serial takes no more in one write */
 
 void port_open(struct port *port, int fd, bool stats)
@@ -108,8 +109,12 @@ static bool read_some(struct port *port)
     if (got == 0) { /* the host has closed the port: neither half a request nor half an answer outlives that */
         port->in.start = port->in.scan = port->in.end = 0;
         port->in.skipping = false;
-        buffer_free(&port->out);
-        port->out_sent = 0;
+        /* A short answer that is whole may be to a host that has connected again: its request can be here before the
+         * word of that is. If it is not, the next one skips it when it synchronises. */
+        if (port->out_sent || port->out.length > SHORT_ANSWER_BYTES) {
+            buffer_free(&port->out);
+            port->out_sent = 0;
+        }
     }
     return port->source.readable;
 }

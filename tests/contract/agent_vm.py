@@ -118,6 +118,7 @@ class JsonPort:
     """A client of one JSON port."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._socket = _connect(path)
         self._socket.settimeout(ANSWER_TIMEOUT_S)
         self._held = b""

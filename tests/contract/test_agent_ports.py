@@ -61,6 +61,20 @@ def test_both_ports_answer_the_dialect_of_the_qemu_guest_agent(port: agent_vm.Js
     assert abs(port.call("guest-get-time") / 1e9 - time.time()) < 120
 
 
+def test_the_first_request_of_a_connection_is_answered() -> None:
+    """It may reach the guest before the word that there is a connection: the more so where much is going on."""
+    with agent_vm.GuestVm() as busy:
+        busy.start("sh", "-c", "while :; do :; done & while :; do :; done")
+        path = busy.control.path
+        for number in range(60):
+            busy.control.close()
+            for _ in range(number % 5):  # the guest has seen the end, or has not
+                busy.stats.call("guest-ping")
+            busy.control = agent_vm.JsonPort(path)
+            busy.control.send(b'\xff{"execute": "guest-sync-delimited", "arguments": {"id": %d}}\n' % number)
+            assert busy.control.line().rpartition(b"\xff")[2] == b'{"return": %d}' % number
+
+
 def test_each_port_lists_what_it_takes(vm: agent_vm.GuestVm) -> None:
     for port, expected in ((vm.control, BOTH | CONTROL_ONLY), (vm.stats, BOTH)):
         info = port.call("guest-info")
