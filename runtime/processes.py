@@ -9,33 +9,37 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from runtime import psoptions
 from runtime.errors import Conflict, GuestFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from runtime.life import Container
 
-TITLES = ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
 MAX_PROCESSES = 1024
 _FILES_AT_ONCE = 120  # of the 128 that one call may ask for; three for each process
 _TICKS_A_SECOND = 100  # USER_HZ, which is the same on every machine of this architecture
 _MAX_COMMAND = 4096
-_FIELDS = 20  # of `stat` from field 3 on, up to starttime
+_FIELDS = 22  # of `stat` from field 3 on, up to rss
+_PAGE_KIB = 4
+_MEMORY = "/proc/meminfo"
 _DAY_S = 86400
 
 
-async def top(container: Container) -> dict[str, Any]:
-    """The processes as `{"titles", "processes"}`, with the columns of `ps -ef`; ids are those of the guest.
+async def top(container: Container, options: Sequence[str] = ()) -> dict[str, Any]:
+    """The processes as `{"titles", "processes"}`, with the columns that ps has by these options; ids are the guest's.
 
     Raises:
         Conflict: it does not run, or is paused.
         GuestFailed: the agent did not answer.
+        InvalidInput: an option that cannot be had.
     """
+    wanted = psoptions.columns(options)
     if container.state != "running" or container.agent is None:
         raise Conflict(f"the container {container.record.name} is {container.state}, not running", field="container")
     listing = f"{container.record.guest.cgroup}/cgroup.procs"
-    answer = await _read(container, [listing])
+    answer = await _read(container, [listing, _MEMORY])
     pids = sorted({int(word) for word in answer[0].get(listing, "").split() if word.isdigit() and len(word) < 8})
     paths = [f"/proc/{pid}/{name}" for pid in pids[:MAX_PROCESSES] for name in ("stat", "status", "cmdline")]
     found: dict[str, str] = {}
@@ -43,8 +47,10 @@ async def top(container: Container) -> dict[str, Any]:
     for start in range(0, len(paths), _FILES_AT_ONCE):
         texts, boot = await _read(container, paths[start : start + _FILES_AT_ONCE])
         found |= texts
-    rows = [_row(pid, found, boot) for pid in pids[:MAX_PROCESSES]]
-    return {"titles": list(TITLES), "processes": [row for row in rows if row is not None]}
+    memory_kib = _memory_kib(answer[0].get(_MEMORY, ""))
+    told = [_values(pid, found, boot, memory_kib) for pid in pids[:MAX_PROCESSES]]
+    rows = [[values[name] for _, name in wanted] for values in told if values is not None]
+    return {"titles": [title for title, _ in wanted], "processes": rows}
 
 
 async def _read(container: Container, paths: Iterable[str]) -> tuple[dict[str, str], float]:
@@ -63,32 +69,77 @@ async def _read(container: Container, paths: Iterable[str]) -> tuple[dict[str, s
         raise GuestFailed("the guest agent answered hyper-read with something else than files") from err
 
 
-def _row(pid: int, texts: dict[str, str], boot: float) -> list[str] | None:
-    """One process; None if it has ended meanwhile."""
+def _memory_kib(text: str) -> int:
+    """`MemTotal` of /proc/meminfo; 0 where it is not told."""
+    words = text.partition("MemTotal:")[2].split()
+    return int(words[0]) if words and words[0].isdigit() and len(words[0]) < 16 else 0
+
+
+def _values(pid: int, texts: dict[str, str], boot: float, memory_kib: int) -> dict[str, str] | None:
+    """One process, by the names of `runtime.psoptions`; None if it has ended meanwhile."""
     stat = texts.get(f"/proc/{pid}/stat", "")
     # The name in parentheses may contain anything; field 3 follows it.
     name, fields = stat[stat.find("(") + 1 : stat.rfind(")")], stat[stat.rfind(")") + 2 :].split()
     if len(fields) < _FIELDS:
         return None
     try:
-        numbers = [int(field) for field in fields[1:_FIELDS]]
+        # By their place in proc(5), of which `state` is the third.
+        number = {place: int(field) for place, field in enumerate(fields[1:_FIELDS], 4)}
     except ValueError:
         return None
-    parent, terminal, ticks = numbers[0], numbers[3], numbers[10] + numbers[11]
-    started = boot + numbers[18] / _TICKS_A_SECOND
-    age_s, used_s = max(time.time() - started, 0.01), ticks / _TICKS_A_SECOND
+    started = boot + number[22] / _TICKS_A_SECOND
+    age_s, used_s = max(time.time() - started, 0.01), (number[14] + number[15]) / _TICKS_A_SECOND
+    used_s = min(max(used_s, 0.0), _DAY_S - 1)
     status = dict(line.split(":\t", 1) for line in texts.get(f"/proc/{pid}/status", "").splitlines() if ":\t" in line)
     words = texts.get(f"/proc/{pid}/cmdline", "").rstrip("\0").replace("\0", " ")
-    return [
-        (status.get("Uid", "?").split() or ["?"])[0],
-        str(pid),
-        str(parent),
-        str(min(99, int(100 * used_s / age_s))),
-        time.strftime("%H:%M" if age_s < _DAY_S else "%b%d", time.localtime(min(max(started, 0.0), 4e9))),
-        _terminal(terminal),
-        time.strftime("%H:%M:%S", time.gmtime(min(max(used_s, 0.0), _DAY_S - 1))),
-        (words or f"[{name}]")[:_MAX_COMMAND],
-    ]
+    users, groups = status.get("Uid", "? ?").split(), status.get("Gid", "? ?").split()
+    resident_kib = max(number[24], 0) * _PAGE_KIB
+    state = fields[0][:1]
+    return {
+        "pid": str(pid),
+        "ppid": str(number[4]),
+        "pgid": str(number[5]),
+        "sid": str(number[6]),
+        "ruid": (users or ["?"])[0],
+        "uid": (users[1:2] or users[:1] or ["?"])[0],
+        "gid": (groups[1:2] or groups[:1] or ["?"])[0],
+        "share": str(min(99, int(100 * used_s / age_s))),
+        "pcpu": f"{min(999.0, 100 * used_s / age_s):.1f}",
+        "pmem": f"{min(100.0, 100 * resident_kib / memory_kib):.1f}" if memory_kib else "?",
+        "vsz": str(max(number[23], 0) // 1024),
+        "rss": str(resident_kib),
+        "tty": _terminal(number[7]),
+        "s": state,
+        "stat": state + _marks(pid, number),
+        "start": time.strftime("%H:%M" if age_s < _DAY_S else "%b%d", time.localtime(min(max(started, 0.0), 4e9))),
+        "etime": _elapsed(min(age_s, 1e9)),
+        "etimes": str(int(min(age_s, 1e9))),
+        "time": time.strftime("%H:%M:%S", time.gmtime(used_s)),
+        "minutes": f"{int(used_s // 60)}:{int(used_s % 60):02d}",
+        "ni": str(number[19]),
+        "pri": str(39 - number[18]),
+        "opri": str(60 + number[18]),
+        "nlwp": str(number[20]),
+        "comm": name[:_MAX_COMMAND] + (" <defunct>" if state == "Z" else ""),
+        "args": (words or f"[{name}]")[:_MAX_COMMAND] + (" <defunct>" if state == "Z" else ""),
+    }
+
+
+def _marks(pid: int, number: Mapping[int, int]) -> str:
+    """What `ps` writes after the state: niceness, the leader of a session, threads, the terminal's foreground."""
+    return "".join((
+        "<" * (number[19] < 0), "N" * (number[19] > 0), "s" * (number[6] == pid), "l" * (number[20] > 1),
+        "+" * (number[8] == number[5] and number[7] != 0),
+    ))  # fmt: skip
+
+
+def _elapsed(seconds: float) -> str:
+    """`[[DD-]HH:]MM:SS`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    head = f"{days}-{hour:02d}:" if days else f"{hour:02d}:" if hour else ""
+    return f"{head}{minute:02d}:{second:02d}"
 
 
 def _terminal(number: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime import processes
+from runtime import processes, psoptions
 from runtime.errors import Conflict, GuestFailed
 from runtime.spec import Spec
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CGROUP = "/sys/fs/cgroup/container/cgroup.procs"
 UPTIME_S = 1000
 # pid (comm) state ppid pgrp session tty tpgid flags minflt cminflt majflt cmajflt utime stime … starttime
-STAT = "12 (a (b) c) S 1 12 12 {tty} -1 4194304 0 0 0 0 {utime} 50 0 0 20 0 1 0 {start} 0 0\n"
+STAT = "12 (a (b) c) S 1 12 12 {tty} -1 4194304 0 0 0 0 {utime} 50 0 0 20 0 1 0 {start} 8192000 500\n"
 
 
 class Agent:
@@ -59,6 +59,30 @@ async def test_the_columns_are_those_of_ps(running: Any) -> None:
     assert command == "nginx -g daemon off;"
 
 
+async def test_the_columns_of_aux(running: Any) -> None:
+    container, _ = running
+    container.agent = Agent({
+        CGROUP: "12\n",
+        "/proc/meminfo": "MemTotal:        100000 kB\n",
+        "/proc/12/stat": stat(),
+        "/proc/12/status": "Uid:\t33\t33\t33\t33\n",
+        "/proc/12/cmdline": "nginx\0",
+    })  # fmt: skip
+    answer = await processes.top(container, ["aux"])
+    assert answer["titles"][2:6] == ["%CPU", "%MEM", "VSZ", "RSS"]
+    assert answer["processes"][0][2:8] == ["4.0", "2.0", "8000", "2000", "pts/0", "Ss"]
+    answer = await processes.top(container, ["-o", "pid,etime", "-o", "time,gid,nlwp"])
+    assert answer["titles"] == ["PID", "ELAPSED", "TIME", "GID", "NLWP"]
+    assert answer["processes"][0] == ["12", "01:40", "00:00:04", "?", "1"]
+
+
+async def test_a_zombie_is_called_so(running: Any) -> None:
+    container, _ = running
+    container.agent = Agent({CGROUP: "12", "/proc/12/stat": stat().replace(") S", ") Z")})
+    (row,) = (await processes.top(container, ["-o", "stat,comm"]))["processes"]
+    assert row == ["Zs", "a (b) c <defunct>"]
+
+
 async def test_a_process_without_a_command_line_has_its_name(running: Any) -> None:
     container, _ = running
     container.agent = Agent({CGROUP: "12", "/proc/12/stat": stat(tty=0)})
@@ -75,7 +99,7 @@ async def test_a_guest_that_lies_gets_a_table_all_the_same(running: Any, text: s
     container, _ = running
     container.agent = Agent({CGROUP: "12", "/proc/12/stat": text, "/proc/12/cmdline": "\0" * 9})
     for row in (await processes.top(container))["processes"]:
-        assert len(row) == len(processes.TITLES)
+        assert len(row) == len(psoptions.FULL)
         assert all(isinstance(cell, str) for cell in row)
 
 
