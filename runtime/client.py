@@ -224,17 +224,17 @@ class Client:
         """Start a container."""
         return self.call("POST", _container(ref, "start"))
 
-    def stop(self, ref: str, timeout_s: float | None = None) -> Any:
-        """Stop a container: its stop signal, and after `timeout_s` the end."""
-        return self.call("POST", _container(ref, "stop"), _given(timeout_s=timeout_s))
+    def stop(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> Any:
+        """Stop a container: its stop signal (or this one), and after `timeout_s` the end."""
+        return self.call("POST", _container(ref, "stop"), _given(timeout_s=timeout_s, signal=signal))
 
     def kill(self, ref: str, signal: str) -> None:
         """Send a signal to the main process."""
         self.call("POST", _container(ref, "kill"), {"signal": signal})
 
-    def restart(self, ref: str, timeout_s: float | None = None) -> Any:
+    def restart(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> Any:
         """Stop and start, with the same writable layer."""
-        return self.call("POST", _container(ref, "restart"), _given(timeout_s=timeout_s))
+        return self.call("POST", _container(ref, "restart"), _given(timeout_s=timeout_s, signal=signal))
 
     def redeploy(self, ref: str, actor: str, reason: str) -> Any:
         """A fresh VM and writable layer from the same image; who and why go into the audit log."""
@@ -256,9 +256,14 @@ class Client:
         """Change limits and restart policy: members of the API's body."""
         return self.call("POST", _container(ref, "update"), changes)
 
-    def top(self, ref: str) -> Any:
-        """The processes that run in a container: titles and rows."""
-        return self.call("GET", _container(ref, "top"))
+    def top(self, ref: str, options: Sequence[str] = ()) -> Any:
+        """The processes that run in a container, by options of `ps`: titles and rows."""
+        query = f"?{urllib.parse.urlencode({'option': options}, doseq=True)}" if options else ""
+        return self.call("GET", _container(ref, "top") + query)
+
+    def volume(self, name: str) -> Any:
+        """One volume."""
+        return self.call("GET", f"/v1/volumes/{_quote(name)}")
 
     def events(self, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         """What happens, one event after the other: without an end, unless the query has `until`."""

@@ -146,14 +146,15 @@ class Engine:
                     await self.supervisor.start(container)
         return container
 
-    async def stop(self, reference: str, timeout_s: float | None = None) -> Container:
-        """Send the stop signal, wait, kill; one that does not run is left alone."""
+    async def stop(self, reference: str, timeout_s: float | None = None, signal_name: str | None = None) -> Container:
+        """Send the stop signal (or another), wait, kill; one that does not run is left alone."""
         container = self.lives.find(reference)
+        number = None if signal_name is None else signal_number(signal_name, "signal")
         async with container.lock:
             if container.live:
                 with self.operation(container, "stop", "stop"):
                     await self._begin_to_stop(container, desired="stopped")
-                    await self.supervisor.stop(container, timeout_s)
+                    await self.supervisor.stop(container, timeout_s, number)
             elif container.record.lifecycle.desired == "running":
                 self.lives.change(container, desired="stopped", retry_at=None)
         return container
@@ -188,12 +189,15 @@ class Engine:
                     await self._begin_to_stop(container, desired="stopped")
                     await self.supervisor.kill(container)
 
-    async def restart(self, reference: str, timeout_s: float | None = None) -> Container:
+    async def restart(
+        self, reference: str, timeout_s: float | None = None, signal_name: str | None = None
+    ) -> Container:
         """Stop and start it, with the same writable layer."""
         container = self.lives.find(reference)
+        number = None if signal_name is None else signal_number(signal_name, "signal")
         async with container.lock:
             with self.operation(container, "restart", "restart"):
-                await self._stop_to_start(container, timeout_s)
+                await self._stop_to_start(container, timeout_s, number)
                 await self.supervisor.start(container)
         return container
 
@@ -350,10 +354,10 @@ class Engine:
         self._background.add(task := asyncio.create_task(work))
         task.add_done_callback(self._background.discard)
 
-    async def _stop_to_start(self, container: Container, timeout_s: float | None) -> None:
+    async def _stop_to_start(self, container: Container, timeout_s: float | None, number: int | None = None) -> None:
         if container.live:
             await self._begin_to_stop(container)
-            await self.supervisor.stop(container, timeout_s)
+            await self.supervisor.stop(container, timeout_s, number)
 
     async def _begin_to_stop(self, container: Container, **changes: Any) -> None:
         """Set it to `stopping`. One that is paused goes on for that: it could not obey."""

@@ -39,12 +39,14 @@ _TMPFS_OPTION = re.compile(
 
 
 class PortSpec(BaseModel):
-    """One port to publish."""
+    """One port to publish; with `host_port_last` on the first port from `host_port` on that is free."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host_ip: str = "0.0.0.0"  # noqa: S104 -- Docker's habit: all addresses of the host unless one is named
     host_port: int = Field(0, ge=0, le=65535)
+    # Only of a request: a container that is there has its port.
+    host_port_last: int | None = Field(None, ge=1, le=65535, exclude=True)
     container_port: int = Field(ge=1, le=65535)
     protocol: Literal["tcp", "udp"] = "tcp"
 
@@ -52,6 +54,12 @@ class PortSpec(BaseModel):
     @classmethod
     def _ipv4(cls, value: str) -> str:
         return str(ipaddress.IPv4Address(value))
+
+    @model_validator(mode="after")
+    def _range_goes_forward(self) -> Self:
+        if self.host_port_last is not None and not 0 < self.host_port <= self.host_port_last:
+            raise ValueError(f"host_port_last {self.host_port_last} is not above host_port {self.host_port}")
+        return self
 
 
 class RestartSpec(BaseModel):

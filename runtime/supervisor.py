@@ -148,13 +148,14 @@ class Supervisor:
             container.checker = asyncio.create_task(checker.run(), name=f"check {container.id[:12]}")
         container.watcher = asyncio.create_task(self._watch(container), name=f"watch {container.id[:12]}")
 
-    async def stop(self, container: Container, timeout_s: float | None) -> None:
-        """Stop signal, time to obey, then the end of the VM."""
+    async def stop(self, container: Container, timeout_s: float | None, number: int | None = None) -> None:
+        """Stop signal (the container's, or this one), time to obey, then the end of the VM."""
         default_s = container.spec.stop_timeout_s
         timeout_s = timeout_s if timeout_s is not None else default_s
         timeout_s = DEFAULT_STOP_TIMEOUT_S if timeout_s is None else timeout_s
-        image = await self._images.resolve(container.record.image_digest)
-        number = signal_number(container.spec.stop_signal or image.config.stop_signal or "TERM", "stop_signal")
+        if number is None:
+            image = await self._images.resolve(container.record.image_digest)
+            number = signal_number(container.spec.stop_signal or image.config.stop_signal or "TERM", "stop_signal")
         if container.agent is not None and timeout_s > 0:
             self._events.tell(of_container(container.record, "kill", signal=number))
             with contextlib.suppress(GuestFailed):

@@ -32,7 +32,9 @@ def build(engine: Engine, about: Mapping[str, Any]) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_path)
     app.add_exception_handler(Exception, _defect)
-    parts = (SystemApi(engine, about), ImagesApi(engine), ContainersApi(engine), StreamsApi(engine), VolumesApi(engine))
+    images = ImagesApi(engine)
+    volumes = VolumesApi(engine, images)
+    parts = (SystemApi(engine, about), images, ContainersApi(engine), StreamsApi(engine), volumes)
     for part in parts:
         app.include_router(part.router())
     return app

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from runtime import adjust, processes, startup, view
 from runtime.api.body import Body
-from runtime.spec import MAX_CPUS, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES, RestartSpec, Spec
+from runtime.errors import PortInUse
+from runtime.record import Port
+from runtime.spec import MAX_CPUS, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES, PortSpec, RestartSpec, Spec
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
     from runtime.life import Container
+    from runtime.network.ports import PortReservations
+
+Options = Annotated[Sequence[str], Query(max_length=64)]
 
 
 class StopBody(Body):
-    """How long to wait before the kill; null: as the container says."""
+    """Which signal, and how long to wait before the kill; null: as the container says."""
 
     timeout_s: float | None = Field(None, ge=0, le=86400)
+    signal: str | None = Field(None, min_length=1, max_length=16)
 
 
 class KillBody(Body):
@@ -82,7 +90,7 @@ class ContainersApi:
 
     async def create(self, spec: Spec) -> dict[str, Any]:
         """Create a container."""
-        one = await self._engine.create(spec)
+        one = await self._engine.create(settled(spec, self._engine.ports))
         return {"id": one.id, "name": one.record.name, "warnings": []}
 
     async def inspect(self, ref: str, *, size: bool = False) -> dict[str, Any]:
@@ -95,7 +103,8 @@ class ContainersApi:
 
     async def stop(self, ref: str, body: StopBody | None = None) -> dict[str, Any]:
         """Stop it."""
-        return await self._view(await self._engine.stop(ref, body.timeout_s if body else None))
+        body = body or StopBody()
+        return await self._view(await self._engine.stop(ref, body.timeout_s, body.signal))
 
     async def kill(self, ref: str, body: KillBody | None = None) -> None:
         """Send it a signal."""
@@ -103,7 +112,8 @@ class ContainersApi:
 
     async def restart(self, ref: str, body: StopBody | None = None) -> dict[str, Any]:
         """Stop and start it."""
-        return await self._view(await self._engine.restart(ref, body.timeout_s if body else None))
+        body = body or StopBody()
+        return await self._view(await self._engine.restart(ref, body.timeout_s, body.signal))
 
     async def redeploy(self, ref: str, body: RedeployBody | None = None) -> dict[str, Any]:
         """Replace its VM by a fresh one of the same image digest."""
@@ -129,9 +139,9 @@ class ContainersApi:
         )
         return await self._view(changed)
 
-    async def top(self, ref: str) -> dict[str, Any]:
-        """The processes that run in it."""
-        return await processes.top(self._engine.lives.find(ref))
+    async def top(self, ref: str, option: Options = ()) -> dict[str, Any]:
+        """The processes that run in it, by options of ps."""
+        return await processes.top(self._engine.lives.find(ref), option)
 
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it."""
@@ -149,3 +159,31 @@ class ContainersApi:
         image = await self._engine.images.resolve(one.record.image_digest)
         shown = view.container(one, startup.arguments(one.spec, image))
         return {**shown, **view.sizes(one, image)} if size else shown
+
+
+def settled(spec: Spec, ports: PortReservations) -> Spec:
+    """A specification whose ranges of host ports have become the first ports of them that are free now.
+
+    Raises:
+        PortInUse: all of a range are taken.
+    """
+    if all(port.host_port_last is None for port in spec.ports):
+        return spec
+    holder = f"ranges {secrets.token_hex(8)}"
+    chosen: list[PortSpec] = []
+    try:
+        for port in spec.ports:
+            last = port.host_port_last or port.host_port
+            for number in range(port.host_port, last + 1):
+                one = port.model_copy(update={"host_port": number, "host_port_last": None})
+                try:
+                    ports.reserve(holder, tuple(Port(**each.model_dump()) for each in (*chosen, one)))
+                except PortInUse:
+                    if number == last:
+                        raise
+                else:
+                    chosen.append(one)
+                    break
+    finally:
+        ports.release(holder)
+    return spec.model_copy(update={"ports": tuple(chosen)})

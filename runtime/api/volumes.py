@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
@@ -10,11 +10,13 @@ from pydantic import Field
 
 from runtime import disks
 from runtime.api.body import Body
+from runtime.api.images import PruneBody as PruneImages
 from runtime.errors import RuntimeFault
 from runtime.spec import NAME_PATTERN
 from runtime.volumes import commit, files
 
 if TYPE_CHECKING:
+    from runtime.api.images import ImagesApi
     from runtime.engine import Engine
     from runtime.volumes import Volume
 
@@ -43,6 +45,13 @@ class PruneBody(Body):
     all: bool = False
 
 
+class SystemPruneBody(Body):
+    """What goes besides containers that have ended: images, and anonymous volumes that no container has."""
+
+    images: Literal["none", "dangling", "all"] = "dangling"
+    volumes: bool = False
+
+
 class CommitBody(Body):
     """The new image's name (null: none), and what is to be in its configuration."""
 
@@ -56,8 +65,9 @@ class CommitBody(Body):
 class VolumesApi:
     """Over the engine's volumes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, images: ImagesApi) -> None:
         self._engine = engine
+        self._images = images
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -171,8 +181,9 @@ class VolumesApi:
             },
         }  # fmt: skip
 
-    async def prune_system(self) -> dict[str, Any]:
-        """Remove containers that have ended, then anonymous volumes that no container has."""
+    async def prune_system(self, body: SystemPruneBody | None = None) -> dict[str, Any]:
+        """Remove containers that have ended, then what they were the last to need."""
+        body = body or SystemPruneBody()
         removed, freed = [], 0
         for one in self._engine.lives.all():
             if one.over and not one.lock.locked():
@@ -183,8 +194,15 @@ class VolumesApi:
                     continue  # it was started meanwhile
                 removed.append(one.id)
                 freed += size
-        volumes, more = await self._engine.volumes.prune(everything=False)
-        return {"containers": removed, "volumes": volumes, "freed_bytes": freed + more}
+        volumes: list[str] = []
+        if body.volumes:
+            volumes, more = await self._engine.volumes.prune(everything=False)
+            freed += more
+        images: dict[str, Any] = {"untagged": [], "deleted": []}
+        if body.images != "none":
+            images = await self._images.prune(PruneImages(all=body.images == "all"))
+            freed += images.pop("freed_bytes")
+        return {"containers": removed, "volumes": volumes, "images": images, "freed_bytes": freed}
 
     def _view(self, one: Volume) -> dict[str, Any]:
         volumes = self._engine.volumes
