@@ -21,25 +21,49 @@ _NUMBER = re.compile(r"[0-9]{1,5}")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one line, exit code 125."""
+    """A parser whose errors are ours: one line, exit code 125. `-h` is help unless a command wants it for itself."""
 
-    def __init__(self, *, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(self, *, prog: str, description: str, short_help: bool = True) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False)
+        names = ("-h", "--help") if short_help else ("--help",)
+        self.add_argument(*names, action="help", help="show this text")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Remember what was given, for `error`."""
+        self._given = [str(word) for word in args or ()]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse has found wrong."""
+        """Raise what argparse has found wrong; of an option that only Docker has, say why it is not here."""
+        if message.startswith(("unrecognized", "the following arguments are required")):
+            from runtime.cli import refused  # here: few need it
+
+            refused.check(self.prog, self._given, self._option_string_actions)
         raise ClientError(f"{message[:1].lower()}{message[1:]}; see: {self.prog} --help")
 
     def add_format(self) -> None:
         """The option that every listing command has."""
         self.add_argument("--format", choices=("table", "json"), default="table", help="json is for machines")
 
-    def add_template(self, default: str = "table") -> None:
-        """The option of commands whose output a template may shape."""
+    def add_template(self, default: str = "table", *, short: bool = False) -> None:
+        """The option of commands whose output a template may shape; `short`: with `-f`."""
         self.add_argument(
-            "--format", type=template, default=default, metavar="FORMAT",
+            *(["-f"] if short else []), "--format", type=template, default=default, metavar="FORMAT",
             help="table, json, or a template such as '{{.ID}} {{.Names}}', also with 'table ' before it",
         )  # fmt: skip
+
+    def add_switch(self, *names: str, default: bool = False, text: str) -> None:
+        """An option that is on or off, as Docker has them: `--pause`, `--pause=true`, `--pause=false`.
+
+        argparse looks for the whole word first, so `=` may be a part of a name; a value that is optional would
+        swallow the word after it.
+        """
+        long = names[-1]
+        dest = long.removeprefix("--").replace("-", "_")
+        self.add_argument(*names, dest=dest, action="store_true", default=default, help=text)
+        for value in ("true", "false"):
+            action = f"store_{value}"
+            self.add_argument(f"{long}={value}", dest=dest, action=action, default=default, help=argparse.SUPPRESS)
 
     def add_refs(self, what: str = "CONTAINER", *, many: bool = True) -> None:
         """The positional names."""
@@ -180,6 +204,62 @@ def volume(text: str) -> dict[str, Any]:
     }
 
 
+def mount(text: str) -> tuple[str, dict[str, Any]]:
+    """`--mount`: what member of a specification it is for, and the entry; `type=volume` and `type=tmpfs`.
+
+    Raises:
+        ValueError: what part is wrong.
+    """
+    given = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        name = _MOUNT_NAMES.get(name, name)
+        if name not in ("type", "source", "target", "read_only", "nocopy", "tmpfs-size", "tmpfs-mode"):
+            raise ValueError(f"there is no {name!r}; use type, source, target, readonly, volume-nocopy, tmpfs-size")
+        given[name] = value if equals else "true"
+    kind, target = given.get("type", "volume"), given.get("target", "")
+    if kind == "bind":
+        raise ValueError("host directories cannot be shared with a micro-VM here; use type=volume, and hyper cp")
+    if kind not in ("volume", "tmpfs"):
+        raise ValueError(f"there is no type {kind!r}; use volume or tmpfs")
+    if not target.startswith("/"):
+        raise ValueError("it has no absolute target; write type=volume,source=data,target=/data")
+    if kind == "tmpfs":
+        sizes = {"size": given.get("tmpfs-size"), "mode": given.get("tmpfs-mode")}
+        if "source" in given:
+            raise ValueError("a tmpfs has no source; leave it out")
+        return "tmpfs", {"path": target, "options": ",".join(f"{key}={one}" for key, one in sizes.items() if one)}
+    return "volumes", {
+        "source": given.get("source") or None,
+        "target": target,
+        "read_only": _yes(given.get("read_only")),
+        "nocopy": _yes(given.get("nocopy")),
+    }
+
+
+_MOUNT_NAMES = {
+    "src": "source", "dst": "target", "destination": "target", "readonly": "read_only", "ro": "read_only",
+    "volume-nocopy": "nocopy",
+}  # fmt: skip
+
+
+def _yes(text: str | None) -> bool:
+    if text not in (None, "true", "1", "false", "0"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text in ("true", "1")
+
+
+def platform(text: str) -> str:
+    """The one platform there is.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if text not in ("linux/amd64", "linux/x86_64", "linux/amd64/v1"):
+        raise ValueError("the micro-VMs here are linux/amd64; write that, or leave it out")
+    return text
+
+
 def whole(text: str) -> int:
     """A whole number above 0.
 
@@ -204,10 +284,11 @@ def count(text: str) -> int | None:
     return int(text)
 
 
-def port(text: str) -> dict[str, Any]:
-    """A published port: `80`, `8080:80`, `127.0.0.1:8080:80`, `127.0.0.1::80`, each with `/tcp` or `/udp`.
+def ports(text: str) -> list[dict[str, Any]]:
+    """Published ports: `80`, `8080:80`, `127.0.0.1:8080:80`, `127.0.0.1::80`, each with `/tcp` or `/udp`.
 
-    Host port 0 lets the daemon choose one.
+    Ranges go by pairs (`8000-8005:80-85`), or leave the choice among host ports to the daemon (`8000-8005:80`, with
+    `host_port_last`). Host port 0 lets the daemon choose any.
 
     Raises:
         ValueError: what part is wrong.
@@ -218,22 +299,39 @@ def port(text: str) -> dict[str, Any]:
     parts = numbers.split(":")
     if "[" in numbers or len(parts) > 3:
         raise ValueError("write [IPV4-ADDRESS:][HOST-PORT:]CONTAINER-PORT[/tcp|/udp], such as 8080:80")
-    container_text = parts[-1]
-    host_text = parts[-2] if len(parts) > 1 else ""
     address = parts[0] if len(parts) == 3 else ""
     if address and not _is_ipv4(address):
         raise ValueError(f"{address!r} is not an IPv4 address; write 127.0.0.1:8080:80")
-    return {
-        "host_ip": address or "0.0.0.0",  # noqa: S104 -- Docker's habit, and the API's default
-        "host_port": _port_number(host_text, "host") if host_text else 0,
-        "container_port": _port_number(container_text, "container"),
-        "protocol": protocol or "tcp",
-    }
+    inside = _port_range(parts[-1], "container")
+    outside = _port_range(parts[-2], "host") if len(parts) > 1 and parts[-2] else None
+    if outside is not None and len(inside) != len(outside) and len(inside) > 1:
+        raise ValueError(
+            f"{len(outside)} host ports and {len(inside)} container ports do not fit; write 8000-8005:80-85"
+        )
+    found = []
+    for index, number in enumerate(inside):
+        one = {
+            "host_ip": address or "0.0.0.0",  # noqa: S104 -- Docker's habit, and the API's default
+            "host_port": 0 if outside is None else outside[index],
+            "container_port": number,
+            "protocol": protocol or "tcp",
+        }
+        if outside is not None and len(outside) > len(inside):
+            one["host_port_last"] = outside[-1]
+        found.append(one)
+    return found
+
+
+def _port_range(text: str, whose: str) -> range:
+    first, dash, last = text.partition("-")
+    begin = _port_number(first, whose)
+    end = _port_number(last, whose) if dash else begin
+    if end < begin:
+        raise ValueError(f"the range of {whose} ports {text!r} goes backwards; write {end}-{begin}")
+    return range(begin, end + 1)
 
 
 def _port_number(text: str, whose: str) -> int:
-    if "-" in text:
-        raise ValueError("ranges are not supported; give the option once for each port")
     if not _NUMBER.fullmatch(text) or not 0 < int(text) < 65536:
         raise ValueError(f"the {whose} port {text!r} is not a number from 1 to 65535; write 8080:80")
     return int(text)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.cli import output, registry
-from runtime.cli.arguments import label, option, variable
+from runtime.cli.arguments import label, option, platform, variable
 from runtime.cli.ignore import Ignored
 from runtime.cli.images import follow
 from runtime.client import ClientError
@@ -46,6 +46,7 @@ def build_arguments(parser: Parser) -> None:
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     parser.add_argument("--iidfile", metavar="FILE", help="write the digest of the result into it")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but the digest")
+    parser.add_argument("--platform", type=option("--platform", platform), help="linux/amd64: there is no other")
     registry.add_options(parser)
 
 

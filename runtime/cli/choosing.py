@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 KEYS = (
-    "ancestor", "before", "exited", "expose", "health", "id", "label", "name", "publish", "since", "status",
+    "ancestor", "before", "exited", "expose", "health", "id", "label", "name", "publish", "since", "status", "volume",
 )  # fmt: skip
 STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 HEALTHS = ("starting", "healthy", "unhealthy", "none")
@@ -123,4 +123,7 @@ _PASSES: Mapping[str, Any] = {
     "name": lambda one, text: re.search(text, one["name"]) is not None,
     "publish": lambda one, port: _ports(one, port, "host_port"),
     "status": lambda one, status: _state(one) == status,
+    "volume": lambda one, text: any(
+        text in (mount["source"], mount["target"]) for mount in (one.get("spec") or {}).get("volumes") or ()
+    ),
 }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from runtime.cli import main
-from runtime.cli.arguments import Parser
 
 if TYPE_CHECKING:
     import argparse
 
+    from runtime.cli.arguments import Parser
     from runtime.client import Client
 
 CONTAINER_COMMANDS = (
@@ -69,7 +68,8 @@ def completion(args: argparse.Namespace, client: Client) -> int:
 
 def script() -> str:
     """The bash script; zsh takes the same through `bashcompinit`."""
-    cases = "\n".join(f'        {name}) words="{" ".join(options(name))}" ;;' for name in main.COMMANDS)
+    words = {name: options(name) for name in main.COMMANDS}
+    cases = "\n".join(f'        {name}) words="{" ".join(found)}" ;;' for name, found in words.items())
     return _BASH.format(
         commands=" ".join(main.COMMANDS),
         cases=cases,
@@ -79,8 +79,8 @@ def script() -> str:
 
 
 def options(name: str) -> list[str]:
-    """All options of a command, as its parser has them."""
-    module = importlib.import_module(f"runtime.cli.{main.COMMANDS[name].module}")
-    parser = Parser(prog=name, description="")
-    getattr(module, f"{name}_arguments")(parser)
+    """All options of a command, as its parser has them; of a group its commands."""
+    if name in main.GROUPS:
+        return list(main.GROUPS[name])
+    _, parser = main.command(name)
     return list(parser._option_string_actions)  # argparse has no public way

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
@@ -23,7 +22,7 @@ HEADERS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NA
 FIELDS = {
     "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
     "Ports": "PORTS", "State": "STATE", "Status": "STATUS", "Size": "SIZE", "Names": "NAMES", "Labels": "LABELS",
-    "Mounts": "MOUNTS", "Networks": "NETWORKS", "Health": "HEALTH",
+    "Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES", "Networks": "NETWORKS", "Health": "HEALTH",
 }  # fmt: skip
 # Filters that ask for containers that do not run.
 FINDS_ENDED = ("status=", "exited=")
@@ -39,7 +38,7 @@ def ps_arguments(parser: Parser) -> None:
     parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
     parser.add_argument(
         "-f", "--filter", action="append", default=[], metavar="KEY=VALUE",
-        help="name, id, label, status, exited, health, ancestor, publish, expose, before, since; may be repeated",
+        help="name, id, label, status, exited, health, ancestor, publish, expose, volume, before, since; repeatable",
     )  # fmt: skip
     parser.add_template()
 
@@ -101,7 +100,7 @@ def _fields(one: Mapping[str, Any], *, full: bool) -> dict[str, Any]:
         "ID": identity,
         "Image": image,
         "Command": command,
-        "CreatedAt": _moment(one["created_at"]),
+        "CreatedAt": output.moment(one["created_at"]),
         "RunningFor": output.ago(one["created_at"]),
         "Ports": published,
         "State": state(one),
@@ -109,8 +108,11 @@ def _fields(one: Mapping[str, Any], *, full: bool) -> dict[str, Any]:
         "Size": _size(one),
         "Names": name,
         "Labels": ",".join(f"{key}={value}" for key, value in labels.items()),
-        "Mounts": ",".join(str(mount.get("source", "")) for mount in one.get("mounts") or ()),
-        "Networks": (one.get("network") or {}).get("bridge", ""),
+        "Mounts": ",".join(
+            str(mount["source"] or mount["target"]) for mount in (one.get("spec") or {}).get("volumes") or ()
+        ),
+        "Networks": "bridge",  # all are in the one there is
+        "LocalVolumes": str(len((one.get("spec") or {}).get("volumes") or ())),
         "Health": one.get("health", "none"),
         "Label": lambda name: labels.get(name, ""),
     }
@@ -130,10 +132,6 @@ def _row(one: Mapping[str, Any], *, full: bool, size: bool) -> list[str]:
         one["name"],
         *([_size(one)] if size else []),
     ]
-
-
-def _moment(timestamp: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(timestamp))
 
 
 def _size(one: Mapping[str, Any]) -> str:
@@ -161,9 +159,26 @@ def ports(published: Sequence[Mapping[str, Any]]) -> str:
 
 def inspect_arguments(parser: Parser) -> None:
     """`hyper inspect`."""
-    parser.add_refs("NAME")
-    parser.add_argument("--type", choices=("container", "image"), help="look for this kind only")
+    parser.add_argument("--type", choices=("container", "image", "volume"), help="look for this kind only")
     parser.add_argument("-s", "--size", action="store_true", help="also what a container takes of the disk")
+    _add_inspected(parser)
+
+
+def container_inspect_arguments(parser: Parser) -> None:
+    """`hyper container inspect`."""
+    parser.set_defaults(type="container")
+    parser.add_argument("-s", "--size", action="store_true", help="also what it takes of the disk")
+    _add_inspected(parser)
+
+
+def image_inspect_arguments(parser: Parser) -> None:
+    """`hyper image inspect`."""
+    parser.set_defaults(type="image")
+    _add_inspected(parser)
+
+
+def _add_inspected(parser: Parser) -> None:
+    parser.add_refs("NAME")
     parser.add_argument(
         "-f", "--format", type=template, default="json", metavar="FORMAT",
         help="json, or a template such as '{{.State.Status}}', with Docker's members or ours",
@@ -171,7 +186,7 @@ def inspect_arguments(parser: Parser) -> None:
 
 
 def inspect(args: argparse.Namespace, client: Client) -> int:
-    """Print containers or images: whole, as one JSON list, or by a template."""
+    """Print containers, images or volumes: whole, as one JSON list, or by a template."""
     if args.format == "table":
         raise ClientError("--format: inspect has no table; write json or a template such as '{{.State.Status}}'")
     found = []
@@ -191,23 +206,30 @@ def inspect(args: argparse.Namespace, client: Client) -> int:
     return code
 
 
+container_inspect = image_inspect = inspect
+
+
 def _find(ref: str, args: argparse.Namespace, client: Client) -> Any:
     kind = args.type
     if kind == "image":
         return client.image(ref)
+    if kind == "volume":
+        return client.volume(ref)
     try:
         return client.container(ref, size=args.size)
     except ApiError as err:
         if err.status != 404 or kind == "container":
             raise
-    try:
-        return client.image(ref)
-    except ApiError as err:
-        if err.status not in (400, 404):
-            raise
-        raise ApiError(
-            404, "not_found", f"there is no container and no image {ref}; see: hyper ps -a, hyper images"
-        ) from err
+    for find in (client.image, client.volume):
+        try:
+            return find(ref)
+        except ApiError as err:
+            if err.status not in (400, 404):
+                raise
+    raise ApiError(
+        404, "not_found",
+        f"there is no container, no image and no volume {ref}; see: hyper ps -a, hyper images, hyper volume ls",
+    )  # fmt: skip
 
 
 def port_arguments(parser: Parser) -> None:
@@ -236,13 +258,16 @@ def port(args: argparse.Namespace, client: Client) -> int:
 
 def top_arguments(parser: Parser) -> None:
     """`hyper top`."""
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="json is for machines")
     parser.add_refs(many=False)
-    parser.add_format()
+    parser.add_argument(
+        "options", metavar="PS-OPTION", nargs="...", help="such as -ef, aux, or -o pid,user,rss,comm (default: -ef)"
+    )
 
 
 def top(args: argparse.Namespace, client: Client) -> int:
     """Show the processes of a container; ids are those inside its micro-VM."""
-    answer = client.top(args.ref)
+    answer = client.top(args.ref, args.options)
     if args.format == "json":
         output.print_json(answer)
     else:

@@ -1,4 +1,4 @@
-"""Containers and images with the members that `docker inspect` has, for templates of `hyper inspect --format`.
+"""Containers, images, volumes, host and versions with the members that Docker gives them, for templates of `--format`.
 
 Our own members stay beside them: Docker's begin with a capital, ours do not.
 """
@@ -16,8 +16,45 @@ _NANO = 10**9
 
 
 def shown(one: Mapping[str, Any]) -> dict[str, Any]:
-    """A container or image as a template sees it."""
-    return {**one, **(_container(one) if "state" in one else _image(one))}
+    """A container, image or volume as a template sees it."""
+    if "state" in one:
+        return {**one, **_container(one)}
+    return {**one, **(_image(one) if "digest" in one else volume(one))}
+
+
+def volume(one: Mapping[str, Any]) -> dict[str, Any]:
+    """A volume."""
+    return {
+        "Name": one["name"],
+        "Driver": "local",
+        "Scope": "local",
+        "Mountpoint": one.get("file", ""),
+        "Labels": one.get("labels") or {},
+        "CreatedAt": _time(one.get("created_at")),
+    }
+
+
+def versions(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """`version`: client and daemon are of one installation."""
+    version = answer.get("version", "")
+    side = {"Version": version, "APIVersion": str(answer.get("api", "")), "Os": "linux", "Arch": "amd64"}
+    return {**answer, "Client": side, "Server": {**side, "KernelVersion": str(answer.get("kernel", ""))}}
+
+
+def host(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """`info`."""
+    return {
+        **answer,
+        "ServerVersion": answer.get("version", ""),
+        "Containers": answer.get("containers", 0),
+        "ContainersRunning": answer.get("running", 0),
+        "ContainersPaused": answer.get("paused", 0),
+        "ContainersStopped": answer.get("stopped", 0),
+        "Images": answer.get("images", 0),
+        "OSType": "linux",
+        "Architecture": "x86_64",
+        "DockerRootDir": answer.get("data_dir", ""),
+    }
 
 
 def _time(seconds: float | None) -> str:

@@ -293,7 +293,8 @@ def commit_arguments(parser: Parser) -> None:
         "-c", "--change", action="append", default=[], metavar="INSTRUCTION",
         help='an instruction of a Dockerfile, such as: CMD ["nginx"]',
     )  # fmt: skip
-    parser.add_argument("--no-pause", action="store_true", help="let the container write meanwhile")
+    parser.add_switch("-p", "--pause", default=True, text="what writes to its files waits meanwhile (default)")
+    parser.add_argument("--no-pause", dest="pause", action="store_false", default=True, help="as --pause=false")
     parser.add_refs(many=False)
     parser.add_argument("name", metavar="IMAGE", nargs="?", help="its name (default: none)")
 
@@ -307,7 +308,7 @@ def commit(args: argparse.Namespace, client: Client) -> int:
         "author": args.author,
         "message": args.message,
         "changes": args.change,
-        "pause": not args.no_pause,
+        "pause": args.pause,
     }
     print(client.call("POST", f"/v1/containers/{quote(args.ref, safe='')}/commit", body)["digest"])
     return 0

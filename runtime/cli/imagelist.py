@@ -1,4 +1,4 @@
-"""`images`, `rmi`, `tag`, `history`, `image`: what is here, by which name."""
+"""`images`, `rmi`, `tag`, `history`: what is here, by which name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
+from runtime.cli.prune import print_removed
 from runtime.client import ApiError, ClientError
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 HEADERS = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE")
 FIELDS = {
     "ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED",
-    "CreatedAt": "CREATED AT", "Size": "SIZE", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+    "CreatedAt": "CREATED AT", "Size": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE",
+    "UniqueSize": "UNIQUE SIZE",
 }  # fmt: skip
 HISTORY_FIELDS = {
     "ID": "IMAGE", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY", "Size": "SIZE",
@@ -32,6 +34,7 @@ CREATED_BY_WIDTH = 45
 def images_arguments(parser: Parser) -> None:
     """`hyper images`."""
     parser.add_argument("name", metavar="REPOSITORY[:TAG]", nargs="?", help="only this one; * and ? stand for anything")
+    parser.add_argument("-a", "--all", action="store_true", help="as Docker has it; all are listed anyway")
     parser.add_argument("-q", "--quiet", action="store_true", help="ids only")
     parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
     parser.add_argument("--digests", action="store_true", help="show whole digests")
@@ -76,7 +79,8 @@ def _fields(image: Mapping[str, Any], reference: str, *, full: bool) -> dict[str
         "Tag": tag,
         "Digest": image["digest"],
         "CreatedSince": output.ago(image["created_at"]),
-        "CreatedAt": image["created_at"],
+        "CreatedAt": output.moment(image["created_at"]),
+        "Containers": "N/A",
         "Size": output.decimal_size(image["size_bytes"]),
         "SharedSize": output.decimal_size(image.get("shared_bytes", 0)),
         "UniqueSize": output.decimal_size(image.get("unique_bytes", 0)),
@@ -170,20 +174,13 @@ def rmi(args: argparse.Namespace, client: Client) -> int:
     code = 0
     for ref in args.refs:
         try:
-            _print_removed(client.remove_image(ref, force=args.force))
+            print_removed(client.remove_image(ref, force=args.force))
         except ApiError as err:
             if args.force and err.code == "image_unknown":
                 continue
             print(f"hyper: {output.clean(str(err))}", file=sys.stderr)
             code = code or err.exit_code
     return code
-
-
-def _print_removed(removed: Mapping[str, Any]) -> None:
-    for reference in removed["untagged"]:
-        print(f"Untagged: {output.clean(reference)}")
-    for digest in removed["deleted"]:
-        print(f"Deleted: {digest}", flush=True)
 
 
 def tag_arguments(parser: Parser) -> None:
@@ -202,6 +199,7 @@ def history_arguments(parser: Parser) -> None:
     """`hyper history`."""
     parser.add_argument("reference", metavar="IMAGE", help="a reference, or the beginning of a digest")
     parser.add_argument("-q", "--quiet", action="store_true", help="digests of the layers only")
+    parser.add_switch("-H", "--human", default=True, text="sizes and times for people (default); =false: exact")
     parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
     parser.add_template()
 
@@ -219,11 +217,11 @@ def history(args: argparse.Namespace, client: Client) -> int:
         rows.append(
             {
                 "ID": layer if args.no_trunc or not step["layer"] else output.short_id(layer),
-                "CreatedSince": output.ago(step["created_at"]),
-                "CreatedAt": step["created_at"],
+                "CreatedSince": output.ago(step["created_at"]) if args.human else output.moment(step["created_at"]),
+                "CreatedAt": output.moment(step["created_at"]),
                 "CreatedBy": made_by if args.no_trunc or len(made_by) <= CREATED_BY_WIDTH
                 else f"{made_by[: CREATED_BY_WIDTH - 1]}…",
-                "Size": output.decimal_size(step["size_bytes"]),
+                "Size": output.decimal_size(step["size_bytes"]) if args.human else str(step["size_bytes"]),
                 "Comment": output.clean(step["comment"]),
             }
         )  # fmt: skip
@@ -237,25 +235,4 @@ def history(args: argparse.Namespace, client: Client) -> int:
         columns = ("ID", "CreatedSince", "CreatedBy", "Size", "Comment")
         headers = [HISTORY_FIELDS[column] for column in columns]
         print(output.table(headers, [[str(row[column]) for column in columns] for row in rows]))
-    return 0
-
-
-def image_arguments(parser: Parser) -> None:
-    """`hyper image prune`."""
-    parser.add_argument("action", choices=("prune",), help="remove images that no container uses")
-    parser.add_argument("-a", "--all", action="store_true", help="also those that have a name, and all unused layers")
-    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
-
-
-def image(args: argparse.Namespace, client: Client) -> int:
-    """Remove images without a name, or all, that no container uses."""
-    if not args.force:
-        if not sys.stdin.isatty():
-            raise ClientError("there is no terminal to ask whether to remove images; give --force")
-        what = "all images without a container" if args.all else "all images without a name and a container"
-        if input(f"This removes {what}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-            return 0
-    removed = client.call("POST", "/v1/images/prune", {"all": args.all})
-    _print_removed(removed)
-    print(f"Total reclaimed space: {output.decimal_size(removed['freed_bytes'])}")
     return 0

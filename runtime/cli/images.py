@@ -8,6 +8,7 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 from runtime.cli import output, registry
+from runtime.cli.arguments import option, platform
 from runtime.client import ClientError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ PIECE_BYTES = 1 << 20
 def pull_arguments(parser: Parser) -> None:
     """`hyper pull`."""
     parser.add_argument("reference", metavar="IMAGE", help="such as nginx, host:5000/name:tag, name@sha256:…")
+    parser.add_argument("--platform", type=option("--platform", platform), help="linux/amd64: there is no other")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
     registry.add_options(parser)
 

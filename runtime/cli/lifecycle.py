@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 
 def each(refs: list[str], act: Callable[[str], object]) -> int:
-    """Act on each; print those that went well, and an error for each other. The exit code is the first error's."""
+    """Act on each; print those that went well, and an error for each other. The exit code is the first error's.
+
+    What gives False has said itself that there was nothing to do.
+    """
     code = 0
     for ref in refs:
         try:
-            act(ref)
+            done = act(ref)
         except ApiError as err:
             print(f"hyper: {clean(str(err))}", file=sys.stderr)
             code = code or err.exit_code
         else:
-            print(ref, flush=True)
+            if done is not False:
+                print(ref, flush=True)
     return code
 
 
@@ -38,6 +42,12 @@ def start_arguments(parser: Parser) -> None:
     parser.add_refs()
     parser.add_argument("-a", "--attach", action="store_true", help="show what it writes, and end with its exit code")
     parser.add_argument("-i", "--interactive", action="store_true", help="send our stdin to it (made with -i); with -a")
+    from runtime.cli import terminal  # here: this command alone
+
+    parser.add_argument(
+        "--detach-keys", type=option("--detach-keys", terminal.detach_keys), default=terminal.DEFAULT_DETACH_KEYS,
+        metavar="KEYS", help="with -a, of one with a terminal: these keys leave it to run (default: ctrl-p,ctrl-q)",
+    )  # fmt: skip
 
 
 def start(args: argparse.Namespace, client: Client) -> int:
@@ -48,29 +58,29 @@ def start(args: argparse.Namespace, client: Client) -> int:
         raise ClientError("-a and -i take one container, as its streams are ours; leave out the others")
     from runtime.cli import run  # here: few need it
 
-    return run.start_attached(args.refs[0], client, interactive=args.interactive)
+    return run.start_attached(args.refs[0], client, interactive=args.interactive, detach_keys=args.detach_keys)
 
 
 def stop_arguments(parser: Parser) -> None:
     """`hyper stop`."""
     parser.add_refs()
-    _add_timeout(parser)
+    _add_stopping(parser)
 
 
 def stop(args: argparse.Namespace, client: Client) -> int:
     """Stop containers."""
-    return each(args.refs, lambda ref: client.stop(ref, args.time))
+    return each(args.refs, lambda ref: client.stop(ref, args.time, args.signal))
 
 
 def restart_arguments(parser: Parser) -> None:
     """`hyper restart`."""
     parser.add_refs()
-    _add_timeout(parser)
+    _add_stopping(parser)
 
 
 def restart(args: argparse.Namespace, client: Client) -> int:
     """Restart containers."""
-    return each(args.refs, lambda ref: client.restart(ref, args.time))
+    return each(args.refs, lambda ref: client.restart(ref, args.time, args.signal))
 
 
 def pause_arguments(parser: Parser) -> None:
@@ -158,8 +168,19 @@ def rm_arguments(parser: Parser) -> None:
 
 
 def rm(args: argparse.Namespace, client: Client) -> int:
-    """Remove containers."""
-    return each(args.refs, lambda ref: client.remove(ref, force=args.force, volumes=args.volumes))
+    """Remove containers; with `--force` one that is not there is told, and no failure."""
+
+    def remove(ref: str) -> bool:
+        try:
+            client.remove(ref, force=args.force, volumes=args.volumes)
+        except ApiError as err:
+            if not args.force or err.status != 404:
+                raise
+            print(f"hyper: {clean(str(err))}", file=sys.stderr)
+            return False
+        return True
+
+    return each(args.refs, remove)
 
 
 def wait_arguments(parser: Parser) -> None:
@@ -189,7 +210,10 @@ def actor() -> str:
         return f"user:{os.getuid()}"
 
 
-def _add_timeout(parser: Parser) -> None:
+def _add_stopping(parser: Parser) -> None:
+    parser.add_argument(
+        "-s", "--signal", type=option("--signal", signal_name), help="instead of the container's stop signal"
+    )
     parser.add_argument(
         "-t",
         "--time",

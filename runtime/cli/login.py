@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runtime.cli.arguments import Parser
     from runtime.client import Client
 
+SEARCH_FIELDS = {"Name": "NAME", "Description": "DESCRIPTION", "StarCount": "STARS", "IsOfficial": "OFFICIAL"}
 SECRET_LIMIT_CHARACTERS = 4096
 
 
@@ -73,7 +74,7 @@ def search_arguments(parser: Parser) -> None:
     parser.add_argument("term", metavar="TERM", help="part of a name on Docker Hub, or host:port/PART")
     parser.add_argument("--limit", type=option("--limit", _limit), default=25, metavar="N", help="default: 25")
     parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
-    parser.add_format()
+    parser.add_template()
     registry.add_options(parser)
 
 
@@ -84,6 +85,17 @@ def search(args: argparse.Namespace, client: Client) -> int:
     found = client.call("POST", "/v1/registry/search", body, headers)
     if args.format == "json":
         output.print_json(found)
+        return 0
+    if args.format != "table":
+        from runtime.cli.containers import show  # here: few need templates
+
+        show(args.format, SEARCH_FIELDS, [
+            {
+                "Name": one["name"], "Description": one["description"], "StarCount": str(one["stars"]),
+                "IsOfficial": "[OK]" if one["official"] else "",
+            }
+            for one in found
+        ])  # fmt: skip
         return 0
     rows = [[one["name"], one["description"], str(one["stars"]), "[OK]" if one["official"] else ""] for one in found]
     width = None if args.no_trunc else output.terminal_width()

@@ -16,7 +16,7 @@ from runtime.cli.output import clean
 from runtime.client import Client, ClientError, socket_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 EXIT_INTERRUPTED = 130
 EXIT_DEFECT = 125
@@ -49,7 +49,7 @@ COMMANDS = {
     "redeploy": Command("lifecycle", "Give containers a fresh VM and fresh files from the same image"),
     "rm": Command("lifecycle", "Remove containers"),
     "wait": Command("lifecycle", "Wait until containers stop, and print their exit codes"),
-    "inspect": Command("containers", "Show everything about containers or images"),
+    "inspect": Command("containers", "Show everything about containers, images or volumes"),
     "stats": Command("stats", "Show what containers use"),
     "pull": Command("images", "Fetch an image from its registry"),
     "push": Command("images", "Send an image to its registry"),
@@ -57,13 +57,14 @@ COMMANDS = {
     "rmi": Command("imagelist", "Remove images"),
     "tag": Command("imagelist", "Give an image one more name"),
     "history": Command("imagelist", "Show the steps that made an image"),
-    "image": Command("imagelist", "Remove images that no container uses"),
     "save": Command("images", "Write images into an archive"),
     "load": Command("images", "Take in the images of an archive"),
     "build": Command("build", "Build an image from a Containerfile"),
     "login": Command("login", "Keep credentials for a registry"),
     "logout": Command("login", "Forget credentials for a registry"),
     "search": Command("login", "Search a registry for images"),
+    "container": Command("", "Commands of containers, as: hyper container ls"),
+    "image": Command("", "Commands of images, as: hyper image ls"),
     "cp": Command("files", "Copy files into and out of containers"),
     "diff": Command("files", "Show what a container has changed in its files"),
     "commit": Command("files", "Make an image of a container"),
@@ -75,6 +76,28 @@ COMMANDS = {
     "version": Command("system", "Show versions"),
     "completion": Command("completion", "Print a completion script for bash or zsh"),
 }
+
+# Docker's longer spellings: each action of a group is one of the commands above, or one of those below.
+ACTIONS = {
+    "container inspect": Command("containers", "Show everything about containers"),
+    "container prune": Command("prune", "Remove containers that have ended"),
+    "image inspect": Command("containers", "Show everything about images"),
+    "image prune": Command("prune", "Remove images that no container uses"),
+}
+GROUPS = {
+    "container": {
+        "ls": "ps", "list": "ps", "ps": "ps", "inspect": "container inspect", "prune": "container prune",
+        **{name: name for name in (
+            "attach", "commit", "cp", "create", "diff", "exec", "kill", "logs", "pause", "port", "rename", "restart",
+            "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait",
+        )}, "remove": "rm",
+    },
+    "image": {
+        "ls": "images", "list": "images", "rm": "rmi", "remove": "rmi", "inspect": "image inspect",
+        "prune": "image prune",
+        **{name: name for name in ("build", "history", "load", "pull", "push", "save", "tag")},
+    },
+}  # fmt: skip
 
 USAGE = "usage: hyper [-H unix:///path] COMMAND [OPTIONS] …"
 
@@ -118,14 +141,43 @@ def _run(argv: list[str]) -> int:
         return EXIT_DEFECT
     name, *rest = argv
     if name == "help":
-        return _run([*rest[:1], "--help"])
-    if name not in COMMANDS:
-        raise ClientError(f"there is no command {name!r}; see: hyper --help")
-    module = importlib.import_module(f"runtime.cli.{COMMANDS[name].module}")
-    parser = arguments.Parser(prog=f"hyper {name}", description=COMMANDS[name].help + ".")
-    getattr(module, f"{name}_arguments")(parser)
+        return _run([*rest[:2], "--help"] if rest[:1] and rest[0] in GROUPS else [*rest[:1], "--help"])
+    if name in GROUPS:
+        if not rest or rest[0] in ("-h", "--help"):
+            print(group_text(name), file=sys.stdout if rest else sys.stderr)
+            return 0 if rest else EXIT_DEFECT
+        name, *rest = f"{name} {rest[0]}", *rest[1:]
+    run, parser = command(name)
     parsed = parser.parse_args(rest)
-    return int(getattr(module, name)(parsed, Client(socket_path(host))))
+    return int(run(parsed, Client(socket_path(host))))
+
+
+def command(name: str) -> tuple[Callable[..., int], arguments.Parser]:
+    """What runs a command, and its parser; `name` is `ps`, or with its group `container ls`.
+
+    Raises:
+        ClientError: there is none.
+    """
+    group, _, action = name.partition(" ")
+    own = GROUPS[group].get(action, name) if action else name
+    found = COMMANDS.get(own) or ACTIONS.get(own)
+    if found is None:
+        raise ClientError(f"there is no command {name!r}; see: hyper {f'{group} ' if action else ''}--help")
+    module = importlib.import_module(f"runtime.cli.{found.module}")
+    parser = arguments.Parser(
+        prog=f"hyper {name}", description=found.help + ".", short_help=own not in ("run", "create")
+    )
+    word = own.replace(" ", "_")
+    getattr(module, f"{word}_arguments")(parser)
+    return getattr(module, word), parser
+
+
+def group_text(group: str) -> str:
+    """What `hyper container --help` prints."""
+    lines = [f"usage: hyper {group} COMMAND [OPTIONS] …", "", "commands:"]
+    for action, own in GROUPS[group].items():
+        lines.append(f"  {action:8}  {(COMMANDS.get(own) or ACTIONS[own]).help}")
+    return "\n".join(lines)
 
 
 def help_text() -> str:

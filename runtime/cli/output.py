@@ -57,6 +57,13 @@ def ago(timestamp: float | None) -> str:
     return "N/A" if timestamp is None else f"{age(max(0.0, time.time() - timestamp))} ago"
 
 
+def moment(timestamp: float | None) -> str:
+    """`2026-01-31 12:00:00 +0000 UTC`, as Docker writes a time; `N/A` for one that is not known."""
+    if timestamp is None:
+        return "N/A"
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(timestamp))
+
+
 def decimal_size(size_bytes: float) -> str:
     """Bytes by thousands with up to four digits, as Docker prints images and traffic: `1.98MB`."""
     return _size(size_bytes, 1000.0, ("B", "kB", "MB", "GB", "TB", "PB"), 3)

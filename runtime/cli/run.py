@@ -26,10 +26,14 @@ def create_arguments(parser: arguments.Parser) -> None:
     parser.add_argument("--name", help="a name for it")
     streams.add_environment(parser)
     parser.add_argument(
-        "-p", "--publish", action="append", default=[], type=arguments.option("--publish", arguments.port),
-        metavar="[IP:][HOST-PORT:]PORT[/PROTOCOL]", help="publish a port on the host",
+        "-p", "--publish", action="append", default=[], type=arguments.option("--publish", arguments.ports),
+        metavar="[IP:][HOST-PORT:]PORT[/PROTOCOL]", help="publish a port on the host, or a range of ports",
     )  # fmt: skip
     parser.add_argument("-P", "--publish-all", action="store_true", help="publish all ports that the image exposes")
+    parser.add_argument(
+        "--expose", action="append", default=[], type=arguments.option("--expose", arguments.ports),
+        metavar="PORT[/PROTOCOL]", help="with -P, publish this port as well",
+    )  # fmt: skip
     parser.add_argument(
         "-l",
         "--label",
@@ -57,6 +61,13 @@ def create_arguments(parser: arguments.Parser) -> None:
         "--tmpfs", action="append", default=[], type=arguments.option("--tmpfs", arguments.tmpfs),
         metavar="PATH[:OPTIONS]", help="a file system in memory, such as /run:size=64m",
     )  # fmt: skip
+    parser.add_argument(
+        "--mount", action="append", default=[], type=arguments.option("--mount", arguments.mount), metavar="OPTIONS",
+        help="type=volume,source=data,target=/data[,readonly], or type=tmpfs,target=/run[,tmpfs-size=64m]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shm-size", type=arguments.option("--shm-size", arguments.size), metavar="SIZE", help="of /dev/shm (64m)"
+    )
     _add_health(parser)
     parser.add_argument(
         "-v", "--volume", action="append", default=[], type=arguments.option("--volume", arguments.volume),
@@ -64,7 +75,7 @@ def create_arguments(parser: arguments.Parser) -> None:
     )  # fmt: skip
     parser.add_argument("-w", "--workdir", help="directory to start in")
     parser.add_argument("-u", "--user", help="NAME or UID, and :GROUP or :GID")
-    parser.add_argument("--hostname", help="its host name (default: its id)")
+    parser.add_argument("-h", "--hostname", help="its host name (default: its id)")
     parser.add_argument("--entrypoint", help="program to run instead of the image's")
     parser.add_argument("--stop-signal", type=arguments.option("--stop-signal", arguments.signal_name))
     parser.add_argument(
@@ -72,15 +83,14 @@ def create_arguments(parser: arguments.Parser) -> None:
         help="seconds from the stop signal to the end (default: 10)",
     )  # fmt: skip
     parser.add_argument("--cidfile", help="write its id to this file, which must not be there yet")
-    parser.add_argument(
-        "--init", action="store_true",
-        help="not offered: use an image with an init of its own, such as tini",
-    )  # fmt: skip
     parser.add_argument("-i", "--interactive", action="store_true", help="keep its stdin open, and send ours to it")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     parser.add_argument("--rm", action="store_true", help="remove it when it stops")
     parser.add_argument("--pull", choices=("missing", "always", "never"), default="missing", help="default: missing")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress of a pull")
+    parser.add_argument(
+        "--platform", type=arguments.option("--platform", arguments.platform), help="linux/amd64: there is no other"
+    )
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("args", metavar="ARG", nargs="...", help="instead of the image's command")
 
@@ -141,14 +151,14 @@ def run(args: argparse.Namespace, client: Client) -> int:
             _remove(client, ref)
 
 
-def start_attached(ref: str, client: Client, *, interactive: bool) -> int:
+def start_attached(ref: str, client: Client, *, interactive: bool, detach_keys: bytes) -> int:
     """Start a container that is there, and stand for it until it ends."""
     one = client.container(ref)
     if one["state"] in ("starting", "running", "stopping"):
         raise ClientError(f"{ref} runs already; see: hyper logs -f {ref}")
     if interactive and not one["spec"]["stdin"]:
         raise ClientError(f"{ref} was created without stdin: create it with -i, or start it without -i")
-    how = attach.Attachment(tty=one["spec"]["tty"], stdin=interactive)
+    how = attach.Attachment(tty=one["spec"]["tty"], stdin=interactive, detach_keys=detach_keys)
     return attach.attend(client, one["id"], how, start=lambda: client.start(ref)) or 0
 
 
@@ -196,10 +206,8 @@ def _check(args: argparse.Namespace) -> None:
     """What is wrong with the options as a whole.
 
     Raises:
-        ClientError: two of them exclude each other, or one is not offered.
+        ClientError: two of them exclude each other.
     """
-    if args.init:
-        raise ClientError("--init is not offered; use an image with an init of its own, such as tini")
     if args.rm and args.restart["policy"] != "no":
         raise ClientError("--rm and --restart exclude each other: leave one of them out")
 
@@ -235,17 +243,17 @@ def _create_checked(
         "stdin": args.interactive,
         "labels": dict([*(label for file in args.label_file for label in file), *args.label]),
         "hostname": args.hostname,
-        "ports": args.publish,
+        "ports": _flat(args.publish),
         "memory_bytes": args.memory,
         "cpus": args.cpus,
         "auto_remove": auto_remove,
         "stop_signal": args.stop_signal,
-        "volumes": args.volume,
+        "volumes": args.volume + [entry for member, entry in args.mount if member == "volumes"],
         "stop_timeout_s": args.stop_timeout,
         **({"restart": args.restart} if args.restart["policy"] != "no" else {}),
         "size": args.size,
         "read_only": args.read_only,
-        "tmpfs": args.tmpfs,
+        "tmpfs": _tmpfs(args),
         "health": health,
     }
     try:
@@ -265,12 +273,25 @@ def _publish_all(args: argparse.Namespace, client: Client, spec: dict[str, Any])
     """With `-P`, add every port that the image exposes and `-p` does not name."""
     if not args.publish_all:
         return spec
-    named = {(port["container_port"], port["protocol"]) for port in args.publish}
-    exposed = [arguments.port(text) for text in client.image(args.image)["config"]["ExposedPorts"]]
-    return {
-        **spec,
-        "ports": args.publish + [port for port in exposed if (port["container_port"], port["protocol"]) not in named],
-    }
+    published = _flat(args.publish)
+    named = {(port["container_port"], port["protocol"]) for port in published}
+    exposed = _flat([arguments.ports(text) for text in client.image(args.image)["config"]["ExposedPorts"]])
+    for port in [*exposed, *_flat(args.expose)]:
+        if (port["container_port"], port["protocol"]) not in named:
+            named.add((port["container_port"], port["protocol"]))
+            published.append(port)
+    return {**spec, "ports": published}
+
+
+def _flat(given: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [port for ports in given for port in ports]
+
+
+def _tmpfs(args: argparse.Namespace) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = args.tmpfs + [entry for member, entry in args.mount if member == "tmpfs"]
+    if args.shm_size is not None:  # over the usual one
+        found.append({"path": "/dev/shm", "options": f"mode=1777,size={args.shm_size}"})  # noqa: S108 -- the guest's
+    return found
 
 
 def _runs(client: Client, ref: str) -> bool:

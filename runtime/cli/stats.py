@@ -28,6 +28,12 @@ HEADERS = (
     "CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS", "OVERHEAD",
 )  # fmt: skip
 
+FIELDS = {
+    "Container": "CONTAINER", "ID": "CONTAINER ID", "Name": "NAME", "CPUPerc": "CPU %",
+    "MemUsage": "MEM USAGE / LIMIT", "MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O", "PIDs": "PIDS",
+    "Overhead": "OVERHEAD",
+}  # fmt: skip
+
 
 def stats_arguments(parser: Parser) -> None:
     """`hyper stats`."""
@@ -35,7 +41,7 @@ def stats_arguments(parser: Parser) -> None:
     parser.add_argument("-a", "--all", action="store_true", help="also those that do not run")
     parser.add_argument("--no-stream", action="store_true", help="once, instead of again and again")
     parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
-    parser.add_format()
+    parser.add_template()
 
 
 def stats(args: argparse.Namespace, client: Client) -> int:
@@ -46,6 +52,11 @@ def stats(args: argparse.Namespace, client: Client) -> int:
         found = _choose(_fetch(url), args.refs, everything=args.all)
         if args.format == "json":
             output.print_json({"containers": found})
+        elif args.format != "table":
+            from runtime.cli.containers import show  # here: few need templates
+
+            show(args.format, FIELDS, [_fields(one, full=args.no_trunc) for one in found])
+            sys.stdout.flush()
         else:
             width = None if args.no_trunc else output.terminal_width()
             rows = [_row(one, full=args.no_trunc) for one in found]
@@ -107,6 +118,11 @@ def _row(one: Mapping[str, Any], *, full: bool) -> list[str]:
         NO_VALUE if one.get("pids") is None else str(int(one["pids"])),
         _binary(one.get("overhead_bytes")),
     ]
+
+
+def _fields(one: Mapping[str, Any], *, full: bool) -> dict[str, Any]:
+    identity, *rest = _row(one, full=full)
+    return {**dict(zip(FIELDS, [one["name"], identity, *rest], strict=True)), "Name": one["name"]}
 
 
 def _percent(ratio: float | None) -> str:

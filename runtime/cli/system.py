@@ -23,22 +23,22 @@ FILTERS = ("container", "event", "image", "label", "type")
 
 def info_arguments(parser: Parser) -> None:
     """`hyper info`."""
-    parser.add_format()
+    parser.add_template(short=True)
 
 
 def info(args: argparse.Namespace, client: Client) -> int:
     """Show the host as the daemon sees it."""
-    return _show(client.info(), args.format)
+    return _show(client.info(), args.format, "host")
 
 
 def version_arguments(parser: Parser) -> None:
     """`hyper version`."""
-    parser.add_format()
+    parser.add_template(short=True)
 
 
 def version(args: argparse.Namespace, client: Client) -> int:
     """Show the versions of all parts."""
-    return _show(client.version(), args.format)
+    return _show(client.version(), args.format, "versions")
 
 
 def events_arguments(parser: Parser) -> None:
@@ -112,9 +112,14 @@ def _event_fields(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _show(answer: Any, form: str) -> int:
+def _show(answer: Any, form: str, what: str) -> int:
     if form == "json":
         output.print_json(answer)
+    elif form != "table":
+        from runtime.cli import dockerlike  # here: few need it
+        from runtime.cli.containers import show
+
+        show(form, {}, [getattr(dockerlike, what)(answer)])
     else:
         print("\n".join(lines(answer)))
     return 0

@@ -86,7 +86,9 @@ def test_no_daemon(hyper: Any, tmp_path: Path) -> None:
         (["--nonsense", "ps"], "unknown option --nonsense"),
         (["run"], "IMAGE"),
         (["run", "-p", "70000:80", "x"], "--publish '70000:80': the host port '70000' is not a number from 1 to 65535"),
-        (["run", "-p", "80-90:80", "x"], "ranges are not supported; give the option once for each port"),
+        (["run", "-p", "80-90:80-85", "x"], "11 host ports and 6 container ports do not fit; write 8000-8005:80-85"),
+        (["run", "--network", "host", "x"], "--network of docker is not offered: every container has one address"),
+        (["container", "nonsense"], "there is no command 'container nonsense'; see: hyper container --help"),
         (["run", "--memory", "much", "x"], "--memory 'much': write a number of bytes"),
         (["run", "--cpus", "0", "x"], "--cpus '0': write a number of CPUs above 0"),
         (["run", "-e", "=1", "x"], "--env '=1': it has no name"),
@@ -207,6 +209,12 @@ def test_publish_all(hyper: Any, daemon: Daemon) -> None:
         (8080, 80, "tcp"),
         (0, 53, "udp"),
     ]
+    args = ("-P", "--expose", "9000-9001", "--expose", "80", "-p", "8000-8005:80", "-p", "7000-7001:7000-7001/udp")
+    assert hyper("run", "-d", *args, "nginx").returncode == 0
+    ports = daemon.bodies("POST /v1/containers")[1]["ports"]
+    assert [(one["host_port"], one.get("host_port_last"), one["container_port"]) for one in ports] == [
+        (8000, 8005, 80), (7000, None, 7000), (7001, None, 7001), (0, None, 53), (0, None, 9000), (0, None, 9001),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -305,12 +313,24 @@ def test_lifecycle(hyper: Any, daemon: Daemon) -> None:
     daemon.answers["POST /v1/containers/a/kill"] = None
     daemon.answers["DELETE /v1/containers/a?force=false&volumes=false"] = None
     daemon.answers["POST /v1/containers/a/wait"] = {"exit_code": 9, "oom_killed": False, "error": None}
-    for args in (["start"], ["stop", "-t", "3"], ["restart"], ["redeploy", "--reason", "drill"], ["kill"], ["rm"]):
+    for args in (
+        ["start"],
+        ["stop", "-t", "3", "-s", "sigquit"],
+        ["restart", "-s", "9"],
+        ["redeploy", "--reason", "drill"],
+        ["kill"],
+        ["rm"],
+    ):
         done = hyper(*args, "a", "b")
         assert (done.returncode, done.stdout) == (125, "a\n")
         assert "no such thing" in one_line(done.stderr)
     assert hyper("wait", "a").stdout == "9\n"
-    assert daemon.bodies("POST /v1/containers/a/stop") == [{"timeout_s": 3.0}]
+    assert daemon.bodies("POST /v1/containers/a/stop") == [{"timeout_s": 3.0, "signal": "QUIT"}]
+    assert daemon.bodies("POST /v1/containers/a/restart") == [{"signal": "9"}]
+    daemon.answers["DELETE /v1/containers/a?force=true&volumes=false"] = None
+    done = hyper("rm", "-f", "b", "a")
+    assert (done.returncode, done.stdout) == (0, "a\n"), "with -f one that is not there is no failure"
+    assert "no such thing" in one_line(done.stderr)
     assert daemon.bodies("POST /v1/containers/a/kill") == [{"signal": "KILL"}]
     (redeploy,) = daemon.bodies("POST /v1/containers/a/redeploy")
     assert redeploy["reason"] == "drill"
@@ -323,12 +343,24 @@ def test_inspect_info_version(hyper: Any, daemon: Daemon) -> None:
     done = hyper("inspect", "web", "nginx", "nothing")
     assert json.loads(done.stdout) == [CONTAINER, IMAGE]
     assert done.returncode == 125
-    assert "no container and no image nothing" in one_line(done.stderr)
+    assert "no container, no image and no volume nothing" in one_line(done.stderr)
+    daemon.answers["GET /v1/volumes/data"] = {"name": "data", "file": "/x", "labels": {}, "created_at": 0.0}
+    assert hyper("inspect", "-f", "{{.Name}} {{.Driver}} {{.CreatedAt}}", "data").stdout == (
+        "data local 1970-01-01T00:00:00.000000000Z\n"
+    )
+    assert hyper("image", "inspect", "-f", "{{.Id}}", "nginx").stdout == f"{DIGEST}\n"
+    assert hyper("container", "inspect", "nginx").returncode == 125
     daemon.answers["GET /v1/info"] = {"accel": {"mode": "tcg", "why": None}, "templates": [], "kvm_works": False}
     assert hyper("info").stdout == "accel:\n  mode: tcg\n  why: -\ntemplates: -\nkvm works: no\n"
     daemon.answers["GET /v1/version"] = {"version": "0.1.0"}
     assert json.loads(hyper("version", "--format", "json").stdout) == {"version": "0.1.0"}
     assert hyper("--version").stdout == "version: 0.1.0\n"
+    assert (
+        hyper("version", "-f", "{{.Client.Version}} {{.Server.Version}} {{.version}}").stdout == "0.1.0 0.1.0 0.1.0\n"
+    )
+    daemon.answers["GET /v1/info"] = {"containers": 3, "running": 1, "version": "0.1.0"}
+    form = "{{.ContainersRunning}}/{{.Containers}} {{.ServerVersion}}"
+    assert hyper("system", "info", "-f", form).stdout == hyper("info", "-f", form).stdout == "1/3 0.1.0\n"
 
 
 def test_stats(hyper: Any) -> None:
@@ -354,6 +386,11 @@ def test_stats(hyper: Any) -> None:
         ]
         found = json.loads(hyper("stats", "--no-stream", "-a", "--format", "json", HYPER_EXPORTER_URL=url).stdout)
         assert [entry["name"] for entry in found["containers"]] == ["web", "old"]
+        form = "table {{.Name}}\t{{.MemUsage}}\t{{.PIDs}}"
+        lines = hyper("stats", "--no-stream", "--format", form, HYPER_EXPORTER_URL=url).stdout.splitlines()
+        assert [re.split(r" {3,}", line) for line in lines] == [
+            ["NAME", "MEM USAGE / LIMIT", "PIDS"], ["web", "50MiB / 200MiB", "3"],
+        ]  # fmt: skip
     finally:
         server.shutdown()
         thread.join()
@@ -370,6 +407,59 @@ def test_a_reader_that_has_seen_enough(daemon: Daemon, environment: dict[str, st
         ["sh", "-c", command], capture_output=True, text=True, timeout=30, env=environment, check=True
     )
     assert (done.stdout, done.stderr) == ("line\n", "")
+
+
+def test_dockers_longer_spellings(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/containers?all=true"] = [CONTAINER]
+    daemon.answers["GET /v1/images"] = [IMAGE]
+    for spelling in ("ls", "list", "ps"):
+        assert hyper("container", spelling, "-aq").stdout == hyper("ps", "-aq").stdout == f"{ID[:12]}\n"
+    assert hyper("image", "ls").stdout == hyper("images", "-a").stdout
+    assert hyper("image", "rm", "-f", "nosuch").stderr == hyper("rmi", "-f", "nosuch").stderr
+    assert "usage: hyper image ls" in hyper("image", "ls", "--help").stdout
+    assert "usage: hyper container COMMAND" in hyper("help", "container").stdout
+    assert "usage: hyper container run" in hyper("help", "container", "run").stdout
+    assert hyper("container").returncode == 125
+
+
+def test_prune_says_what_is_to_go(hyper: Any, daemon: Daemon) -> None:
+    images = {"untagged": ["x:1"], "deleted": [DIGEST]}
+    daemon.answers["POST /v1/system/prune"] = {
+        "containers": [ID], "volumes": [], "images": images, "freed_bytes": 2048,
+    }  # fmt: skip
+    shown = hyper("system", "prune", "-f").stdout
+    assert shown == (
+        f"Deleted Containers:\n{ID}\n\nDeleted Images:\nuntagged: x:1\ndeleted: {DIGEST}\n\n"
+        "Total reclaimed space: 2KiB\n"
+    )
+    assert hyper("system", "prune", "-af", "--volumes").returncode == 0
+    assert hyper("container", "prune", "-f").returncode == 0
+    assert hyper("system", "prune", stdin="y\n").stdout == shown
+    for answer in ("", "n\n"):
+        done = hyper("system", "prune", stdin=answer)
+        assert done.returncode == 125
+        assert "--force" in one_line(done.stderr)
+    assert daemon.bodies("POST /v1/system/prune") == [
+        {"images": "dangling", "volumes": False}, {"images": "all", "volumes": True}, {"images": "none"},
+        {"images": "dangling", "volumes": False},
+    ]  # fmt: skip
+
+
+def test_volumes_by_filter_and_template(hyper: Any, daemon: Daemon) -> None:
+    one = {
+        "name": "data", "anonymous": False, "labels": {"kind": "test"}, "size_bytes": 1 << 30, "used_bytes": 1 << 20,
+        "containers": [{"id": ID, "name": "web", "live": True}], "created_at": 1.0, "file": "/x",
+    }  # fmt: skip
+    daemon.answers["GET /v1/volumes"] = [one, {**one, "name": "free", "labels": {}, "containers": []}]
+    for text, names in (
+        ("dangling=true", ["free"]), ("dangling=false", ["data"]), ("name=at", ["data"]), ("label=kind", ["data"]),
+        ("label=kind=other", []), ("driver=local", ["data", "free"]),
+    ):  # fmt: skip
+        assert hyper("volume", "ls", "-q", "-f", text).stdout.split() == names, text
+    assert (
+        hyper("volume", "list", "--format", '{{.Name}} {{.Label "kind"}} {{.Links}}').stdout == "data test 1\nfree  0\n"
+    )
+    assert "--filter 'colour=red': write KEY=VALUE" in one_line(hyper("volume", "ls", "-f", "colour=red").stderr)
 
 
 def test_completion_is_a_script(hyper: Any) -> None:

@@ -27,17 +27,81 @@ def port(host_ip: str, host_port: int, container_port: int, protocol: str) -> di
     ],
 )
 def test_port(text: str, expected: dict[str, Any]) -> None:
-    assert arguments.port(text) == expected
+    assert arguments.ports(text) == [expected]
+
+
+def test_a_range_of_ports_goes_by_pairs() -> None:
+    assert arguments.ports("127.0.0.1:8000-8002:80-82/udp") == [
+        port("127.0.0.1", 8000 + number, 80 + number, "udp") for number in range(3)
+    ]
+    assert arguments.ports("80-81") == [port("0.0.0.0", 0, 80, "tcp"), port("0.0.0.0", 0, 81, "tcp")]
+
+
+def test_a_range_of_host_ports_for_one_port_leaves_the_choice_to_the_daemon() -> None:
+    assert arguments.ports("8000-8005:80") == [{**port("0.0.0.0", 8000, 80, "tcp"), "host_port_last": 8005}]
 
 
 @pytest.mark.parametrize(
     "text",
     ["", ":", "80:", "0", "65536", "x:80", "8080:x", "80/sctp", "80/", "1:2:3:4", "localhost:8080:80", "256.0.0.1:1:2",
-     "[::1]:80:80", "80-81", "+80", "\u0661:80", "01.2.3.4:1:2", "8080:80/TCP"],
+     "[::1]:80:80", "81-80", "8000-8005:80-81", "8000:80-81", "80-", "-80",
+     "8000-70000:80", "+80", "\u0661:80", "01.2.3.4:1:2", "8080:80/TCP"],
 )  # fmt: skip
 def test_wrong_port(text: str) -> None:
-    with pytest.raises(ValueError, match=r"write|ranges"):
-        arguments.port(text)
+    with pytest.raises(ValueError, match="write"):
+        arguments.ports(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "member", "entry"),
+    [
+        (
+            "type=volume,source=data,target=/d,readonly", "volumes",
+            {"source": "data", "target": "/d", "read_only": True, "nocopy": False},
+        ),
+        (
+            "src=data,dst=/d,ro=false,volume-nocopy", "volumes",
+            {"source": "data", "target": "/d", "read_only": False, "nocopy": True},
+        ),
+        ("destination=/d", "volumes", {"source": None, "target": "/d", "read_only": False, "nocopy": False}),
+        ("type=tmpfs,target=/run,tmpfs-size=1m,tmpfs-mode=755", "tmpfs",
+         {"path": "/run", "options": "size=1m,mode=755"}),
+    ],
+)  # fmt: skip
+def test_mount(text: str, member: str, entry: dict[str, Any]) -> None:
+    assert arguments.mount(text) == (member, entry)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("type=bind,source=/a,target=/b", "host directories cannot be shared"),
+        ("type=npipe,target=/b", "use volume or tmpfs"),
+        ("type=volume,source=a", "no absolute target"),
+        ("target=b", "no absolute target"),
+        ("target=/b,colour=red", "there is no 'colour'"),
+        ("target=/b,readonly=maybe", "neither true nor false"),
+        ("type=tmpfs,source=a,target=/b", "has no source"),
+    ],
+)
+def test_wrong_mount(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        arguments.mount(text)
+
+
+def test_there_is_one_platform() -> None:
+    assert arguments.platform("linux/amd64") == "linux/amd64"
+    with pytest.raises(ValueError, match="linux/amd64"):
+        arguments.platform("linux/arm64")
+
+
+def test_a_switch_takes_no_word_that_is_not_its_own() -> None:
+    parser = arguments.Parser(prog="x", description="")
+    parser.add_switch("-p", "--pause", default=True, text="")
+    parser.add_argument("word", nargs="?")
+    assert vars(parser.parse_args(["--pause", "web"])) == {"pause": True, "word": "web"}
+    assert vars(parser.parse_args(["--pause=false", "web"])) == {"pause": False, "word": "web"}
+    assert vars(parser.parse_args(["-p"])) == {"pause": True, "word": None}
 
 
 @pytest.mark.parametrize(

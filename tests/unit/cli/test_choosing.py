@@ -22,7 +22,19 @@ def one(name: str, number: int, **members: Any) -> dict[str, Any]:
 PORTS = {"ports": [{"host_ip": "0.0.0.0", "host_port": 8080, "container_port": 80, "protocol": "tcp"}]}
 FOUND = [
     one("web", 3, labels={"team": "shop", "tier": "1"}, network=PORTS, health="healthy"),
-    one("job", 2, state="exited", exit_code=3, image="127.0.0.1:5000/job:v2"),
+    one(
+        "job",
+        2,
+        state="exited",
+        exit_code=3,
+        image="127.0.0.1:5000/job:v2",
+        spec={
+            "volumes": [
+                {"source": "data", "target": "/d"},
+                {"source": None, "target": "/cache"},
+            ]
+        },
+    ),
     one("flaps", 1, state="exited", exit_code=1, retry_at=5.0),
 ]
 
@@ -52,6 +64,9 @@ FOUND = [
         (["publish=8080"], ["web"]),
         (["publish=8000-9000/tcp"], ["web"]),
         (["expose=80/udp"], []),
+        (["volume=data"], ["job"]),
+        (["volume=/cache"], ["job"]),
+        (["volume=/"], []),
         (["before=job"], ["flaps"]),
         (["since=job"], ["web"]),
         (["status=exited", "name=web"], []),
