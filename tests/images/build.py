@@ -2,7 +2,8 @@
 
 mmdebstrap extracts the packages with the host's own apt sources, keys and proxy (no maintainer script runs and nothing
 is mounted, so it works in a plain chroot too); umoci puts the layer and the configuration into an OCI layout with the
-tag `latest`. The same packages give the same bytes. Results stay in a cache, keyed by everything that shaped them.
+tag `latest`. The same packages give the same bytes, but for what a recipe's own script makes. Results stay in a cache,
+keyed by everything that shaped them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -113,9 +115,11 @@ def _make(recipe: Recipe, scratch: Path) -> Path:
         str(root),
         *(str(source) for source in _sources()),
     )
-    _trim(root)
+    _trim(root, recipe)
     _link_applets(root)
     _write_files(recipe, root)
+    if recipe.prepare:
+        _prepare(recipe, root)
     mtime = (f"--mtime=@{EPOCH_S}", "--clamp-mtime")
     _run("tar", "--sort=name", "--numeric-owner", *mtime, "-C", str(root), "-cf", str(layer), ".")
     image = f"{layout}:{TAG}"
@@ -140,9 +144,9 @@ def _config_options(recipe: Recipe) -> Iterator[str]:
         yield f"--config.user={recipe.user}"
 
 
-def _trim(root: Path) -> None:
-    for path in UNWANTED:
-        target = root / path
+def _trim(root: Path, recipe: Recipe) -> None:
+    own = [found for pattern in recipe.unwanted for found in root.glob(pattern)]
+    for target in [*(root / path for path in UNWANTED), *own]:
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
@@ -187,6 +191,21 @@ def _write_files(recipe: Recipe, root: Path) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(target)
+
+
+def _prepare(recipe: Recipe, root: Path) -> None:
+    """Run the recipe's script in the root, with the little of /dev that programs expect."""
+    _, _, uid, gid, *_ = next(line for line in PASSWD.splitlines() if line.startswith(f"{recipe.user}:")).split(":")
+    device, shared = root / "dev/null", root / "dev/shm"
+    try:
+        os.mknod(device, stat.S_IFCHR, os.makedev(1, 3))
+        device.chmod(0o666)
+        shared.mkdir()
+        shared.chmod(0o1777)
+        _run("chroot", f"--userspec={uid}:{gid}", str(root), "/bin/sh", "-c", recipe.prepare)
+    finally:
+        device.unlink(missing_ok=True)
+        shutil.rmtree(shared, ignore_errors=True)
 
 
 def _sources() -> list[Path]:
