@@ -171,7 +171,10 @@ class _Shown:
         status, current, total = str(event.get("status")), event.get("current"), event.get("total")
         if event.get("text") is not None:  # a build's own words
             self._print(str(event["text"]))
-        if self._quiet or event.get("layer") or event.get("text") is not None:
+        if self._quiet or event.get("text") is not None:
+            return
+        if event.get("layer"):
+            self._layer(str(event["layer"]), status, event.get("total"))
             return
         if self._bar:
             text = f"{self._reference}: {status}"
@@ -188,6 +191,14 @@ class _Shown:
     def end(self) -> None:
         if self._drawn:
             self._stream.write("\n")
+            self._stream.flush()
+            self._drawn = False
+
+    def _layer(self, layer: str, status: str, total: int | None) -> None:
+        """One that is complete gets a line of its own, above the bar of the whole: more is not known of it."""
+        if self._bar:
+            size = "" if total is None else f" {output.decimal_size(total)}"
+            self._stream.write(f"\r\x1b[K{output.clean(f'{output.short_id(layer)}: {status}{size}')}\n")
             self._stream.flush()
             self._drawn = False
 
