@@ -27,6 +27,8 @@ SHORT = r"[0-9a-f]{12}\n"
 IMAGES = ("busybox", "nginx", "redis", "postgres", "python")
 LINE_TIMEOUT_S = 60.0
 
+pytestmark = pytest.mark.timeout(300)  # the images may have to be made first
+
 
 class Line(NamedTuple):
     """A command line, its exit code, and what stdout is: a pattern for the whole of it. `err`: for a part of stderr.
@@ -140,19 +142,20 @@ SCENARIOS: Mapping[str, list[Line]] = {
     "python": [
         Line("docker run --rm python python3 -c 'print(6 * 7)'", "42\n"),
         Line("echo 'print(sum(range(10)))' | docker run -i --rm python python3 -", "45\n"),
-        Line("docker run --rm -e NAME=x -e EMPTY= python python3 -c 'import os; print(os.environ[\"NAME\"])'", "x\n"),
-        Line("docker run --rm python python3 -c 'import sys; print(1); print(2, file=sys.stderr)'", "1\n", err="2\n"),
         Line(
-            "docker run --rm -w /tmp -u 33:33 python python3 -c 'import os; print(os.getcwd(), os.getuid())'",
-            "/tmp 33\n",
+            "docker container run --rm -h box -w /tmp -u 33:33 -e NAME=x --entrypoint python3 python -c"
+            " 'import os, socket; print(socket.gethostname(), os.getcwd(), os.getuid(), os.environ[\"NAME\"])'",
+            "box /tmp 33 x\n",
         ),
-        Line("docker run --rm --entrypoint python3 python -V", r"Python 3\.\d+\.\d+\n"),
+        Line("docker run --rm python python3 -c 'import sys; print(1); sys.exit(\"no\")'", "1\n", code=1, err="^no\n$"),
         Line("docker run --rm python python3 -c 'raise SystemExit(3)'", code=3),
-        Line("docker run --rm python python3 -c '1 / 0'", code=1, err="ZeroDivisionError"),
-        Line(
-            "docker container run --rm -h box python python3 -c 'import socket; print(socket.gethostname())'", "box\n"
-        ),
-        Line("docker run -t --rm python python3 -c 'import os; print(os.isatty(1))'", "True\r\n"),
+        Line("docker run -d --name py python sleep 600", ID),
+        Line("docker exec py python3 -V", r"Python 3\.\d+\.\d+\n"),
+        Line("docker exec -e N=20 -w /tmp py python3 -c 'import os; print(2 ** int(os.environ[\"N\"]))'", "1048576\n"),
+        Line("docker exec -t py python3 -c 'import os; print(os.isatty(1))'", "True\r\n"),
+        Line("docker exec py python3 -c '1 / 0'", code=1, err="ZeroDivisionError"),
+        Line('docker exec -d py python3 -c \'open("/done", "w").write("yes")\''),
+        Line("docker exec py cat /done", "yes", within_s=20),
     ],
     "exit codes": [
         Line("docker run --rm busybox nosuch", code=127, err="not found"),

@@ -126,6 +126,8 @@ RECIPES: Mapping[str, Recipe] = {
             "usr/lib/x86_64-linux-gnu/perl*",
             "usr/lib/x86_64-linux-gnu/libperl*",
             "usr/share/i18n",
+            "usr/share/zoneinfo/right",
+            "usr/share/zoneinfo/posix",
             "usr/share/postgresql-common",
             "usr/bin/pg_*",
             "usr/bin/openssl",
