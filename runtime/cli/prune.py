@@ -82,7 +82,7 @@ def confirm(what: str, *, force: bool) -> None:
     if not answer:
         raise ClientError(f"nobody answers whether to remove {what}; give --force, which does not ask")
     if answer.strip().lower() not in ("y", "yes"):
-        raise ClientError("nothing was removed; --force does not ask")
+        raise ClientError("nothing was removed, as the answer was not yes; give --force to be asked nothing")
 
 
 def pruned(kinds: Mapping[str, list[str]], freed_bytes: int) -> None:
