@@ -258,19 +258,17 @@ class Client:
 
     def top(self, ref: str, options: Sequence[str] = ()) -> Any:
         """The processes that run in a container, by options of `ps`: titles and rows."""
-        query = f"?{urllib.parse.urlencode({'option': options}, doseq=True)}" if options else ""
-        return self.call("GET", _container(ref, "top") + query)
+        return self.call("GET", _container(ref, "top") + _query(("option", option) for option in options))
 
     def volume(self, name: str) -> Any:
         """One volume."""
-        return self.call("GET", f"/v1/volumes/{_quote(name)}")
+        return self.call("GET", f"/v1/volumes/{quote(name)}")
 
     def events(self, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         """What happens, one event after the other: without an end, unless the query has `until`."""
         pending = b""
         pairs = [(key, one) for key, value in query.items() for one in (value if isinstance(value, list) else [value])]
-        path = "/v1/events?" + "&".join(f"{quote(key)}={quote(str(one))}" for key, one in pairs)
-        for piece in self.stream("GET", path):
+        for piece in self.stream("GET", f"/v1/events{_query(pairs)}"):
             *lines, pending = (pending + piece).split(b"\n")
             for line in lines:
                 yield dict(json.loads(line))
@@ -466,6 +464,11 @@ def quote(text: str) -> str:
     plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
     octets = text.encode(errors="surrogateescape")
     return "".join(chr(octet) if octet in plain else f"%{octet:02X}" for octet in octets)
+
+
+def _query(pairs: Iterable[tuple[str, object]]) -> str:
+    text = "&".join(f"{quote(key)}={quote(str(value))}" for key, value in pairs)
+    return f"?{text}" if text else ""
 
 
 def _container(ref: str, action: str = "") -> str:

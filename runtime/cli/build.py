@@ -7,7 +7,6 @@ import os
 import stat
 import sys
 import tarfile
-import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from runtime.cli import output, registry
 from runtime.cli.arguments import label, option, platform, variable
 from runtime.cli.ignore import Ignored
 from runtime.cli.images import follow
-from runtime.client import ClientError
+from runtime.client import ClientError, quote
 
 if TYPE_CHECKING:
     import argparse
@@ -61,7 +60,7 @@ def build(args: argparse.Namespace, client: Client) -> int:
         "no_cache": args.no_cache,
         **registry.body(args),
     }
-    path = f"/v1/images/build?options={urllib.parse.quote(json.dumps(options))}"
+    path = f"/v1/images/build?options={quote(json.dumps(options))}"
     headers = registry.headers(None, args.authfile)
     try:
         events = client.steps(path, headers=headers, upload=_archive(containerfile, directory))

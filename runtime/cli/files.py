@@ -15,7 +15,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any, cast
 
 from runtime.cli.output import clean, print_json
-from runtime.client import ApiError, Chunks, ClientError
+from runtime.client import ApiError, Chunks, ClientError, quote
 
 if TYPE_CHECKING:
     import argparse
@@ -60,9 +60,7 @@ def _split(text: str) -> tuple[str | None, str]:
 
 
 def _url(container: str, path: str) -> str:
-    from urllib.parse import quote  # here: diff and commit do without
-
-    return f"/v1/containers/{quote(container, safe='')}/archive?path={quote(path, safe='')}"
+    return f"/v1/containers/{quote(container)}/archive?path={quote(path)}"
 
 
 # --- out of a container
@@ -274,9 +272,7 @@ def diff_arguments(parser: Parser) -> None:
 
 def diff(args: argparse.Namespace, client: Client) -> int:
     """Changes of a container's files: A added, C changed, D deleted."""
-    from urllib.parse import quote  # here: cp has its own
-
-    found = client.call("GET", f"/v1/containers/{quote(args.ref, safe='')}/changes")
+    found = client.call("GET", f"/v1/containers/{quote(args.ref)}/changes")
     if args.format == "json":
         print_json(found)
     else:
@@ -301,8 +297,6 @@ def commit_arguments(parser: Parser) -> None:
 
 def commit(args: argparse.Namespace, client: Client) -> int:
     """Make an image of a container; prints its digest."""
-    from urllib.parse import quote  # here: cp has its own
-
     body = {
         "reference": args.name,
         "author": args.author,
@@ -310,5 +304,5 @@ def commit(args: argparse.Namespace, client: Client) -> int:
         "changes": args.change,
         "pause": args.pause,
     }
-    print(client.call("POST", f"/v1/containers/{quote(args.ref, safe='')}/commit", body)["digest"])
+    print(client.call("POST", f"/v1/containers/{quote(args.ref)}/commit", body)["digest"])
     return 0

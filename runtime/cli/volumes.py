@@ -9,7 +9,7 @@ from runtime.cli.arguments import Parser, label, option, size, template
 from runtime.cli.lifecycle import each
 from runtime.cli.output import ago, binary_size, clean, moment, print_json, short_id, table, terminal_width
 from runtime.cli.prune import add_force, confirm, pruned, system_prune, system_prune_arguments
-from runtime.client import ApiError, ClientError
+from runtime.client import ApiError, ClientError, quote
 
 if TYPE_CHECKING:
     import argparse
@@ -186,9 +186,7 @@ def _remove(args: argparse.Namespace, client: Client, kind: str) -> int:
 
 
 def _path(kind: str, name: str) -> str:
-    from urllib.parse import quote  # here: the commands without a name need it not
-
-    return f"/v1/{kind}/{quote(name, safe='')}"
+    return f"/v1/{kind}/{quote(name)}"
 
 
 def _add_inspect_format(parser: Parser) -> None:

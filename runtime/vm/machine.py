@@ -84,7 +84,7 @@ def arguments(name: str, shape: Shape, files: Files, mode: Mode, kernel: Kernel,
 
 
 def kernel_command_line(kernel: Kernel, tsc_khz: int) -> str:
-    """Arguments of the guest kernel; see `docs/explanation/boot.md` for each one's reason."""
+    """Arguments of the guest kernel; see `docs/explanation/starting.md` for each one's reason."""
     return " ".join(
         [
             "console=ttyS0",

@@ -106,7 +106,7 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def test_wrong_values_are_one_line_with_the_remedy(hyper: Any, daemon: Daemon, args: str, message: str) -> None:
     daemon.answers["GET /v1/containers?all=false"] = [CONTAINER]
     daemon.answers["GET /v1/containers/web"] = CONTAINER
-    daemon.answers["GET /v1/events?"] = [json.dumps(EVENT).encode() + b"\n"]
+    daemon.answers["GET /v1/events"] = [json.dumps(EVENT).encode() + b"\n"]
     done = hyper(*args.split())
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.startswith("hyper: ")
@@ -208,7 +208,7 @@ def test_port_and_top(hyper: Any, daemon: Daemon) -> None:
 def test_events(hyper: Any, daemon: Daemon) -> None:
     lines = [json.dumps(EVENT).encode() + b"\n", json.dumps({**EVENT, "action": "x\x1b[2J"}).encode() + b"\n"]
     # A line may come in pieces.
-    daemon.answers["GET /v1/events?"] = [lines[0][:20], lines[0][20:] + lines[1][:5], lines[1][5:]]
+    daemon.answers["GET /v1/events"] = [lines[0][:20], lines[0][20:] + lines[1][:5], lines[1][5:]]
     first, second = hyper("events").stdout.splitlines()
     assert first == (f"2023-11-14T22:13:20.123456789+00:00 container die {ID} (exitCode=3, image=nginx, name=web)")
     assert "\x1b" not in second
