@@ -83,7 +83,7 @@ enum outcome command_run(struct port *port, char *line, size_t length, struct bu
 #define MAX_ARGS 4096
 #define MAX_ENV 4096
 #define MAX_TMPFS 32
-#define MAX_MOUNTS 16
+#define MAX_MOUNTS 34
 #define MAX_READ_FILES 128
 #define MAX_STATVFS 32
 #define MAX_HOSTS 64
@@ -97,7 +97,7 @@ struct process_request {
     bool tty, want_stdin;
     int rows, columns;
 };
-struct mount_request { /* the directory of a file system, at a path of the container */
+struct mount_request { /* the directory of a file system, or the file of a shared one, at a path of the container */
     const char *path, *device, *type, *options, *directory;
     bool read_only, device_read_only, copy;
 };

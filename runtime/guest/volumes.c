@@ -28,6 +28,7 @@
 #define OPEN_TREE_CLONE 1
 #define MOVE_MOUNT_F_EMPTY_PATH 0x4
 #define MOVE_MOUNT_T_SYMLINKS 0x10
+#define SHARED "9p" /* the one file system that is not on a disk: directories and files of the host */
 #define NEW ".new"
 #define XATTRS 65536
 
@@ -158,20 +159,57 @@ static void fill(int volume, const char *name, const char *root, const char *pat
 
 /* --- mounting */
 
+/* All that the host shares is in one file system, which can be mounted once. */
+static void mount_shared(const struct mount_request *mount_, const char *base)
+{
+    if (mkdir(base, 0700) != 0) {
+        if (errno == EEXIST)
+            return;
+        fail("make the directory", base);
+    }
+    if (mount(mount_->device, base, mount_->type, MS_NODEV, mount_->options) != 0)
+        fail("mount the host's directories for", mount_->path);
+}
+
+/* The place of a volume: a directory, or a file for a file. */
+static void make_place(int tree, const char *path)
+{
+    struct stat status;
+    char above[4096];
+    if (fstat(tree, &status) != 0 || S_ISDIR(status.st_mode)) {
+        make_parents(path);
+        return;
+    }
+    snprintf(above, sizeof above, "%s", path);
+    char *name = strrchr(above, '/');
+    if (name != above) {
+        *name = '\0';
+        make_parents(above);
+    }
+    int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
+    if (fd >= 0)
+        close(fd);
+}
+
 void volumes_open(const struct start_request *start, const char *root, int *trees, int to)
 {
     report = to;
     for (int i = 0; i < start->mounts_count; i++) {
         const struct mount_request *mount_ = &start->mounts[i];
         char base[64], path[128];
-        snprintf(base, sizeof base, RUN_DIR "/mount%d", i);
+        if (strcmp(mount_->type, SHARED) == 0) {
+            snprintf(base, sizeof base, RUN_DIR "/shared");
+            mount_shared(mount_, base);
+        } else {
+            snprintf(base, sizeof base, RUN_DIR "/mount%d", i);
+            mount_device(mount_->device, mount_->type, base, MS_NODEV | (mount_->device_read_only ? MS_RDONLY : 0),
+                         mount_->options);
+            int volume = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+            if (!mount_->device_read_only && faccessat(volume, mount_->directory, F_OK, AT_SYMLINK_NOFOLLOW) != 0)
+                fill(volume, mount_->directory, root, mount_->path, mount_->copy);
+            close(volume);
+        }
         snprintf(path, sizeof path, "%s/%s", base, mount_->directory);
-        mount_device(mount_->device, mount_->type, base, MS_NODEV | (mount_->device_read_only ? MS_RDONLY : 0),
-                     mount_->options);
-        int volume = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (!mount_->device_read_only && faccessat(volume, mount_->directory, F_OK, AT_SYMLINK_NOFOLLOW) != 0)
-            fill(volume, mount_->directory, root, mount_->path, mount_->copy);
-        close(volume);
         trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC);
         if (trees[i] < 0)
             fail("open the volume of", mount_->path);
@@ -182,7 +220,7 @@ void volumes_attach(const struct start_request *start, const int *trees)
 {
     for (int i = 0; i < start->mounts_count; i++) {
         const struct mount_request *mount_ = &start->mounts[i];
-        make_parents(mount_->path);
+        make_place(trees[i], mount_->path);
         if (syscall(SYS_move_mount, trees[i], "", AT_FDCWD, mount_->path,
                     MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS) != 0)
             fail("mount a volume on", mount_->path);
