@@ -16,7 +16,7 @@ from qemu.qmp import QMPClient, QMPError
 
 from runtime.errors import GuestFailed
 from runtime.network import links
-from runtime.vm import machine, process
+from runtime.vm import machine, process, sharing, userns
 from runtime.vm.agent import Agent
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runtime.vm.machine import Mode, Shape
 
 QEMU_LOG = "qemu.log"
+SHARED = "shared"  # the directory that QEMU starts in and exports
 SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
 COLD_TIMEOUT_S = 60.0
 CLONE_TIMEOUT_S = 10.0
@@ -64,7 +65,7 @@ class Volume:
 class Order:
     """One VM to start. `directory` gets its sockets; None for `image` and `writable` are placeholders.
 
-    `bridge` is None for a VM without a network.
+    `bridge` is None for a VM without a network. `shares`: directories of the host will be mounted for it.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Order:
     image: Path | None = None
     writable: Path | None = None
     volumes: tuple[Volume, ...] = ()
+    shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ async def start(
     Raises:
         GuestFailed: QEMU ended (its last line is in the message) or the agent did not answer in time;
             QEMU is gone then.
-        HostUnable: a program, tap or bridge is missing.
+        HostUnable: a program, tap or bridge is missing, or a user namespace for a VM that shares.
     """
     began = time.monotonic()
     order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,8 +118,15 @@ async def start(
         arguments = machine.arguments(order.name, order.shape, files, mode, host.kernel, command_line)
         log = order.directory / QEMU_LOG
         log.write_bytes(b"")
-        confinement = process.Confinement(order.uid, order.groups, kvm=order.shape.accel == "kvm")
-        running = process.start(host.qemu, arguments, files.inherited(), confinement, log)
+        namespace = -1
+        if order.shares:
+            namespace = userns.make(order.uid)
+            stack.callback(os.close, namespace)
+        confinement = process.Confinement(
+            order.uid, order.groups, kvm=order.shape.accel == "kvm", user_namespace=namespace
+        )
+        shared = sharing.prepare(order.directory / SHARED)
+        running = process.start(host.qemu, arguments, files.inherited(), confinement, log, shared)
         deadline_s = timeout_s or (CLONE_TIMEOUT_S if mode == "clone" else COLD_TIMEOUT_S)
         try:
             if mode == "clone":

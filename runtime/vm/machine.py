@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
     from runtime.vm.kernel import Kernel
 
-LAYOUT = 2  # to be raised whenever devices or the command line change: templates are keyed by it
+LAYOUT = 3  # to be raised whenever devices or the command line change: templates are keyed by it
 
 PORT_NAMES = ("hyper.control", "hyper.stats", "hyper.streams", "hyper.log")
-# Disks for volumes. With image, writable layer, ports, network and entropy they are seven of the eight
+# Disks for volumes. With image, writable layer, ports, network, entropy and the shared directory they are the eight
 # virtio-mmio devices that a microvm without ACPI has. In the guest they are vdc and vdd.
 VOLUME_NODES = ("volume0", "volume1")
 VOLUME_DEVICES = ("vdc", "vdd")
+# The tag of the directory that is shared by 9p. What QEMU exports is the directory it is started in, which is empty
+# until directories of the host are mounted below it (`runtime.vm.sharing`).
+SHARED_TAG = "hyper-shared"
+# `mmap`: databases map files, everything else goes to the host at once. `client`: the guest's kernel checks rights.
+SHARED_OPTIONS = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,access=client"
 # Clones put a file of any size behind it; the guest's driver keeps the size that it saw in the template.
 _PLACEHOLDER_BYTES = 1 << 40
 _TCG_CODE_CACHE_MB = 32
@@ -130,6 +135,10 @@ def _arguments(name: str, shape: Shape, files: Files, mode: Mode, kernel: Kernel
         yield from _disk(node, volume.fd, 5 + index, read_only=volume.read_only)
     yield from ("-netdev", f"tap,id=net0,fd={files.tap},vhost=off", "-device", "virtio-net-device,netdev=net0")
     yield from ("-object", "rng-builtin,id=rng0", "-device", "virtio-rng-device,rng=rng0")
+    if "9p" not in kernel.lacks:  # QEMU's tables for it take 1 MB
+        # The mounts below are of several file systems, whose inode numbers may be the same.
+        yield from ("-fsdev", "local,id=shared,path=.,security_model=passthrough,multidevs=remap")
+        yield from ("-device", f"virtio-9p-device,fsdev=shared,mount_tag={SHARED_TAG}")
 
 
 def _memory(shape: Shape, files: Files, mode: Mode) -> str:

@@ -24,7 +24,7 @@ from qemu.qmp import QMPError
 from runtime import cgroups, command, disks
 from runtime.errors import GuestFailed, RuntimeFault
 from runtime.network import links
-from runtime.vm import hotplug, launch, machine
+from runtime.vm import hotplug, launch, machine, userns
 from runtime.vm.agent import Agent
 from runtime.vm.demand import Demand
 
@@ -159,7 +159,9 @@ class Pool:
         began = time.monotonic()
         try:
             order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in (*launch.SOCKETS, launch.QEMU_LOG):
+            # An empty directory that a VM before has left is replaced; one with something in it must go first.
+            shutil.rmtree(order.directory / launch.SHARED, ignore_errors=True)
+            for name in (*launch.SOCKETS, launch.QEMU_LOG, launch.SHARED):
                 (member.directory / name).rename(order.directory / name)
             member.console.replace(order.console)
             shutil.rmtree(member.directory, ignore_errors=True)
@@ -232,7 +234,9 @@ class Pool:
             self._host_cgroups.weigh(groups, cgroups.LEAST_WEIGHT)
             tap = links.tap_name(id_)
             inside = cgroups.directories(groups)
-            order = launch.Order(id_, directory, template.shape, uid, inside, tap, None, console)
+            # It may be handed out to a container with host directories.
+            shares = "9p" not in self._host.kernel.lacks and userns.possible()
+            order = launch.Order(id_, directory, template.shape, uid, inside, tap, None, console, shares=shares)
             started = await launch.start(self._host, order, "clone", template=template)
             process = started.process
             made_at = time.monotonic()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.errors import GuestFailed, HostUnable
+from runtime.vm import userns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,6 +105,10 @@ _OWN_KVM = (
 )
 
 
+# A VM that may get host directories: root of its own user namespace, with what that needs to own their files.
+_AS_ROOT_OF = "nsenter --user={} -- setpriv --reuid=0 --regid=0"
+
+
 # The process enters its control groups before it is QEMU, so that a VM is always found in them, and is billed from the
 # first page. Arguments: how many groups, their directories, the program.
 _ENTER_GROUPS = (
@@ -113,19 +118,28 @@ _ENTER_GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What a VM runs as and in: a uid of its own, and its control groups."""
+    """What a VM runs as and in: a uid of its own, and its control groups.
+
+    `user_namespace` is of `runtime.vm.userns`, -1 for none; to be kept open until QEMU answers.
+    """
 
     uid: int
     groups: tuple[Path, ...]
     kvm: bool = False
+    user_namespace: int = -1
 
 
 def start(
-    program: str, arguments: Sequence[str], descriptors: Sequence[int], confinement: Confinement, log: Path
+    program: str,
+    arguments: Sequence[str],
+    descriptors: Sequence[int],
+    confinement: Confinement,
+    log: Path,
+    directory: Path,
 ) -> Process:
     """Start QEMU as an unprivileged user in namespaces (mount, network, IPC, UTS) and control groups of its own.
 
-    What it prints goes to `log`. Returns before QEMU is ready.
+    What it prints goes to `log`; `directory` is where it starts. Returns before QEMU is ready.
 
     Raises:
         HostUnable: a program of the chain is missing or may not be run.
@@ -135,8 +149,14 @@ def start(
     chain += ["unshare", "--mount", "--net", "--ipc", "--uts", "--"]
     if confinement.kvm:
         chain += ["sh", "-c", _OWN_KVM, str(uid)]
-    chain += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
-    chain += ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--"]
+    if confinement.user_namespace >= 0:
+        chain += _AS_ROOT_OF.format(f"/proc/{os.getpid()}/fd/{confinement.user_namespace}").split()
+        kept = "".join(f",+{name}" for name in userns.CAPABILITIES)
+    else:
+        chain += ["setpriv", f"--reuid={uid}", f"--regid={uid}"]
+        kept = ""
+    chain += ["--clear-groups", "--no-new-privs", f"--bounding-set=-all{kept}"]
+    chain += ["--inh-caps=-all", "--ambient-caps=-all", "--"]
     try:
         with log.open("ab") as output:
             child = subprocess.Popen(
@@ -146,7 +166,7 @@ def start(
                 stderr=output,
                 pass_fds=descriptors,
                 start_new_session=True,
-                cwd="/",
+                cwd=directory,
                 env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"},
             )
     except OSError as err:

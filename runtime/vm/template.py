@@ -142,6 +142,7 @@ class Templates:
             sealed = await asyncio.to_thread(_sealed_copy, ram, shape.ram_bytes)
             template = Template(key, shape, sealed, work / "state")
             await self._verify(template, order)
+            (work / launch.SHARED).rmdir()
             for name in work.iterdir():
                 if name.name not in {"ram", "state", "meta.json"}:
                     name.unlink()
