@@ -129,7 +129,9 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
         max_age_s=config.pool_max_age_s,
     )
     volumes = stack.enter_context(
-        contextlib.closing(Volumes(config.data_dir, config.default_disk_bytes, lambda: engine.lives.all()))
+        contextlib.closing(
+            Volumes(config.data_dir, config.default_disk_bytes, lambda: engine.lives.all(), (config.state_dir,))
+        )
     )
     volumes.sweep()
     starter = Starter(config, host, verdict.accel, templates, pool, host_cgroups, volumes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -15,6 +16,7 @@ NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$"
 MIN_MEMORY_BYTES = 16 * 1024**2
 MAX_MEMORY_BYTES = 1 << 40
 MAX_CPUS = 16
+MAX_HOST_DIRECTORIES = 32
 
 Text = Annotated[str, Field(max_length=65536)]
 
@@ -130,10 +132,10 @@ class TmpfsSpec(BaseModel):
 
 
 class VolumeSpec(BaseModel):
-    """A volume at a path of the container.
+    """A volume, or a directory or file of the host, at a path of the container.
 
-    `source` is a volume's name, or null for one of its own. A new volume gets what the image has at `target`, unless
-    `nocopy`.
+    `source` is a volume's name, null for one of its own, or an absolute path of the host. A new volume gets what the
+    image has at `target`, unless `nocopy`. A path of the host that is not there is made as a directory if `create`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -142,18 +144,29 @@ class VolumeSpec(BaseModel):
     target: str = Field(max_length=1024)
     read_only: bool = False
     nocopy: bool = False
+    create: bool = True
+
+    @property
+    def of_host(self) -> bool:
+        """Whether the source is a path of the host."""
+        return self.source is not None and self.source.startswith("/")
 
     @field_validator("source")
     @classmethod
-    def _a_name(cls, value: str | None) -> str | None:
-        if value is not None and value.startswith("/"):
-            raise ValueError(
-                f"{value[:80]!r} is a host directory: those cannot be shared with a micro-VM here; use a named volume,"
-                " and hyper cp to fill it"
-            )
-        if value is not None and not re.match(NAME_PATTERN, value):
+    def _a_name_or_a_path(cls, value: str | None) -> str | None:
+        if value is None or re.match(NAME_PATTERN, value):
+            return value
+        if "/" not in value:
             raise ValueError(f"{value[:80]!r} is no volume name: letters, digits, '_', '.' and '-'")
-        return value
+        if not value.startswith("/") or "\0" in value:
+            raise ValueError(f"{value[:80]!r} is no absolute path of the host, and no volume name")
+        return "/" + posixpath.normpath(value).lstrip("/")
+
+    @model_validator(mode="after")
+    def _nothing_is_copied_to_the_host(self) -> Self:
+        if self.of_host and self.nocopy:
+            raise ValueError("nocopy goes with volumes alone: nothing is ever copied into a host directory")
+        return self
 
     @field_validator("target")
     @classmethod
@@ -195,7 +208,17 @@ class Spec(BaseModel):
     read_only: bool = False
     tmpfs: tuple[TmpfsSpec, ...] = Field((), max_length=32)
     health: HealthSpec | None = None
-    volumes: tuple[VolumeSpec, ...] = Field((), max_length=16)
+    volumes: tuple[VolumeSpec, ...] = Field((), max_length=2 + MAX_HOST_DIRECTORIES)
+
+    @property
+    def disks(self) -> tuple[VolumeSpec, ...]:
+        """The volumes, in the order of the guest's devices."""
+        return tuple(mount for mount in self.volumes if not mount.of_host)
+
+    @property
+    def host_directories(self) -> tuple[VolumeSpec, ...]:
+        """Directories and files of the host."""
+        return tuple(mount for mount in self.volumes if mount.of_host)
 
     @field_validator("volumes")
     @classmethod
@@ -204,6 +227,8 @@ class Spec(BaseModel):
         twice = next((target for target in targets if targets.count(target) > 1), None)
         if twice:
             raise ValueError(f"two volumes at {twice}: give each a place of its own")
+        if sum(mount.of_host for mount in value) > MAX_HOST_DIRECTORIES:
+            raise ValueError(f"more than {MAX_HOST_DIRECTORIES} host directories: name one that has them all")
         return tuple(sorted(value, key=lambda mount: mount.target.count("/")))
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import dataclasses
 import ipaddress
+import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from runtime import cgroups, disks
 from runtime.errors import GuestFailed
 from runtime.network import links
 from runtime.record import Network, Port, Vm
-from runtime.vm import kernel, launch, machine
+from runtime.vm import kernel, launch, machine, sharing, userns
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class Starter:
             if not writable.exists():
                 await disks.make_writable(writable, limits.disk_bytes)
             volumes = self._volumes.attach(container)
-        with self._pool.starting():
+        with contextlib.ExitStack() as opened, self._pool.starting():
+            shares = await self._open_host_directories(container, opened)
             placed = await self._place(container, image, writable, ports, volumes)
             phases.update(placed.started.phases)
             agent, process, order = placed.started.agent, placed.started.process, placed.order
@@ -132,6 +134,9 @@ class Starter:
                 with _timed(phases, "network"):
                     identity = self._identity(container, placed.network)
                     await agent.call("hyper-identity", _IDENTITY_TIMEOUT_S, **identity)
+                if shares:
+                    with _timed(phases, "mounts"):
+                        await sharing.attach(process, shares)
                 with _timed(phases, "exec"):
                     process_request = {**_process(container, image), "mounts": _mounts(container.spec, order.volumes)}
                     await agent.call("hyper-start", _START_TIMEOUT_S, **process_request)
@@ -173,7 +178,7 @@ class Starter:
         groups = self._host_cgroups.create(f"files-{container.id}")
         network = self.network(container, ())
         order = self._order(container, image, writable, groups, network, self._uid_of(container), ())
-        order = dataclasses.replace(order, bridge=None, log=None)
+        order = dataclasses.replace(order, bridge=None, log=None, shares=False)
         template, _ = self._template(order.shape)
         process: Process | None = None
         streams = Streams(order.directory / "streams.sock")
@@ -197,6 +202,17 @@ class Starter:
             await asyncio.shield(self._host_cgroups.remove(groups))
             for name in launch.SOCKETS:
                 (order.directory / name).unlink(missing_ok=True)
+
+    async def _open_host_directories(self, container: Container, opened: contextlib.ExitStack) -> list[sharing.Share]:
+        """What the container has of the host; `opened` closes it."""
+        if not container.spec.host_directories:
+            return []
+        self._host.kernel.require("9p", "a host directory as a volume", field="volumes")
+        await asyncio.to_thread(userns.require)
+        shares = await asyncio.to_thread(self._volumes.open_host_directories, container)
+        for share in shares:
+            opened.callback(os.close, share.fd)
+        return shares
 
     def _uid_of(self, container: Container) -> int:
         return self._config.uid_base + 2 + container.slot
@@ -268,6 +284,7 @@ class Starter:
             image=image.file,
             writable=writable,
             volumes=volumes,
+            shares=bool(container.spec.host_directories),
         )
 
     def _identity(self, container: Container, network: Network) -> dict[str, object]:
@@ -364,20 +381,24 @@ def _process(container: Container, image: Image) -> dict[str, object]:
 
 
 def _mounts(spec: Spec, volumes: tuple[launch.Volume, ...]) -> list[dict[str, object]]:
-    """The volumes as `hyper-start` takes them; their content is the directory `data` of each disk."""
-    return [
-        {
-            "path": mount.target,
-            "device": device,
-            "fstype": "ext4",
-            "options": "" if volume.read_only else "discard",
-            "directory": "data",
-            "read_only": mount.read_only,
-            "device_read_only": volume.read_only,
-            "copy": not mount.nocopy,
-        }
-        for mount, volume, device in zip(spec.volumes, volumes, machine.VOLUME_DEVICES, strict=False)
-    ]
+    """The volumes as `hyper-start` takes them; their content is the directory `data` of each disk.
+
+    Host directories are in the one that QEMU exports, under their numbers (`runtime.vm.sharing`).
+    """
+    disks_left = iter(zip(volumes, machine.VOLUME_DEVICES, strict=False))
+    numbers = itertools.count()
+    found: list[dict[str, object]] = []
+    for mount in spec.volumes:
+        if mount.of_host:
+            shared = {"device": machine.SHARED_TAG, "fstype": "9p", "options": machine.SHARED_OPTIONS}
+            where = {**shared, "directory": str(next(numbers)), "device_read_only": False, "copy": False}
+        else:
+            volume, device = next(disks_left)
+            options = "" if volume.read_only else "discard"
+            where = {"device": device, "fstype": "ext4", "options": options, "directory": "data"}
+            where |= {"device_read_only": volume.read_only, "copy": not mount.nocopy}
+        found.append({"path": mount.target, "read_only": mount.read_only, **where})
+    return found
 
 
 @contextlib.contextmanager

@@ -180,7 +180,7 @@ def tmpfs(text: str) -> dict[str, str]:
 
 
 def volume(text: str) -> dict[str, Any]:
-    """A volume: `/path`, `name:/path`, `name:/path:ro`.
+    """A volume: `/path`, `name:/path`, `name:/path:ro`; or a host directory: `/host/path:/path`, `./here:/path`.
 
     Raises:
         ValueError: what part is wrong.
@@ -191,13 +191,18 @@ def volume(text: str) -> dict[str, Any]:
     elif parts[0].startswith("/") and not parts[1].startswith("/"):
         parts.insert(0, "")  # no name, but options
     if len(parts) > 3 or not parts[1].startswith("/"):
-        raise ValueError("write [NAME:]PATH[:ro], such as data:/var/lib/data")
+        raise ValueError("write [NAME:]PATH[:ro] or HOST-PATH:PATH[:ro], such as data:/var/lib/data or ./site:/srv")
     options = parts[2].split(",") if len(parts) == 3 else []
     unknown = [option for option in options if option not in ("ro", "rw", "nocopy")]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}; use ro, rw or nocopy")
+    source = parts[0]
+    if source.startswith("~"):  # a shell leaves it in front of :/path
+        source = os.path.expanduser(source)  # noqa: PTH111 -- pathlib would slow every start
+    elif source.startswith("."):
+        source = os.path.abspath(source)  # noqa: PTH100 -- as above
     return {
-        "source": parts[0] or None,
+        "source": source or None,
         "target": parts[1],
         "read_only": "ro" in options,
         "nocopy": "nocopy" in options,

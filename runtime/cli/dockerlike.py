@@ -108,7 +108,7 @@ def _container(one: Mapping[str, Any]) -> dict[str, Any]:
             "MacAddress": network.get("mac", ""),
             "Ports": _bindings(network.get("ports") or ()),
         },
-        "Mounts": one.get("mounts") or [],
+        "Mounts": [_mount(mount) for mount in spec.get("volumes") or ()],
         **({"SizeRw": one["size_bytes"], "SizeRootFs": one["size_root_bytes"]} if "size_bytes" in one else {}),
     }
 
@@ -146,6 +146,20 @@ def _state(one: Mapping[str, Any]) -> dict[str, Any]:
             ],
         }
     return found
+
+
+def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:
+    source = mount.get("source") or ""
+    of_host = source.startswith("/")
+    return {
+        "Type": "bind" if of_host else "volume",
+        **({} if of_host else {"Name": source}),
+        "Source": source,
+        "Destination": mount.get("target", ""),
+        "Mode": "ro" if mount.get("read_only") else "",
+        "RW": not mount.get("read_only"),
+        "Propagation": "rprivate" if of_host else "",
+    }
 
 
 def _bindings(published: Any) -> dict[str, list[dict[str, str]]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from runtime import disks
 from runtime.errors import Conflict, InvalidInput, NameInUse, NotFound
 from runtime.vm import launch, machine
-from runtime.volumes import copying
+from runtime.volumes import copying, host_directories
 from runtime.volumes.index import Snapshot, Volume, VolumeIndex
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from runtime.life import Container
     from runtime.spec import Spec, VolumeSpec
+    from runtime.vm import sharing
 
 FILE = "volume.ext4"
 FREEZE_TIMEOUT_S = 60
@@ -32,13 +33,23 @@ _ATTACHED_STATES = frozenset({"running", "paused", "stopping"})
 
 
 class Volumes:
-    """One per data directory. `containers` gives all containers of this host."""
+    """One per data directory. `containers` gives all containers of this host.
 
-    def __init__(self, data_dir: Path, default_size_bytes: int, containers: Callable[[], Iterable[Container]]) -> None:
+    `keep_out` are directories that no container gets as a host directory, beside the data directory.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        default_size_bytes: int,
+        containers: Callable[[], Iterable[Container]],
+        keep_out: tuple[Path, ...] = (),
+    ) -> None:
         self._directory = data_dir / "volumes"
         self._snapshots = data_dir / "snapshots"
         self._default_size_bytes = default_size_bytes
         self._containers = containers
+        self._keep_out = (data_dir, *keep_out)
         self._attached: set[str] = set()
         self._busy: set[str] = set()
         try:
@@ -155,7 +166,7 @@ class Volumes:
 
     def users(self, name: str) -> list[Container]:
         """The containers that have a volume."""
-        return [one for one in self._containers() if any(mount.source == name for mount in one.spec.volumes)]
+        return [one for one in self._containers() if any(mount.source == name for mount in one.spec.disks)]
 
     def used_bytes(self, name: str) -> int:
         """What a volume takes on the disk."""
@@ -167,7 +178,7 @@ class Volumes:
         """The spec with a name for each volume that has none, and those names.
 
         Raises:
-            InvalidInput: more volumes than a VM has disks for.
+            InvalidInput: more volumes than a VM has disks for, or a host directory that no container gets.
         """
         anonymous = set()
         mounts = []
@@ -177,12 +188,16 @@ class Volumes:
                 mounts.append(mount.model_copy(update={"source": name}))
             else:
                 mounts.append(mount)
-        if len({mount.source for mount in mounts}) < len(mounts):
+        spec = spec.model_copy(update={"volumes": tuple(mounts)})
+        disk_count = len(spec.disks)
+        if len({mount.source for mount in spec.disks}) < disk_count:
             raise InvalidInput("a volume is named twice: a disk has one place in a container", field="volumes")
         limit = len(machine.VOLUME_DEVICES)
-        if len(mounts) > limit:
-            raise InvalidInput(f"{len(mounts)} volumes: a VM has disks for {limit}; put more into one", field="volumes")
-        return spec.model_copy(update={"volumes": tuple(mounts)}), frozenset(anonymous)
+        if disk_count > limit:
+            raise InvalidInput(f"{disk_count} volumes: a VM has disks for {limit}; put more into one", field="volumes")
+        for mount in spec.host_directories:
+            host_directories.check(mount.source or "", self._keep_out)
+        return spec, frozenset(anonymous)
 
     async def ensure(self, spec: Spec, anonymous: frozenset[str]) -> None:
         """Make the volumes that a new container names and that do not exist.
@@ -190,13 +205,13 @@ class Volumes:
         Raises:
             Conflict, DiskFull, HostUnable: those that were made stay; a named one is of use, others go with `forget`.
         """
-        for mount in spec.volumes:
+        for mount in spec.disks:
             await self.create(mount.source, anonymous=mount.source in anonymous)
 
     async def forget(self, spec: Spec) -> None:
         """Remove the anonymous volumes of a container that has been removed."""
         known = {one.name for one in self._index.volumes() if one.anonymous}
-        for mount in spec.volumes:
+        for mount in spec.disks:
             if mount.source in known:
                 with contextlib.suppress(Conflict, NotFound):
                     await self.remove(mount.source)
@@ -209,7 +224,7 @@ class Volumes:
             Conflict: another VM has one, and one of the two writes; or it must be written to first.
         """
         found = []
-        for mount in container.spec.volumes:
+        for mount in container.spec.disks:
             one = self.get(mount.source or "")
             if f"volume {one.name}" in self._busy:
                 raise Conflict(f"the volume {one.name} is being copied or removed: try again", field="volume")
@@ -232,15 +247,25 @@ class Volumes:
         self._attached.add(container.id)
         return tuple(found)
 
+    def open_host_directories(self, container: Container) -> list[sharing.Share]:
+        """Open a container's host directories, for the caller to close; one that is not there is made, as by Docker.
+
+        Blocks: call it in a thread.
+
+        Raises:
+            InvalidInput, HostUnable: as `host_directories.open_share`; none is open then.
+        """
+        return host_directories.open_shares(container.spec, self._keep_out)
+
     def attached(self, container: Container) -> None:
         """The VM has come up with its volumes: they hold their first content."""
-        for mount in container.spec.volumes:
+        for mount in container.spec.disks:
             self._index.set_filled(mount.source or "")
 
     def _mount_of(self, other: Container, name: str) -> VolumeSpec | None:
         """How another container's VM has a volume, if it has it."""
         claimed = other.state in _ATTACHED_STATES or (other.live and other.id in self._attached)
-        mounts = [mount for mount in other.spec.volumes if mount.source == name]
+        mounts = [mount for mount in other.spec.disks if mount.source == name]
         return mounts[0] if claimed and mounts else None
 
     # --- snapshots
@@ -307,7 +332,7 @@ class Volumes:
                     )
                 yield
                 return
-            index = [mount.source for mount in writer.spec.volumes].index(volume)
+            index = [mount.source for mount in writer.spec.disks].index(volume)
             device = machine.VOLUME_DEVICES[index]
             await writer.agent.call("hyper-freeze", FREEZE_TIMEOUT_S, device=device, hold_s=FREEZE_TIMEOUT_S)
             try:
