@@ -162,13 +162,14 @@ static void fill(int volume, const char *name, const char *root, const char *pat
 /* All that the host shares is in one file system, which can be mounted once. */
 static void mount_shared(const struct mount_request *mount_, const char *base)
 {
-    if (mkdir(base, 0700) != 0) {
-        if (errno == EEXIST)
-            return;
+    static bool mounted; /* in this child */
+    if (mounted)
+        return;
+    if (mkdir(base, 0700) != 0 && errno != EEXIST)
         fail("make the directory", base);
-    }
     if (mount(mount_->device, base, mount_->type, MS_NODEV, mount_->options) != 0)
         fail("mount the host's directories for", mount_->path);
+    mounted = true;
 }
 
 /* The place of a volume: a directory, or a file for a file. */

@@ -48,6 +48,12 @@ async def guest(engine: Engine, container: Container, path: str | None = None) -
     if path is not None:
         for mount in container.spec.volumes:
             if f"{path.rstrip('/')}/".startswith(f"{mount.target}/"):
+                if mount.of_host:
+                    there = f"{mount.source}{path.rstrip('/').removeprefix(mount.target)}"
+                    raise Conflict(
+                        f"{path} is {there} on this host, and {name} does not run: take that, or start it first",
+                        field="path",
+                    )
                 raise Conflict(f"{path} is in a volume, and {name} does not run: start it first", field="path")
     async with container.lock:
         if container.live:

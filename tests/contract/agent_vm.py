@@ -67,6 +67,13 @@ def kernel() -> tuple[Path, Path | None]:
     pytest.skip(f"no guest kernel in {named or KERNELS}: set HYPER_TEST_KERNEL_DIR")
 
 
+def has_9p() -> bool:
+    """Whether the kernel of the tests has 9p built in: what the initramfs takes along is built in or there."""
+    vmlinuz, _ = kernel()
+    config = vmlinuz.with_name("config")
+    return config.is_file() and "CONFIG_9P_FS=y" in config.read_text().splitlines()
+
+
 @dataclass(frozen=True, slots=True)
 class Assets:
     """What every VM of a test run shares."""

@@ -56,6 +56,32 @@ def members(data: bytes) -> dict[str, tarfile.TarInfo]:
         return {one.name: one for one in tar}
 
 
+def test_what_the_host_shares_is_mounted_once_and_shown_at_several_places(tmp_path: Path) -> None:
+    (tmp_path / "0" / "below").mkdir(parents=True)
+    (tmp_path / "0" / "f").write_text("in the directory\n")
+    (tmp_path / "1").write_text("a file\n")
+    device = "virtio-9p-device,fsdev=shared,mount_tag=hyper-shared"
+    shared = ["-fsdev", f"local,id=shared,path={tmp_path},security_model=none", "-device", device]
+    usual = {"device": "hyper-shared", "fstype": "9p", "options": "trans=virtio,version=9p2000.L", "copy": False}
+    with GuestVm(extra=shared) as vm:
+        mounts = [mount("/a/b", **{**usual, "directory": "0"}), mount("/ro", **{**usual, "directory": "0"})]
+        mounts[1]["read_only"] = True
+        mounts.append(mount("/etc/new/file", **{**usual, "directory": "1"}))
+        script = "cat /ro/f /etc/new/file; echo x > /a/b/below/x; echo y > /ro/y; ls /a/b; grep -c ^hyper- /proc/mounts"
+        arguments = agent_vm.start_arguments("sh", "-c", script, mounts=mounts)
+        if not agent_vm.has_9p():
+            kind, text = vm.control.refusal("hyper-start", **arguments)
+            assert (kind, "cannot mount the host's directories for /a/b" in text) == ("GenericError", True)
+            return
+        missing = agent_vm.start_arguments("true", mounts=[mount("/d", **{**usual, "directory": "2"})])
+        assert "cannot open the volume of /d" in vm.control.refusal("hyper-start", **missing)[1]
+        vm.control.call("hyper-start", **arguments)
+        assert vm.wait() == 0
+        assert vm.output().decode().splitlines() == ["in the directory", "a file", "below", "f", "3"]
+        assert b"Read-only" in vm.output(2)
+    assert (tmp_path / "0" / "below" / "x").read_text() == "x\n"
+
+
 def test_a_volume_is_filled_once_kept_and_can_be_read_only(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with booted(disk) as vm:
