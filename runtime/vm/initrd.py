@@ -27,6 +27,7 @@ WANTED: tuple[str, ...] = (
     "virtio_net",
     "virtio_rng",
     "ext4",
+    "crc32c_generic",  # of ext4 and erofs, which ask for it by an alias
     "erofs",
     "overlay",
     "9pnet_virtio",
