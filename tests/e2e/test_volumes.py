@@ -99,7 +99,7 @@ def test_new_volumes_get_the_images_content_and_anonymous_ones_go(disks: Host, i
         (["-v", "a:/proc/x"], "/proc"),
         (["-v", "a:/x/../y"], "absolute"),
         (["-v", "v*:/x"], "volume name"),
-        (["-v", "/etc:/x"], "hyper cp"),
+        (["-v", "some/dir:/x"], "absolute path of the host"),
         (["-v", "a:/x", "-v", "b:/x"], "two volumes"),
         (["-v", "a:/x", "-v", "a:/y"], "twice"),
         (["-v", "a:/x", "-v", "b:/y", "-v", "c:/z"], "3 volumes"),
