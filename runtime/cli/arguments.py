@@ -196,21 +196,23 @@ def volume(text: str) -> dict[str, Any]:
     unknown = [option for option in options if option not in ("ro", "rw", "nocopy")]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}; use ro, rw or nocopy")
-    source = parts[0]
-    if source.startswith("~"):  # a shell leaves it in front of :/path
-        source = os.path.expanduser(source)  # noqa: PTH111 -- pathlib would slow every start
-    elif source.startswith("."):
-        source = os.path.abspath(source)  # noqa: PTH100 -- as above
     return {
-        "source": source or None,
+        "source": _host_path(parts[0]) or None,
         "target": parts[1],
         "read_only": "ro" in options,
         "nocopy": "nocopy" in options,
     }
 
 
+def _host_path(text: str) -> str:
+    """A path of this host in full, if the text is one; a name of a volume stays."""
+    if text.startswith("~"):  # a shell leaves it in front of :/path
+        return os.path.expanduser(text)  # noqa: PTH111 -- pathlib would slow every start
+    return os.path.abspath(text) if text.startswith(".") else text  # noqa: PTH100 -- as above
+
+
 def mount(text: str) -> tuple[str, dict[str, Any]]:
-    """`--mount`: what member of a specification it is for, and the entry; `type=volume` and `type=tmpfs`.
+    """`--mount`: what member of a specification it is for, and the entry; types are bind, volume and tmpfs.
 
     Raises:
         ValueError: what part is wrong.
@@ -223,10 +225,8 @@ def mount(text: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"there is no {name!r}; use type, source, target, readonly, volume-nocopy, tmpfs-size")
         given[name] = value if equals else "true"
     kind, target = given.get("type", "volume"), given.get("target", "")
-    if kind == "bind":
-        raise ValueError("host directories cannot be shared with a micro-VM here; use type=volume, and hyper cp")
-    if kind not in ("volume", "tmpfs"):
-        raise ValueError(f"there is no type {kind!r}; use volume or tmpfs")
+    if kind not in ("bind", "volume", "tmpfs"):
+        raise ValueError(f"there is no type {kind!r}; use bind, volume or tmpfs")
     if not target.startswith("/"):
         raise ValueError("it has no absolute target; write type=volume,source=data,target=/data")
     if kind == "tmpfs":
@@ -234,8 +234,14 @@ def mount(text: str) -> tuple[str, dict[str, Any]]:
         if "source" in given:
             raise ValueError("a tmpfs has no source; leave it out")
         return "tmpfs", {"path": target, "options": ",".join(f"{key}={one}" for key, one in sizes.items() if one)}
+    source = _host_path(given.get("source") or "")
+    # What -v makes where there is nothing, a mistyped path as well, this does not.
+    if kind == "bind" and not (source.startswith("/") and os.path.exists(source)):  # noqa: PTH110 -- as in `_host_path`
+        raise ValueError("its source is no path of this host; write type=bind,source=/srv/site,target=/srv")
+    if kind == "volume" and source.startswith("/"):
+        raise ValueError("a volume's source is its name; use type=bind for a path")
     return "volumes", {
-        "source": given.get("source") or None,
+        "source": source or None,
         "target": target,
         "read_only": _yes(given.get("read_only")),
         "nocopy": _yes(given.get("nocopy")),
