@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from qemu.qmp import QMPClient, QMPError
 
 from runtime.errors import GuestFailed
-from runtime.network import links
+from runtime.network import holding, links
 from runtime.vm import machine, process, sharing, userns
 from runtime.vm.agent import Agent
 
@@ -110,6 +110,7 @@ async def start(
     """
     began = time.monotonic()
     order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await holding.gone(order.tap)  # a VM before
     with contextlib.ExitStack() as stack:
         files = _open_files(host, order, mode, template, stack, ram)
         if order.bridge:
@@ -127,6 +128,7 @@ async def start(
         )
         shared = sharing.prepare(order.directory / SHARED)
         running = process.start(host.qemu, arguments, files.inherited(), confinement, log, shared)
+        holding.hold(running.pid, order.tap, files.tap)
         deadline_s = timeout_s or (CLONE_TIMEOUT_S if mode == "clone" else COLD_TIMEOUT_S)
         try:
             if mode == "clone":
@@ -136,6 +138,7 @@ async def start(
             await _unless_ended(running, log, agent.call("guest-ping", timeout_s=deadline_s), deadline_s)
         except BaseException:
             await asyncio.shield(running.kill())
+            await asyncio.shield(holding.gone(order.tap))
             raise
     return Started(running, agent, {"vm": vm_up - began, "agent": time.monotonic() - vm_up})
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.errors import GuestFailed, HostUnable
+from runtime.network import holding
 from runtime.vm import userns
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Process:
         child = _children.pop(self.pid, None)
         if child is not None:
             child.wait()
+        holding.let_go(self.pid)
 
     async def kill(self) -> None:
         """End it with SIGKILL and wait for the end. A stopped process (SIGSTOP) ends as well."""
