@@ -1,7 +1,8 @@
 """Client of the guest agent's control port (`docs/reference/agent-protocol.md`).
 
-The guest is hostile: an answer has a size limit and a deadline, and nothing in it is believed to have a shape. After
-any failure the connection is closed, and the next call opens a new one and synchronises.
+The guest is hostile: an answer has a size limit and a deadline, and nothing in it is believed to have a shape. What it
+sends is taken in pieces between which other work goes on, and is looked at in ways whose cost grows with its length
+alone. After any failure the connection is closed, and the next call opens a new one and synchronises.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import CommandNotExecutable, CommandNotFound, GuestFailed
@@ -18,11 +20,18 @@ from runtime.vm import process
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What the agent itself gives at most (`REPLY_MAX_BYTES`, and the frame around it).
-MAX_ANSWER_BYTES = (8 << 20) + 4096
+# Most answers are far shorter. A short limit bounds the objects that JSON can be made to become.
+MAX_ANSWER_BYTES = 64 * 1024
+_LONGER_BYTES = {"hyper-read": 2 << 20}
+# What a guest may still send of an answer that somebody else asked for; the agent itself gives at most 8 MiB.
+_MAX_STALE_BYTES = (8 << 20) + 4096
+_MAX_STALE_SYNCS = 64
+_READ_BYTES = 64 * 1024
+_SYNC_BYTES = 128  # more than the answer to a synchronisation has
 DEFAULT_TIMEOUT_S = 10.0
 _FIRST_RESYNC_S = 0.1
 _LAST_RESYNC_S = 1.0
+_MAX_DESCRIPTION = 500
 
 _ERRORS = {"NotFound": CommandNotFound, "NotExecutable": CommandNotExecutable}
 
@@ -35,9 +44,10 @@ class Agent:
         self._lock = asyncio.Lock()
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._held = bytearray()
 
     async def call(self, command: str, timeout_s: float = DEFAULT_TIMEOUT_S, **arguments: object) -> Any:
-        """Run one command and return what it returned.
+        """Run one command and return what it returned. The time counts from now, also while others wait for theirs.
 
         Raises:
             CommandNotFound: the guest says that the program or user does not exist.
@@ -45,21 +55,18 @@ class Agent:
             GuestFailed: no answer in time, an answer too long or not JSON, or any other error of the agent.
                 After the first three the connection is closed; the guest goes on.
         """
-        async with self._lock:
-            try:
-                async with asyncio.timeout(timeout_s):
+        try:
+            async with asyncio.timeout(timeout_s), self._lock:
+                try:
                     await self._connect()
                     answer = await self._exchange(command, arguments)
-            except TimeoutError as err:
-                self.close()
-                raise GuestFailed(f"the guest agent did not answer {command} within {timeout_s:g} s") from err
-            except (OSError, EOFError, ValueError, RecursionError, asyncio.LimitOverrunError) as err:
-                # ValueError: JSON, or a line over the limit (asyncio says LimitOverrunError as ValueError)
-                self.close()
-                raise GuestFailed(f"the guest agent broke off during {command}: {type(err).__name__}") from err
-            except BaseException:
-                self.close()  # cancelled: an answer that comes later must not be taken for the next one
-                raise
+                except BaseException:
+                    self.close()  # also if cancelled: an answer that comes later must not be taken for the next one
+                    raise
+        except TimeoutError as err:
+            raise GuestFailed(f"the guest agent did not answer {command} within {timeout_s:g} s") from err
+        except (OSError, EOFError, ValueError, RecursionError) as err:
+            raise GuestFailed(f"the guest agent broke off during {command}: {type(err).__name__}") from err
         return self._result(command, answer)
 
     def close(self) -> None:
@@ -67,45 +74,73 @@ class Agent:
         if self._writer is not None:
             self._writer.close()
         self._reader = self._writer = None
+        self._held.clear()
 
     async def _connect(self) -> None:
         if self._writer is not None and not self._writer.is_closing():
             return
-        self._reader, self._writer = await process.connect(self._path, MAX_ANSWER_BYTES)
+        self._held.clear()
+        self._reader, self._writer = await process.connect(self._path, _READ_BYTES)
         token = random.randrange(1, 2**31)  # noqa: S311 -- tells a stale answer from ours, not a secret
         request = {"execute": "guest-sync-delimited", "arguments": {"id": token}}
-        pause_s = _FIRST_RESYNC_S
+        # Nothing of what comes before it is looked at: it may be any number of lines of any length.
+        mark = re.compile(rb'\xff\s{0,8}\{\s{0,8}"return"\s{0,8}:\s{0,8}%d\s{0,8}\}\s{0,8}\n' % token)
+        pause_s, stale = _FIRST_RESYNC_S, 0
         while True:
             # More than once: a guest that sees the end of an earlier connection late drops what it has read of ours.
             self._writer.write(b"\xff" + json.dumps(request).encode() + b"\n")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
-                    await self._synchronised(self._reader, token)
+                    while not (found := mark.search(self._held)):
+                        stale += max(0, len(self._held) - _SYNC_BYTES)
+                        del self._held[:-_SYNC_BYTES]
+                        if stale > _MAX_STALE_BYTES:
+                            raise ValueError("no end of old answers")
+                        await self._receive()
+                    del self._held[: found.end()]
                     return
             pause_s = min(2 * pause_s, _LAST_RESYNC_S)
 
-    async def _synchronised(self, reader: asyncio.StreamReader, token: int) -> None:
-        discarded = 0
-        while True:
-            discarded += len(await reader.readuntil(b"\xff"))
-            if discarded > MAX_ANSWER_BYTES:
-                raise ValueError("no end of old answers")
-            with contextlib.suppress(ValueError):
-                answer = json.loads(await reader.readline())
-                if isinstance(answer, dict) and answer.get("return") == token:
-                    return
+    async def _receive(self) -> None:
+        """Take what has come, after others had their turn.
+
+        Raises:
+            EOFError: the guest's end was closed.
+        """
+        await asyncio.sleep(0)  # a reader that is never empty would not let anybody else run
+        data = await self._reader.read(_READ_BYTES) if self._reader is not None else b""
+        if not data:
+            raise EOFError
+        self._held += data
 
     async def _exchange(self, command: str, arguments: dict[str, object]) -> object:
-        if self._reader is None or self._writer is None:
+        if self._writer is None:
             raise EOFError
-        request = {"execute": command, "arguments": arguments}
-        self._writer.write(json.dumps(request).encode() + b"\n")
+        self._writer.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         await self._writer.drain()
-        while (line := await self._reader.readline()).startswith(b"\xff"):
-            pass  # the answer to a synchronisation that was sent twice
-        if not line.endswith(b"\n"):
-            raise EOFError
-        return json.loads(line)
+        for _ in range(_MAX_STALE_SYNCS):
+            line = await self._line(_LONGER_BYTES.get(command, MAX_ANSWER_BYTES))
+            if not line.startswith(b"\xff"):  # the answer to a synchronisation that was sent twice
+                return json.loads(line)
+        raise ValueError("no end of old answers")
+
+    async def _line(self, limit_bytes: int) -> bytes:
+        """The next line.
+
+        Raises:
+            ValueError: it is longer than the limit.
+        """
+        seen = 0
+        while (end := self._held.find(b"\n", seen)) < 0:
+            seen = len(self._held)
+            if seen > limit_bytes:
+                break
+            await self._receive()
+        if not 0 <= end <= limit_bytes:
+            raise ValueError("the answer is too long")
+        line = bytes(self._held[: end + 1])
+        del self._held[: end + 1]
+        return line
 
     def _result(self, command: str, answer: object) -> Any:
         if not isinstance(answer, dict):
@@ -115,6 +150,12 @@ class Agent:
             return answer["return"]
         error = answer.get("error")
         details = error if isinstance(error, dict) else {}
-        text = str(details.get("desc", "no description"))[:500]
-        kind = _ERRORS.get(str(details.get("class")), GuestFailed)
+        text, name = details.get("desc"), details.get("class")
+        text = _one_line(text) if isinstance(text, str) else "no description"
+        kind = _ERRORS.get(name, GuestFailed) if isinstance(name, str) else GuestFailed
         raise kind(text if kind is not GuestFailed else f"the guest agent refused {command}: {text}")
+
+
+def _one_line(text: str) -> str:
+    """What a guest says, for a message and a log: nothing in it moves a cursor or begins a line."""
+    return "".join(char if char.isprintable() else " " for char in text[:_MAX_DESCRIPTION])

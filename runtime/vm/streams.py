@@ -1,7 +1,9 @@
 """Exec sessions and stdin, multiplexed over one port of the guest with credits (`docs/reference/agent-protocol.md`).
 
-Memory is bounded by the credit that was given: at most 256 KiB a stream wait here for a slow client. A guest that sends
-more than that, or no frames, loses the session or the connection.
+Memory is bounded by the credit that was given: at most 256 KiB a stream wait here for a slow client, in few pieces. A
+guest that breaks the protocol (more than its credit, frames that say nothing, more for a session after its end, much
+for sessions that there are not) loses the connection, and with it all its sessions; so does one that takes nothing from
+us. Frames are taken in pieces between which other work goes on.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import json
 import os
 import struct
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,7 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 CONTAINER = 0  # the session that is the container itself
 CREDIT_BYTES = 256 * 1024
 MAX_FRAME_BYTES = 32768
+MAX_PIECE_BYTES = 65536  # what a record of a log may carry
 
 _FRAME = struct.Struct("<IBBHI")
 _RESET, _DATA, _EOF, _CREDIT, _EXIT, _CLOSE = range(6)
@@ -33,7 +37,16 @@ _SYNC_TIMEOUT_S = 5.0
 _SYNC_AGAIN_S = 0.3
 # More than a guest can still be waiting for of a frame; as a frame's head it is out of range.
 _PADDING = b"\xff" * (_FRAME.size + MAX_FRAME_BYTES)
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024  # 5000 frames at most: some milliseconds
+_MAX_STALE_BYTES = 8 << 20  # before the answer to a RESET: far more than can be on its way
+# What an honest guest may still send for a session that was dropped: all its credit, two EOF and an EXIT.
+_STRAY_BYTES = 2 * CREDIT_BYTES + 4096
+_MAX_STRAY_BYTES = 64 * _STRAY_BYTES  # a guest has so many sessions at most
+_MAX_UNREAD_BYTES = 4 << 20  # waiting for a guest to take them; those who write wait long before
+_MANY_PIECES = 256
+_MAX_EXIT_BYTES = 256
+_FAILED = 255
+_MAX_SIGNAL = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +65,50 @@ class Exit:
     signal: int | None
 
 
+class _Events:
+    """What a session has to say, until somebody takes it.
+
+    A piece is joined to the one before it; if many wait, to the last of its stream, as the order between two streams
+    is nobody's promise. So a guest that sends single bytes takes no more memory than its credit.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[int, bytearray]] = deque()
+        self._exit: Exit | None = None
+        self._some = asyncio.Event()
+
+    def put(self, stream: int, data: memoryview) -> None:
+        last = self._pieces[-1] if self._pieces else None
+        if last is not None and last[0] != stream and len(self._pieces) > _MANY_PIECES:
+            last = self._pieces[-2]  # of the other stream: neighbours are joined
+        if last is not None and last[0] == stream and (len(last[1]) < MAX_FRAME_BYTES or last is not self._pieces[-1]):
+            last[1].extend(data)
+        else:
+            self._pieces.append((stream, bytearray(data)))
+        self._some.set()
+
+    def end(self, how: Exit) -> None:
+        self._exit = how
+        self._some.set()
+
+    async def get(self) -> list[Output | Exit]:
+        """All that waits; the `Exit` comes last."""
+        await self._some.wait()
+        self._some.clear()
+        found: list[Output | Exit] = [
+            Output(stream, bytes(data[at : at + MAX_PIECE_BYTES]))
+            for stream, data in self._pieces
+            for at in range(0, len(data), MAX_PIECE_BYTES)
+        ]
+        self._pieces.clear()
+        if self._exit is not None:
+            found.append(self._exit)
+        return found
+
+
 @dataclass(slots=True)
 class _Session:
-    events: asyncio.Queue[Output | Exit] = field(default_factory=asyncio.Queue)
+    events: _Events = field(default_factory=_Events)
     granted: dict[int, int] = field(default_factory=lambda: {STDOUT: CREDIT_BYTES, STDERR: CREDIT_BYTES})
     may_send: int = CREDIT_BYTES
     more_credit: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,6 +124,7 @@ class Streams:
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
+        self._strays_bytes = 0
 
     async def open(self, session: int) -> None:
         """Make a session known, before the agent is told to start it.
@@ -104,9 +159,7 @@ class Streams:
             raise GuestFailed("the session has ended")
         try:
             while True:
-                batch = [await state.events.get()]
-                while not state.events.empty():
-                    batch.append(state.events.get_nowait())
+                batch = await state.events.get()
                 yield batch
                 if isinstance(batch[-1], Exit):
                     return
@@ -133,8 +186,11 @@ class Streams:
             state.may_send -= len(part)
             self._send(session, _DATA, STDIN, bytes(part))
             view = view[len(part) :]
-            if self._writer is not None:
-                await self._writer.drain()
+            try:
+                if self._writer is not None:
+                    await self._writer.drain()
+            except OSError as err:
+                raise GuestFailed("the session has ended") from err
 
     def end_input(self, session: int) -> None:
         """Close the session's stdin."""
@@ -145,13 +201,14 @@ class Streams:
         """Nobody takes the session's output any more; its process goes on. One that has ended is forgotten."""
         state = self._sessions.pop(session, None)
         if state is not None and not state.ended:
+            self._strays_bytes = min(self._strays_bytes + _STRAY_BYTES, _MAX_STRAY_BYTES)
             self._send(session, _CLOSE)
             state.ended = True
             state.more_credit.set()
 
     def forget(self, session: int) -> None:
-        """Drop a session that was not started after all."""
-        self._sessions.pop(session, None)
+        """Drop a session that was not started after all, or of which that is not known."""
+        self.drop(session)
 
     @property
     def sessions(self) -> int:
@@ -162,8 +219,7 @@ class Streams:
         """Close the connection; the guest's processes go on."""
         if self._reading is not None:
             self._reading.cancel()
-        if self._writer is not None:
-            self._writer.close()
+        self._lose()
 
     async def _connect(self) -> None:
         self._lose()
@@ -171,9 +227,10 @@ class Streams:
             async with asyncio.timeout(_SYNC_TIMEOUT_S):
                 reader, self._writer = await process.connect(self._path, _READ_BYTES)
                 held = await self._synchronise(reader)
-        except (OSError, EOFError, TimeoutError) as err:
+        except (OSError, EOFError, ValueError) as err:
             self._lose()
             raise GuestFailed("the guest does not answer on its streams port") from err
+        self._strays_bytes = _STRAY_BYTES
         self._reading = asyncio.create_task(self._read(reader, held))
 
     async def _synchronise(self, reader: asyncio.StreamReader) -> bytearray:
@@ -184,6 +241,7 @@ class Streams:
         """
         held = bytearray()
         padding = b""
+        stale = 0
         while True:
             nonce = os.urandom(8)
             if self._writer is not None:
@@ -194,19 +252,20 @@ class Streams:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SYNC_AGAIN_S):
                     while (at := held.find(mark)) < 0:
+                        stale += max(0, len(held) - len(mark))
+                        if stale > _MAX_STALE_BYTES:
+                            raise ValueError("no end of old frames")
                         del held[: -len(mark)]
-                        if not (data := await reader.read(_READ_BYTES)):
-                            raise EOFError
-                        held += data
+                        held += await _more(reader)
                     return held[at + len(mark) :]
 
     async def _read(self, reader: asyncio.StreamReader, held: bytearray) -> None:
-        with contextlib.suppress(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError):
-            while self._take_frames(held):
-                if not (data := await reader.read(_READ_BYTES)):
-                    break
-                held += data
-        self._lose()
+        try:
+            with contextlib.suppress(OSError, EOFError):
+                while self._take_frames(held):
+                    held += await _more(reader)
+        finally:
+            self._lose()
 
     def _take_frames(self, held: bytearray) -> bool:
         """All whole frames; False if one breaks the protocol."""
@@ -217,36 +276,51 @@ class Streams:
                 return False
             if len(held) - at - size < length:
                 break
-            payload = bytes(held[at + size : at + size + length])
+            payload = memoryview(held)[at + size : at + size + length]
             at += size + length
             state = self._sessions.get(session)
-            if state is not None and not self._take(state, kind, stream, payload):
+            keeps = self._stray(length) if state is None else self._take(state, kind, stream, payload)
+            payload.release()
+            if not keeps:
                 return False
         del held[:at]
         return True
 
-    def _take(self, state: _Session, kind: int, stream: int, payload: bytes) -> bool:
+    def _stray(self, length: int) -> bool:
+        """A frame of no known session, such as one that was dropped; False if there have been too many."""
+        self._strays_bytes -= length + 1
+        return self._strays_bytes >= 0
+
+    def _take(self, state: _Session, kind: int, stream: int, payload: memoryview) -> bool:
         """One frame of a known session; False for one that breaks the protocol."""
+        if state.ended:
+            return False
         if kind == _DATA:
             left = state.granted.get(stream, 0) - len(payload)
-            if left < 0:
+            if left < 0 or not payload:
                 return False
             state.granted[stream] = left
-            state.events.put_nowait(Output(stream, payload))
-        elif kind == _CREDIT and len(payload) == 4:
-            state.may_send = min(state.may_send + int.from_bytes(payload, "little"), CREDIT_BYTES)
+            state.events.put(stream, payload)
+        elif kind == _EOF:
+            return state.granted.pop(stream, None) is not None
+        elif kind == _CREDIT:
+            more = int.from_bytes(payload[:4], "little")
+            if len(payload) != 4 or not 0 < more <= CREDIT_BYTES - state.may_send:
+                return False
+            state.may_send += more
             state.more_credit.set()
         elif kind == _EXIT:
-            content = json.loads(payload)
-            signal = content.get("signal")
-            self._end(state, Exit(int(content["exit_code"]), None if signal is None else int(signal)))
+            how = _exit_of(bytes(payload[: _MAX_EXIT_BYTES + 1]))
+            if how is None:
+                return False
+            self._end(state, how)
         return kind in (_DATA, _EOF, _CREDIT, _EXIT)
 
     def _grant(self, session: int, state: _Session, taken: list[Output | Exit]) -> None:
         """Give back the credit of what a client has taken."""
         for stream in (STDOUT, STDERR):
             count = sum(len(one.data) for one in taken if isinstance(one, Output) and one.stream == stream)
-            if count:
+            if count and stream in state.granted:
                 state.granted[stream] += count
                 if not state.ended:
                     self._send(session, _CREDIT, stream, count.to_bytes(4, "little"))
@@ -254,19 +328,53 @@ class Streams:
     def _end(self, state: _Session, how: Exit) -> None:
         if not state.ended:
             state.ended = True
-            state.events.put_nowait(how)
+            state.events.end(how)
             state.more_credit.set()
 
     def _lose(self) -> None:
         """The connection is gone: every session has ended, as far as anybody here can tell."""
         for state in self._sessions.values():
-            self._end(state, Exit(255, None))
+            self._end(state, Exit(_FAILED, None))
         # Whoever takes the output of one still holds it; a new connection begins with none.
         self._sessions.clear()
         if self._writer is not None:
-            self._writer.close()
+            self._writer.transport.abort()  # what the guest has not taken yet is not waited for
             self._writer = None
 
     def _send(self, session: int, kind: int, stream: int = 0, payload: bytes = b"") -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(_FRAME.pack(session, kind, stream, 0, len(payload)) + payload)
+        if self._writer is None or self._writer.is_closing():
+            return
+        self._writer.write(_FRAME.pack(session, kind, stream, 0, len(payload)) + payload)
+        if self._writer.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self._writer.transport.abort()  # who reads from it sees its end
+
+
+async def _more(reader: asyncio.StreamReader) -> bytes:
+    """What has come, after others had their turn: a reader that is never empty would not let them.
+
+    Raises:
+        EOFError: the connection was closed.
+    """
+    await asyncio.sleep(0)
+    data = await reader.read(_READ_BYTES)
+    if not data:
+        raise EOFError
+    return data
+
+
+def _exit_of(payload: bytes) -> Exit | None:
+    """What an EXIT frame says; None if it is not what the protocol has there."""
+    if len(payload) > _MAX_EXIT_BYTES:
+        return None
+    try:
+        content = json.loads(payload)
+    except ValueError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    exit_code, signal = content.get("exit_code"), content.get("signal")
+    if type(exit_code) is not int or not 0 <= exit_code <= _FAILED:
+        return None
+    if signal is not None and (type(signal) is not int or not 0 < signal <= _MAX_SIGNAL):
+        return None
+    return Exit(exit_code, signal)
