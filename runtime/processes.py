@@ -13,14 +13,17 @@ from runtime import psoptions
 from runtime.errors import Conflict, GuestFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from runtime.life import Container
 
 MAX_PROCESSES = 1024
-_FILES_AT_ONCE = 120  # of the 128 that one call may ask for; three for each process
+_FILES_AT_ONCE = 60  # three for each process; an answer has at most six bytes for one of a file, 2 MiB in all
+_MAX_FILE_BYTES = 4096
+_MAX_LISTING_BYTES = 65536
 _TICKS_A_SECOND = 100  # USER_HZ, which is the same on every machine of this architecture
-_MAX_COMMAND = 4096
+_MAX_NUMBER = 2**63
+_MAX_NAME = 64
 _FIELDS = 22  # of `stat` from field 3 on, up to rss
 _PAGE_KIB = 4
 _MEMORY = "/proc/meminfo"
@@ -39,13 +42,14 @@ async def top(container: Container, options: Sequence[str] = ()) -> dict[str, An
     if container.state != "running" or container.agent is None:
         raise Conflict(f"the container {container.record.name} is {container.state}, not running", field="container")
     listing = f"{container.record.guest.cgroup}/cgroup.procs"
-    answer = await _read(container, [listing, _MEMORY])
-    pids = sorted({int(word) for word in answer[0].get(listing, "").split() if word.isdigit() and len(word) < 8})
+    answer = await _read(container, [listing, _MEMORY], _MAX_LISTING_BYTES)
+    words = answer[0].get(listing, "").split()
+    pids = sorted({int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 8})
     paths = [f"/proc/{pid}/{name}" for pid in pids[:MAX_PROCESSES] for name in ("stat", "status", "cmdline")]
     found: dict[str, str] = {}
     boot = time.time()
     for start in range(0, len(paths), _FILES_AT_ONCE):
-        texts, boot = await _read(container, paths[start : start + _FILES_AT_ONCE])
+        texts, boot = await _read(container, paths[start : start + _FILES_AT_ONCE], _MAX_FILE_BYTES)
         found |= texts
     memory_kib = _memory_kib(answer[0].get(_MEMORY, ""))
     told = [_values(pid, found, boot, memory_kib) for pid in pids[:MAX_PROCESSES]]
@@ -53,16 +57,17 @@ async def top(container: Container, options: Sequence[str] = ()) -> dict[str, An
     return {"titles": [title for title, _ in wanted], "processes": rows}
 
 
-async def _read(container: Container, paths: Iterable[str]) -> tuple[dict[str, str], float]:
-    """Contents by path, and the time at which the guest booted, by our clock."""
+async def _read(container: Container, paths: Sequence[str], max_bytes: int) -> tuple[dict[str, str], float]:
+    """The beginnings of files by path, and the time at which the guest booted, by our clock."""
     if container.agent is None:
         raise Conflict(f"the container {container.record.name} is not running", field="container")
-    answer = await container.agent.call("hyper-read", files=list(paths))
+    asked = set(paths)
+    answer = await container.agent.call("hyper-read", files=list(paths), max_bytes=max_bytes)
     try:
         texts = {
-            str(one["path"]): str(one["data"]).encode("latin-1", "replace").decode(errors="replace")
+            path: str(one["data"])[:max_bytes].encode("latin-1", "replace").decode(errors="replace")
             for one in answer["files"]
-            if "data" in one
+            if "data" in one and (path := str(one["path"])) in asked
         }
         return texts, time.time() - int(answer["uptime_ns"]) / 1e9
     except (KeyError, TypeError, ValueError, OverflowError) as err:
@@ -87,6 +92,8 @@ def _values(pid: int, texts: dict[str, str], boot: float, memory_kib: int) -> di
         number = {place: int(field) for place, field in enumerate(fields[1:_FIELDS], 4)}
     except ValueError:
         return None
+    if not all(-_MAX_NUMBER <= one < 2 * _MAX_NUMBER for one in number.values()):
+        return None
     started = boot + number[22] / _TICKS_A_SECOND
     age_s, used_s = max(time.time() - started, 0.01), (number[14] + number[15]) / _TICKS_A_SECOND
     used_s = min(max(used_s, 0.0), _DAY_S - 1)
@@ -94,15 +101,15 @@ def _values(pid: int, texts: dict[str, str], boot: float, memory_kib: int) -> di
     words = texts.get(f"/proc/{pid}/cmdline", "").rstrip("\0").replace("\0", " ")
     users, groups = status.get("Uid", "? ?").split(), status.get("Gid", "? ?").split()
     resident_kib = max(number[24], 0) * _PAGE_KIB
-    state = fields[0][:1]
+    state = _shown(fields[0][:1])
     return {
         "pid": str(pid),
         "ppid": str(number[4]),
         "pgid": str(number[5]),
         "sid": str(number[6]),
-        "ruid": (users or ["?"])[0],
-        "uid": (users[1:2] or users[:1] or ["?"])[0],
-        "gid": (groups[1:2] or groups[:1] or ["?"])[0],
+        "ruid": _shown((users or ["?"])[0][:_MAX_NAME]),
+        "uid": _shown((users[1:2] or users[:1] or ["?"])[0][:_MAX_NAME]),
+        "gid": _shown((groups[1:2] or groups[:1] or ["?"])[0][:_MAX_NAME]),
         "share": str(min(99, int(100 * used_s / age_s))),
         "pcpu": f"{min(999.0, 100 * used_s / age_s):.1f}",
         "pmem": f"{min(100.0, 100 * resident_kib / memory_kib):.1f}" if memory_kib else "?",
@@ -120,8 +127,8 @@ def _values(pid: int, texts: dict[str, str], boot: float, memory_kib: int) -> di
         "pri": str(39 - number[18]),
         "opri": str(60 + number[18]),
         "nlwp": str(number[20]),
-        "comm": name[:_MAX_COMMAND] + (" <defunct>" if state == "Z" else ""),
-        "args": (words or f"[{name}]")[:_MAX_COMMAND] + (" <defunct>" if state == "Z" else ""),
+        "comm": _shown(name[:_MAX_NAME]) + (" <defunct>" if state == "Z" else ""),
+        "args": _shown(words or f"[{name[:_MAX_NAME]}]") + (" <defunct>" if state == "Z" else ""),
     }
 
 
@@ -140,6 +147,11 @@ def _elapsed(seconds: float) -> str:
     days, hour = divmod(hours, 24)
     head = f"{days}-{hour:02d}:" if days else f"{hour:02d}:" if hour else ""
     return f"{head}{minute:02d}:{second:02d}"
+
+
+def _shown(text: str) -> str:
+    """As `ps` shows it: what is no character to print is a question mark."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _terminal(number: int) -> str:

@@ -28,8 +28,9 @@ class Agent:
         self.answer = answer
         self.most = 0
 
-    async def call(self, command: str, *, files: list[str]) -> Any:
+    async def call(self, command: str, *, files: list[str], max_bytes: int) -> Any:
         assert command == "hyper-read"
+        assert 6 * len(files) * max_bytes < 2 << 20
         self.most = max(self.most, len(files))
         if self.answer is not None:
             return self.answer
@@ -93,7 +94,7 @@ async def test_a_process_without_a_command_line_has_its_name(running: Any) -> No
 @pytest.mark.parametrize(
     "text",
     ["", "12", "12 (x", ") (", "12 (x) S", "12 (x) S " + "x " * 30, "12 (x) S " + "9" * 4000 + " " + "1 " * 30,
-     "12 (x) S " + "99999999999999999999 " * 30, "12 (x) S " + "-5 " * 30],
+     "12 (x) S " + "99999999999999999999 " * 30, "12 (x) S " + "-5 " * 30, "12 (x) S " + ("9" * 400 + " ") * 30],
 )  # fmt: skip
 async def test_a_guest_that_lies_gets_a_table_all_the_same(running: Any, text: str) -> None:
     container, _ = running
@@ -101,6 +102,20 @@ async def test_a_guest_that_lies_gets_a_table_all_the_same(running: Any, text: s
     for row in (await processes.top(container))["processes"]:
         assert len(row) == len(psoptions.FULL)
         assert all(isinstance(cell, str) for cell in row)
+
+
+async def test_what_is_no_character_to_print_is_not_passed_on(running: Any) -> None:
+    container, _ = running
+    container.agent = Agent({
+        CGROUP: "12\n\u00b2\n\u00b3\n",
+        "/proc/12/stat": stat(),
+        "/proc/12/status": "Uid:\t\x1b[2J\n",
+        "/proc/12/cmdline": "a\x1b]0;title\x07\nb" + "c" * 9000,
+    })  # fmt: skip
+    (row,) = (await processes.top(container))["processes"]
+    assert row[0] == "?[2J"
+    assert row[7].startswith("a?]0;title??bccc")
+    assert len(row[7]) <= 4096
 
 
 @pytest.mark.parametrize("answer", [[], "x", {}, {"files": 1}, {"files": [1], "uptime_ns": 1}, {"files": []}])
