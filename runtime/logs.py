@@ -7,6 +7,7 @@ meets anything, and never takes more memory than a record may have.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,8 @@ MAX_PAYLOAD_BYTES = 65536
 MAGIC = b"HP"
 HEADER = struct.Struct("<2sBBIQ")
 _CHAIN = 4  # so many records in a row are no accident
+# The first half of a header that is one; damage is searched by it, as a guest may send any amount of nearly-headers.
+_HEAD = re.compile(rb"HP[\x01-\x03]\0(?:..\0\0|\0\0\x01\0)", re.DOTALL)
 
 
 class LogRecord(NamedTuple):
@@ -77,20 +80,15 @@ def places(data: bytes, offset: int = 0) -> Iterator[tuple[int, int, int, int]]:
             yield offset, kind, length, time_ns
             offset = end
         else:
-            offset = data.find(MAGIC, offset + 1)
-            if offset < 0:
-                return
+            offset = _next(data, offset + 1)
 
 
 def whole(data: bytes, offset: int = 0) -> int:
     """Where the last whole record ends, and damage that no record can begin in: all before it can be passed on."""
     for begin, _, length, _ in places(data, offset):
         offset = begin + HEADER.size + length
-    while len(data) - offset >= HEADER.size and not _begins(data, offset):
-        following = data.find(MAGIC, offset + 1)
-        if following < 0:
-            return len(data) - 1  # the last byte may be the first one of a magic
-        offset = following
+    if len(data) - offset >= HEADER.size and not _begins(data, offset):
+        return _next(data, offset + 1)
     return offset
 
 
@@ -99,16 +97,24 @@ def first(data: bytes) -> int:
 
     What a container writes may look like a record; that several follow one another to the end is told from chance.
     """
-    offset = data.find(MAGIC)
-    while offset >= 0:
+    offset = _next(data, 0)
+    while len(data) - offset >= HEADER.size:
         at, seen = offset, 0
         while seen < _CHAIN and len(data) - at >= HEADER.size and _begins(data, at):
             at += HEADER.size + int.from_bytes(data[at + 4 : at + 8], "little")
             seen += 1
         if seen == _CHAIN or (seen and len(data) - at < HEADER.size):
             return offset
-        offset = data.find(MAGIC, offset + 1)
+        offset = _next(data, offset + 1)
     return len(data)
+
+
+def _next(data: bytes, offset: int) -> int:
+    """Where a record may begin, from a place on: a header, or what the end of the data leaves of one."""
+    if found := _HEAD.search(data, offset):
+        return found.start()
+    cut = data.find(MAGIC[:1], max(offset, len(data) - HEADER.size + 1))
+    return cut if cut >= 0 else len(data)
 
 
 def _begins(data: bytes, offset: int) -> bool:

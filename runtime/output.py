@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtime import logs, seeking
 from runtime.errors import InvalidInput
-from runtime.logs import EVENT, HEADER, Decoder, LogRecord
+from runtime.logs import EVENT, HEADER, LogRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 256 * 1024
 # The exit record is the last one; before it there may be one of output, and events.
 _TAIL_BYTES = 512 * 1024
+_MAX_EVENT_BYTES = 4096
+_MAX_EVENTS = 1000
 _POLL_S = 1.0
 
 
@@ -43,15 +45,17 @@ def last_words(path: Path) -> LastWords | None:
         tail, _ = _tail(path)
     except OSError:
         return None
-    words = None
-    for record in Decoder().feed(tail):
-        event = record.event()
+    # From the end: a hostile guest may have filled the tail with events, and what they say is not looked at for ever.
+    events = [place for place in logs.places(tail) if place[1] == EVENT and place[2] <= _MAX_EVENT_BYTES]
+    for offset, kind, length, time_ns in events[: -_MAX_EVENTS - 1 : -1]:
+        begin = offset + HEADER.size
+        event = LogRecord(kind, time_ns, tail[begin : begin + length]).event()
         if event.get("event") == "started":
-            words = None
-        elif event.get("event") == "exited":
+            return None
+        if event.get("event") == "exited":
             with contextlib.suppress(TypeError, ValueError):
-                words = LastWords(int(str(event.get("exit_code"))) & 0xFF, event.get("oom_killed") is True)
-    return words
+                return LastWords(int(str(event.get("exit_code"))) & 0xFF, event.get("oom_killed") is True)
+    return None
 
 
 def write_end(path: Path, exit_code: int, error: str | None) -> LastWords:

@@ -145,7 +145,8 @@ class Rotation:
     async def _punch(self, container: Container, known: _Growth, begin: int, target: int) -> None:
         try:
             with container.log_path.open("r+b") as file:
-                end = await asyncio.to_thread(_last_boundary, file.fileno(), begin, target)
+                walk_bytes = max(4 * self._max_bytes, 4 * _READ_BYTES)
+                end = await asyncio.to_thread(_last_boundary, file.fileno(), begin, target, walk_bytes)
                 known.begin = end  # first: no reader takes what is about to go
                 await asyncio.to_thread(_punch, file.fileno(), end)
         except OSError as err:
@@ -196,9 +197,16 @@ def _begin_of(container: Container) -> int:
     return start + max(found, 0)
 
 
-def _last_boundary(descriptor: int, begin: int, target: int) -> int:
-    """The end of the last record that ends at or before `target`, found by going from record to record."""
+def _last_boundary(descriptor: int, begin: int, target: int, walk_bytes: int) -> int:
+    """The end of the last record that ends at or before `target`, found by going from record to record.
+
+    What is more than `walk_bytes` before it is passed over: only a guest that does not keep to its credit writes so
+    much at a time, perhaps in records so small that going through them would take longer than writing them.
+    """
     position = begin
+    if target - begin > walk_bytes:
+        position = target - _READ_BYTES
+        position += logs.first(os.pread(descriptor, _READ_BYTES, position))
     while position < target:
         data = os.pread(descriptor, min(_READ_BYTES, target - position), position)
         step = logs.whole(data)
