@@ -109,8 +109,12 @@ class Checker:
                 self._lingering.cancel()
 
     async def _once(self) -> tuple[int, str]:
-        if self._lingering is not None and not self._lingering.done():
-            return _EXIT_NOT_MADE, "the check before this one still runs"
+        if self._lingering is not None:
+            if not self._lingering.done():
+                return _EXIT_NOT_MADE, "the check before this one still runs"
+            if not self._lingering.cancelled():
+                self._lingering.exception()  # a failure of it was counted when its time was over
+            self._lingering = None
         task = asyncio.create_task(self._execute())
         done, _ = await asyncio.wait({task}, timeout=self._check.timeout_s)
         if not done:

@@ -6,6 +6,7 @@ guest's file system is ever mounted on the host.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from typing import TYPE_CHECKING
@@ -25,7 +26,9 @@ KINDS = {"A": "added", "C": "changed", "D": "deleted"}
 COMMIT_HOLD_S = 600
 _FREEZE_TIMEOUT_S = 60.0
 _ERROR_BYTES = 2000
-_CHANGES_BYTES = 64 << 20
+_CHANGES_BYTES = 16 << 20
+_MAX_CHANGES = 100_000  # a guest may send paths of one byte: what they become takes two hundred times as much
+_SILENCE_S = 60.0
 # What the agent makes so that it can mount there; empty files and directories, none of the container's own.
 _STUBS = ("etc/hostname", "etc/hosts", "etc/resolv.conf", "proc", "sys", "dev")
 
@@ -99,10 +102,16 @@ async def put(engine: Engine, container: Container, path: str, archive: AsyncIte
     _absolute(path)
     async with guest(engine, container, path) as (agent, streams):
         session = await _begin(agent, streams, "put", path)
-        with contextlib.suppress(GuestFailed):  # it has ended: its output says why
-            async for chunk in archive:
-                await streams.write(session, chunk)
-            streams.end_input(session)
+        async for chunk in archive:
+            try:
+                async with asyncio.timeout(_SILENCE_S):
+                    await streams.write(session, chunk)
+            except TimeoutError as err:
+                streams.drop(session)
+                raise GuestFailed(f"the guest took nothing for {_SILENCE_S:g} s") from err
+            except GuestFailed:  # it has ended: its output says why
+                break
+        streams.end_input(session)
         try:
             async for _ in _output(streams, session):
                 pass
@@ -123,6 +132,8 @@ async def changes(engine: Engine, container: Container) -> list[dict[str, str]]:
             data += piece
             if len(data) > _CHANGES_BYTES:
                 raise GuestFailed(f"the changes take more than {_CHANGES_BYTES} bytes to list")
+    if data.count(0) > _MAX_CHANGES:
+        raise GuestFailed(f"there are more than {_MAX_CHANGES} changes to list")
     found = []
     for entry in bytes(data).decode(errors="replace").split("\0")[:-1]:
         if entry[:1] not in KINDS:
@@ -183,10 +194,20 @@ async def _begin(agent: Agent, streams: Streams, kind: str, path: str, exclude: 
 
 
 async def _output(streams: Streams, session: int) -> AsyncGenerator[bytes]:
-    """What a session writes to stdout; at its end GuestFailed, if it ended with an error, with what it said."""
+    """What a session writes to stdout; at its end GuestFailed, if it ended with an error, with what it said.
+
+    Also if it says nothing for a minute: whoever waits may hold the container's lock.
+    """
     said = b""
     async with contextlib.aclosing(streams.batches(session)) as batches:
-        async for batch in batches:
+        while True:
+            try:
+                async with asyncio.timeout(_SILENCE_S):
+                    batch = await anext(batches)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as err:
+                raise GuestFailed(f"the guest sent nothing for {_SILENCE_S:g} s") from err
             for event in batch:
                 if isinstance(event, Exit):
                     if event.exit_code != 0:
