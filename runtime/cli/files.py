@@ -79,17 +79,22 @@ def _from_container(args: argparse.Namespace, client: Client, container: str, pa
     parent = target if into else os.path.dirname(target) or "."
     if not os.path.isdir(parent):
         raise ClientError(f"there is no directory {parent}: make it first")
+    # The name is the one that was asked for, not the one that the guest gives.
+    asked = os.path.basename(path.rstrip("/"))
+    content_only = asked in ("", ".", "..")
+    name = os.path.basename(target) if not into else None if content_only else asked
     try:
         with tarfile.open(fileobj=cast("Any", _Reader(pieces)), mode="r|") as tar:
-            _unpack(tar, parent, None if into else os.path.basename(target), keep_owner=args.archive)
-    except tarfile.TarError as err:
+            _unpack(tar, parent, name, keep_owner=args.archive)
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as err:
+        # ValueError: a NUL in a name, a number that is none; OverflowError: a time or an owner that cannot be.
         raise ClientError(f"what {container} sent is refused: {err}") from err
     except OSError as err:
         raise ClientError(f"{err.filename or target} cannot be written: {err.strerror or err}") from err
 
 
 def _unpack(tar: tarfile.TarFile, parent: str, name: str | None, *, keep_owner: bool) -> None:
-    """Unpack; the first part of each name becomes `name`, or is kept.
+    """Unpack; the first part of each name becomes `name`. Without one, it is the content of a directory.
 
     Raises:
         tarfile.TarError: an entry would be written outside.
@@ -150,7 +155,9 @@ def _renamed(text: str, name: str | None) -> str:
     first, _, rest = text.strip("/").partition("/")
     if first == ".":  # the content of a directory
         return f"{name}/{rest}".rstrip("/") if name else rest
-    return f"{name or first}/{rest}".rstrip("/")
+    if name is None:
+        raise tarfile.TarError(f"{text!r} is not what was asked for")
+    return f"{name}/{rest}".rstrip("/")
 
 
 class _Reader:
@@ -277,7 +284,7 @@ def diff(args: argparse.Namespace, client: Client) -> int:
         print_json(found)
     else:
         for one in found:
-            print(f"{_KINDS[one['kind']]} {one['path']}")
+            print(f"{_KINDS[one['kind']]} {clean(one['path'])}")
     return 0
 
 
