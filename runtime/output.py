@@ -176,6 +176,8 @@ class Reader:
             if self._first:
                 yield self._first
             while True:
+                # A file that grows as fast as it is read, and a client that takes all, or has gone: none of it waits.
+                await asyncio.sleep(0)
                 grown.clear()
                 # Looked at before the file: what was written before the end is then read for certain.
                 ended, changed = container.over, container.changed

@@ -145,8 +145,10 @@ class Rotation:
     async def _punch(self, container: Container, known: _Growth, begin: int, target: int) -> None:
         try:
             with container.log_path.open("r+b") as file:
-                walk_bytes = max(4 * self._max_bytes, 4 * _READ_BYTES)
-                end = await asyncio.to_thread(_last_boundary, file.fileno(), begin, target, walk_bytes)
+                # Only a guest that goes beyond its credit gets so far, perhaps with records so small that going through
+                # them takes longer than writing them.
+                hurry = known.size - begin > 3 * self._max_bytes + self._step_bytes
+                end = await asyncio.to_thread(_last_boundary, file.fileno(), begin, target, hurry=hurry)
                 known.begin = end  # first: no reader takes what is about to go
                 await asyncio.to_thread(_punch, file.fileno(), end)
         except OSError as err:
@@ -197,14 +199,13 @@ def _begin_of(container: Container) -> int:
     return start + max(found, 0)
 
 
-def _last_boundary(descriptor: int, begin: int, target: int, walk_bytes: int) -> int:
+def _last_boundary(descriptor: int, begin: int, target: int, *, hurry: bool) -> int:
     """The end of the last record that ends at or before `target`, found by going from record to record.
 
-    What is more than `walk_bytes` before it is passed over: only a guest that does not keep to its credit writes so
-    much at a time, perhaps in records so small that going through them would take longer than writing them.
+    In a hurry most of them are passed over, and where one begins is guessed from several that follow one another.
     """
     position = begin
-    if target - begin > walk_bytes:
+    if hurry and target - begin > _READ_BYTES:
         position = target - _READ_BYTES
         position += logs.first(os.pread(descriptor, _READ_BYTES, position))
     while position < target:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from runtime.api.body import Body
-from runtime.errors import Conflict, NotFound
+from runtime.errors import Conflict, NotFound, RuntimeFault
 from runtime.logs import EVENT, LogRecord
 from runtime.output import Reader, Wanted
 from runtime.spec import ExecSpec
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from runtime.engine import Engine
     from runtime.life import Container
     from runtime.vm.streams import Streams
+
+log = logging.getLogger(__name__)
 
 LOG_MEDIA_TYPE = "application/vnd.hyper.log"
 OFFSET_HEADER = "X-Hyper-Log-Offset"
@@ -173,19 +176,25 @@ class StreamsApi:
             streams.drop(number)
 
 
-class _Streaming(StreamingResponse):
-    """Closes what it streams at once when the client goes away, not when the collector of garbage comes."""
+class Streaming(StreamingResponse):
+    """Closes what it streams at once when the client goes away, not when the collector of garbage comes.
+
+    What breaks off is not ended: the server closes the connection, and the client knows.
+    """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer."""
         try:
             await super().__call__(scope, receive, send)
+        except RuntimeFault as err:
+            log.warning("%s broke off: %s", scope["path"], err.message)
         finally:
             if hasattr(self.body_iterator, "aclose"):
                 await self.body_iterator.aclose()
 
 
 def _response(chunks: AsyncIterator[bytes], offset: int) -> StreamingResponse:
-    return _Streaming(chunks, media_type=LOG_MEDIA_TYPE, headers={OFFSET_HEADER: str(offset)})
+    return Streaming(chunks, media_type=LOG_MEDIA_TYPE, headers={OFFSET_HEADER: str(offset)})
 
 
 async def _resize(one: Container, session: int, size: ResizeBody) -> None:

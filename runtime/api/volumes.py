@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from runtime import disks
 from runtime.api.body import Body
 from runtime.api.images import PruneBody as PruneImages
+from runtime.api.streams import Streaming
 from runtime.errors import RuntimeFault
 from runtime.spec import NAME_PATTERN
 from runtime.volumes import commit, files
@@ -135,10 +135,10 @@ class VolumesApi:
         """Remove one."""
         await self._engine.volumes.remove_snapshot(name)
 
-    async def get_archive(self, ref: str, path: str) -> StreamingResponse:
+    async def get_archive(self, ref: str, path: str) -> Streaming:
         """A file or directory of a container, as tar."""
         pieces = await files.get(self._engine, self._engine.lives.find(ref), path)
-        return StreamingResponse(pieces, media_type="application/x-tar")
+        return Streaming(pieces, media_type="application/x-tar")
 
     async def put_archive(self, ref: str, path: str, request: Request) -> None:
         """Unpack the body, a tar archive, in a directory of a container."""
