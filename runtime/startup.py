@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from runtime import cgroups, disks
 from runtime.errors import GuestFailed
-from runtime.network import links
+from runtime.network import links, pins
 from runtime.record import Network, Port, Vm
 from runtime.vm import kernel, launch, machine, sharing, userns
 from runtime.vm.streams import Streams
@@ -106,7 +106,7 @@ class Starter:
     def network(self, container: Container, ports: tuple[Port, ...]) -> Network:
         """The container's address: that of its slot, after the bridge's own."""
         address = str(self._subnet[2 + container.slot])
-        return Network(links.tap_name(container.id), self._config.bridge, address, links.mac_of(address), ports)
+        return Network(links.tap_name(container.id), self._config.bridge, address, pins.mac_of(address), ports)
 
     async def start(self, container: Container, image: Image, ports: tuple[Port, ...]) -> Running:
         """Start the VM and the container's process in it.
@@ -279,6 +279,7 @@ class Starter:
             groups=cgroups.directories(groups),
             tap=network.tap,
             bridge=network.bridge,
+            address=network.address,
             console=container.data_directory / "console.log",
             log=container.log_path,
             image=image.file,

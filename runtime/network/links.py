@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pyroute2 import AsyncIPRoute, NetlinkError
 
 from runtime.errors import HostUnable
+from runtime.network import pins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,12 +34,6 @@ _IFF_VNET_HDR = 0x4000  # lets offloads through: half the throughput is lost wit
 def tap_name(container_id: str) -> str:
     """The tap of a container; an interface name has at most 15 characters."""
     return TAP_PREFIX + container_id[:12]
-
-
-def mac_of(address: str) -> str:
-    """A MAC derived from the IPv4 address, so that a reused address never meets a stale ARP entry."""
-    packed = ipaddress.IPv4Address(address).packed
-    return "52:54:" + ":".join(f"{byte:02x}" for byte in packed)
 
 
 def open_tap(name: str) -> int:
@@ -62,22 +57,24 @@ def open_tap(name: str) -> int:
     return fd
 
 
-async def attach_tap(name: str, bridge: str) -> None:
-    """Put the tap on the bridge and set it up.
+async def attach_tap(name: str, bridge: str, address: str) -> None:
+    """Put the tap on the bridge and set it up; its guest can send from this address alone, from the first packet on.
 
     Raises:
         HostUnable: the bridge is gone, or netlink refuses.
     """
+    await pins.cover(bridge, address)
     async with AsyncIPRoute() as netlink:
         try:
             tap = await _index(netlink, name)
-            await netlink.link("set", index=tap, master=await _index(netlink, bridge), state="up")
+            group, master = pins.group_of(address), await _index(netlink, bridge)
+            await netlink.link("set", index=tap, group=group, master=master, state="up")
         except NetlinkError as err:
             raise HostUnable(f"cannot attach {name} to the bridge {bridge}: {err}") from err
 
 
 async def ensure_bridge(name: str, subnet: str) -> None:
-    """Make the bridge with the first address of the subnet, unless it is there; allow forwarding.
+    """Make the bridge with the first address of the subnet, unless it is there, and its rules; allow forwarding.
 
     Raises:
         HostUnable: another interface has the name or addresses of the subnet, or the rights are missing.
@@ -90,7 +87,7 @@ async def ensure_bridge(name: str, subnet: str) -> None:
                 await netlink.link("add", ifname=name, kind="bridge")
             index = await _index(netlink, name)
             await _add_address(netlink, index, str(network[1]), network.prefixlen)
-            await netlink.link("set", index=index, state="up")
+            await netlink.link("set", index=index, kind="bridge", br_group_fwd_mask=pins.FORWARDED_GROUPS, state="up")
         except NetlinkError as err:
             raise HostUnable(
                 f"cannot make the bridge {name}: {err}. hyperd needs root (CAP_NET_ADMIN); "
@@ -104,6 +101,7 @@ async def ensure_bridge(name: str, subnet: str) -> None:
             f"net/ipv6/conf/{name}/disable_ipv6": "1",
         }
     )
+    await pins.write(name, subnet)
 
 
 async def remove_bridge(name: str) -> None:

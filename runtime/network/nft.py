@@ -1,4 +1,4 @@
-"""The one nftables table of ours: outgoing NAT and published ports.
+"""The nftables table of outgoing NAT and published ports (that of the bridge itself is in `pins`).
 
 The table is always written whole, in one transaction: what the kernel has is what was asked for last, and a leftover
 of a crash cannot stay. Connections that are open go on, because their translation is kept by the connection tracker.
@@ -89,6 +89,6 @@ async def apply(text: str) -> None:
 
 
 async def remove(bridge: str) -> None:
-    """Remove the table; none is no failure."""
+    """Remove both tables; none is no failure."""
     name = table_name(bridge)
-    await apply(f"table ip {name} {{}}\ndelete table ip {name}\n")
+    await apply("".join(f"table {family} {name} {{}}\ndelete table {family} {name}\n" for family in ("ip", "bridge")))

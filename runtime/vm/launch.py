@@ -65,7 +65,8 @@ class Volume:
 class Order:
     """One VM to start. `directory` gets its sockets; None for `image` and `writable` are placeholders.
 
-    `bridge` is None for a VM without a network. `shares`: directories of the host will be mounted for it.
+    `bridge` is None for a VM without a network; on one, `address` is the only one that its guest can send from.
+    `shares`: directories of the host will be mounted for it.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Order:
     writable: Path | None = None
     volumes: tuple[Volume, ...] = ()
     shares: bool = False
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ async def start(
     with contextlib.ExitStack() as stack:
         files = _open_files(host, order, mode, template, stack, ram)
         if order.bridge:
-            await links.attach_tap(order.tap, order.bridge)
+            await links.attach_tap(order.tap, order.bridge, order.address)
         command_line = machine.kernel_command_line(host.kernel, host.tsc_khz)
         arguments = machine.arguments(order.name, order.shape, files, mode, host.kernel, command_line)
         log = order.directory / QEMU_LOG

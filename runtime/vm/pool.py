@@ -167,7 +167,7 @@ class Pool:
             shutil.rmtree(member.directory, ignore_errors=True)
             self._host_cgroups.weigh(member.groups, cgroups.NORMAL_WEIGHT)
             if order.bridge:
-                await links.attach_tap(member.tap, order.bridge)
+                await links.attach_tap(member.tap, order.bridge, order.address)
             async with launch.monitor(order.directory) as qmp:
                 await member.plug.disks(qmp, *disks_of(order))
                 if order.log:

@@ -1,4 +1,4 @@
-"""A guest's PID 1 that turns against the host when a container asks it to (`hostile.c` says how)."""
+"""Programs for guests that turn against the host: a PID 1 (`hostile.c`), and one that sends any frame (`frames.c`)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ def build(directory: Path) -> Path:
     command += [f"-Wl,--wrap={name}" for name in _WRAPPED]
     sources = [*sorted((ROOT / "runtime/guest").glob("*.c")), Path(__file__).with_name("hostile.c")]
     subprocess.run([*command, "-o", str(program), *map(str, sources)], check=True, timeout=120)
+    return program
+
+
+def build_frames(directory: Path) -> Path:
+    """Compile the sender of frames; it needs nothing of an image."""
+    program = directory / "frames"
+    source = Path(__file__).with_name("frames.c")
+    subprocess.run(["musl-gcc", "-Os", "-static", "-s", "-o", str(program), str(source)], check=True, timeout=60)
     return program
 
 

@@ -7,14 +7,14 @@ import subprocess
 
 import pytest
 
-from runtime.errors import InvalidInput, PortInUse
-from runtime.network import links, nft
+from runtime.errors import HostUnable, InvalidInput, PortInUse
+from runtime.network import links, nft, pins
 from runtime.network.ports import PortReservations
 from runtime.record import Port
 
 
 def test_mac_follows_from_the_address() -> None:
-    assert links.mac_of("10.97.0.2") == "52:54:0a:61:00:02"
+    assert pins.mac_of("10.97.0.2") == "52:54:0a:61:00:02"
 
 
 def test_tap_name_fits_an_interface() -> None:
@@ -32,6 +32,38 @@ def test_rules_are_what_nft_takes() -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "8080 : 10.97.0.2 . 80" in text
     assert "127.0.0.1 . 8443 : 10.97.0.2 . 443" in text
+
+
+@pytest.mark.parametrize(("subnet", "block"), [("10.97.0.0/16", 0), ("10.97.0.0/16", 63), ("192.168.7.0/29", 0)])
+def test_the_rules_of_a_bridge_are_what_nft_takes(subnet: str, block: int) -> None:
+    text = pins.render("hyper9", subnet, block)
+    checked = subprocess.run(["nft", "--check", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_each_address_has_one_mac_and_one_group() -> None:
+    assert "174129154 . 52:54:0a:61:00:02 . 10.97.0.2" in pins.render("hyper9", "10.97.0.0/16")
+    last = pins.render("hyper9", "10.97.0.0/16", 63)
+    assert "174194687 . 52:54:0a:61:ff:ff . 10.97.255.255" in last
+    assert "10.98." not in last
+
+
+async def test_addresses_are_added_when_they_are_needed_and_rules_stay_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    async def apply(text: str) -> None:
+        written.append(text)
+
+    monkeypatch.setattr(nft, "apply", apply)
+    await pins.write("hyper9", "10.97.0.0/16")
+    await pins.cover("hyper9", "10.97.0.2")
+    await pins.cover("hyper9", "10.97.3.255")
+    assert len(written) == 1
+    await pins.cover("hyper9", "10.97.4.0")
+    await pins.cover("hyper9", "10.97.5.0")
+    assert written == [pins.render("hyper9", "10.97.0.0/16"), pins.render("hyper9", "10.97.0.0/16", 1)]
+    with pytest.raises(HostUnable, match="no rules yet"):
+        await pins.cover("other9", "10.97.0.2")
 
 
 def test_a_port_is_reserved_and_given_back() -> None:
