@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.host import Host, free_port, wait_for
+from tests.host import Host, free_port, running_host, wait_for
 from tests.images.build import build
 
 if TYPE_CHECKING:
@@ -260,21 +260,14 @@ SCENARIOS: Mapping[str, list[Line]] = {
 @pytest.fixture(scope="module")
 def shop(images: Images) -> Iterator[Host]:
     """A host that has all the images under their short names."""
-    one = Host(accel="tcg", pool_depth=2)
-    try:
+    with running_host(pool_depth=2) as one:
         for name in IMAGES[2:]:
             images.registry.push(build(name), name)
-        one.start()
         for name in IMAGES:
             one.hyper("pull", "-q", f"{images.registry.address}/{name}")
             one.hyper("tag", f"{images.registry.address}/{name}", name)
         one.start_exporter()
         yield one
-    except BaseException:
-        print(one.hyperd.log.read_text()[-5000:])
-        raise
-    finally:
-        one.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import kernels
-from tests.host import Host, wait_for
+from tests.host import Host, running_host, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,17 +65,8 @@ class Shares:
 
 @pytest.fixture(scope="module", params=PRESENT, ids=kernels.name)
 def sharing_host(request: pytest.FixtureRequest, images: Images) -> Iterator[Host]:
-    one = Host(accel="tcg", kernel=request.param)
-    try:
-        one.start()
-        one.hyper("pull", images.busybox)
-        wait_for(lambda: "templates ready: 1" in one.hyper("info").stdout, "the template is built", 90)
+    with running_host(images.busybox, kernel=request.param) as one:
         yield one
-    except BaseException:
-        print(one.hyperd.log.read_text()[-5000:])
-        raise
-    finally:
-        one.close()
 
 
 @pytest.fixture

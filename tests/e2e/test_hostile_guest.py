@@ -24,7 +24,7 @@ import pytest
 
 from tests import fakeguest
 from tests.fakeguest import hostile
-from tests.host import Host, wait_for
+from tests.host import Host, running_host, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,18 +46,9 @@ LOG_FLOOD_BYTES = 256 << 20  # what a flood writes in a second or two: bounded, 
 def turned(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A host whose guests turn against it when they are told to; `neighbour` runs on it."""
     init = fakeguest.build(tmp_path_factory.mktemp("fakeguest"))
-    one = Host(accel="tcg", guest_init=init, log_max_bytes=LOG_MAX_BYTES)
-    try:
-        one.start()
-        one.hyper("pull", images.busybox)
-        wait_for(lambda: "templates ready: 1" in one.hyper("info").stdout, "the template is built", 60)
+    with running_host(images.busybox, guest_init=init, log_max_bytes=LOG_MAX_BYTES) as one:
         one.run("--name", "neighbour", images.busybox, "sleep", "100000")
         yield one
-    except BaseException:
-        print(one.hyperd.log.read_text()[-5000:])
-        raise
-    finally:
-        one.close()
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import kernels
-from tests.host import Host, free_port, get, wait_for
+from tests.host import Host, free_port, get, running_host, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,14 +23,8 @@ PRESENT = kernels.present()
 @pytest.fixture(scope="module", params=PRESENT, ids=kernels.name)
 def kernel_host(request: pytest.FixtureRequest, images: Images) -> Iterator[Host]:
     """A host that runs this kernel, with the images pulled; the tests of the module share it."""
-    one = Host(accel="tcg", kernel=request.param)
-    try:
-        one.start()
-        one.hyper("pull", images.busybox)
-        one.hyper("pull", images.nginx)
+    with running_host(images.busybox, images.nginx, kernel=request.param) as one:
         yield one
-    finally:
-        one.close()
 
 
 @pytest.fixture(autouse=True)

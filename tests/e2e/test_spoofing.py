@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fakeguest import build_frames
-from tests.host import Host, free_port, get, wait_for
+from tests.host import Host, free_port, get, running_host, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,17 +40,8 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pooled(images: Images) -> Iterator[Host]:
-    one = Host(accel="tcg", pool_depth=2)
-    try:
-        one.start()
-        one.hyper("pull", images.busybox)
-        one.hyper("pull", images.nginx)
+    with running_host(images.busybox, images.nginx, pool_depth=2) as one:
         yield one
-    except BaseException:
-        print(one.hyperd.log.read_text()[-5000:])
-        raise
-    finally:
-        one.close()
 
 
 class Seen:
