@@ -204,15 +204,15 @@ def volume(text: str) -> dict[str, Any]:
     }
 
 
-def _host_path(text: str) -> str:
-    """A path of this host in full, if the text is one; a name of a volume stays."""
-    if text.startswith("~"):  # a shell leaves it in front of :/path
-        return os.path.expanduser(text)  # noqa: PTH111 -- pathlib would slow every start
-    return os.path.abspath(text) if text.startswith(".") else text  # noqa: PTH100 -- as above
+def _host_path(source: str) -> str:
+    """A path of ours as the daemon takes it; anything else as it is."""
+    if source.startswith("~"):  # a shell leaves it in front of :/path
+        return os.path.expanduser(source)  # noqa: PTH111 -- pathlib would slow every start
+    return os.path.abspath(source) if source.startswith(".") else source  # noqa: PTH100 -- as above
 
 
 def mount(text: str) -> tuple[str, dict[str, Any]]:
-    """`--mount`: what member of a specification it is for, and the entry; types are bind, volume and tmpfs.
+    """`--mount`: what member of a specification it is for, and the entry; `type=volume`, `type=bind` and `type=tmpfs`.
 
     Raises:
         ValueError: what part is wrong.
@@ -225,8 +225,8 @@ def mount(text: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"there is no {name!r}; use type, source, target, readonly, volume-nocopy, tmpfs-size")
         given[name] = value if equals else "true"
     kind, target = given.get("type", "volume"), given.get("target", "")
-    if kind not in ("bind", "volume", "tmpfs"):
-        raise ValueError(f"there is no type {kind!r}; use bind, volume or tmpfs")
+    if kind not in ("volume", "bind", "tmpfs"):
+        raise ValueError(f"there is no type {kind!r}; use volume, bind or tmpfs")
     if not target.startswith("/"):
         raise ValueError("it has no absolute target; write type=volume,source=data,target=/data")
     if kind == "tmpfs":
@@ -234,17 +234,15 @@ def mount(text: str) -> tuple[str, dict[str, Any]]:
         if "source" in given:
             raise ValueError("a tmpfs has no source; leave it out")
         return "tmpfs", {"path": target, "options": ",".join(f"{key}={one}" for key, one in sizes.items() if one)}
-    source = _host_path(given.get("source") or "")
-    # What -v makes where there is nothing, a mistyped path as well, this does not.
-    if kind == "bind" and not (source.startswith("/") and os.path.exists(source)):  # noqa: PTH110 -- as in `_host_path`
-        raise ValueError("its source is no path of this host; write type=bind,source=/srv/site,target=/srv")
-    if kind == "volume" and source.startswith("/"):
-        raise ValueError("a volume's source is its name; use type=bind for a path")
+    source = _host_path(given.get("source", ""))
+    if source.startswith("/") != (kind == "bind"):
+        raise ValueError("type=bind has a path of this host as its source, type=volume a name or none")
     return "volumes", {
         "source": source or None,
         "target": target,
         "read_only": _yes(given.get("read_only")),
         "nocopy": _yes(given.get("nocopy")),
+        **({"create": False} if kind == "bind" else {}),  # as in Docker, unlike -v
     }
 
 

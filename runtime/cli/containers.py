@@ -112,7 +112,9 @@ def _fields(one: Mapping[str, Any], *, full: bool) -> dict[str, Any]:
             str(mount["source"] or mount["target"]) for mount in (one.get("spec") or {}).get("volumes") or ()
         ),
         "Networks": "bridge",  # all are in the one there is
-        "LocalVolumes": str(len((one.get("spec") or {}).get("volumes") or ())),
+        "LocalVolumes": str(
+            sum(not str(mount["source"]).startswith("/") for mount in (one.get("spec") or {}).get("volumes") or ())
+        ),
         "Health": one.get("health", "none"),
         "Label": lambda name: labels.get(name, ""),
     }

@@ -64,7 +64,7 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("run --restart always:3 x", "--restart 'always:3': a number of retries goes with on-failure alone"),
         ("run --rm --restart always x", "--rm and --restart exclude each other"),
         ("run --init x", "--init of docker is not offered: its program is process 1 of its container"),
-        ("run --mount type=bind,src=/nosuch,dst=/b x", "--mount 'type=bind,src=/nosuch,dst=/b': its source is no path"),
+        ("run --mount type=bind,src=a,dst=/b x", "--mount 'type=bind,src=a,dst=/b': type=bind has a path of this host"),
         ("run --platform linux/arm64 x", "--platform 'linux/arm64': the micro-VMs here are linux/amd64"),
         ("rm -l x", "-l of docker is not offered: there are no links"),
         ("stop -s x!", "--signal 'x!': it is no signal"),

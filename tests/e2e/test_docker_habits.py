@@ -162,7 +162,7 @@ SCENARIOS: Mapping[str, list[Line]] = {
         Line("docker run --bogus busybox", code=125, err="unrecognized arguments: --bogus"),
         Line("docker run --rm --pull never nosuch:1", code=125, err="there is no image"),
         Line("docker run --network host busybox", code=125, err="--network of docker is not offered: .+ -p"),
-        Line("docker run -v /etc:/etc busybox", code=125, err="host directory"),
+        Line("docker run -v /:/host:ro busybox", code=125, err="the daemon's own"),
         Line("docker nonsense", code=125, err="there is no command 'nonsense'"),
         Line("docker run -d --name shot busybox sleep 600", ID),
         Line("docker kill shot", "shot\n"),

@@ -174,6 +174,10 @@ def test_files_and_nested_places_and_those_that_are_not_there(shares: Shares, im
     if done is not None:
         assert done.stdout.splitlines() == ["from the host", "x", "a"]
         assert stat.S_IMODE(made.stat().st_mode) == 0o755
+        bind = ("run", "--rm", "--mount", f"type=bind,source={tmp_path}/never,target=/d", images.busybox, "true")
+        refused = shares.host.hyper(*bind, check=False)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (125, 1)
+        assert not (tmp_path / "never").exists()
         here = subprocess.run(
             [shares.host.hyper_program, "run", "--rm", "-v", "./not:/d", images.busybox, "ls", "/d"],
             cwd=tmp_path, env={**os.environ, **shares.host.env}, capture_output=True, text=True, check=True,

@@ -63,8 +63,10 @@ def test_wrong_port(text: str) -> None:
             "src=data,dst=/d,ro=false,volume-nocopy", "volumes",
             {"source": "data", "target": "/d", "read_only": False, "nocopy": True},
         ),
-        ("type=bind,source=/tmp,target=/d", "volumes",
-         {"source": "/tmp", "target": "/d", "read_only": False, "nocopy": False}),
+        (
+            "type=bind,source=/a,target=/d,readonly", "volumes",
+            {"source": "/a", "target": "/d", "read_only": True, "nocopy": False, "create": False},
+        ),
         ("destination=/d", "volumes", {"source": None, "target": "/d", "read_only": False, "nocopy": False}),
         ("type=tmpfs,target=/run,tmpfs-size=1m,tmpfs-mode=755", "tmpfs",
          {"path": "/run", "options": "size=1m,mode=755"}),
@@ -77,10 +79,10 @@ def test_mount(text: str, member: str, entry: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("type=bind,source=/nosuch,target=/b", "no path of this host"),
-        ("type=bind,source=data,target=/b", "no path of this host"),
-        ("type=volume,source=/a,target=/b", "use type=bind"),
-        ("type=npipe,target=/b", "use bind, volume or tmpfs"),
+        ("type=bind,source=a,target=/b", "type=bind has a path of this host"),
+        ("type=bind,target=/b", "type=bind has a path of this host"),
+        ("type=volume,source=/a,target=/b", "type=volume a name"),
+        ("type=npipe,target=/b", "use volume, bind or tmpfs"),
         ("type=volume,source=a", "no absolute target"),
         ("target=b", "no absolute target"),
         ("target=/b,colour=red", "there is no 'colour'"),
