@@ -188,7 +188,9 @@ async def _cleanup(config: Config) -> None:
 def _make_directories(config: Config) -> None:
     try:
         config.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        config.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Disks, images, logs and the database are root's alone: QEMU gets what it needs as descriptors.
+        config.data_dir.chmod(0o700)
         for parent in (config.state_dir, config.data_dir):
             (parent / "containers").mkdir(mode=0o711, exist_ok=True)
     except OSError as err:
@@ -196,8 +198,12 @@ def _make_directories(config: Config) -> None:
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> None:
-    """Hold a lock for as long as the process lives: one daemon to a directory."""
+    """Hold a lock for as long as the process lives: one daemon to a directory.
+
+    Nobody else may open the file: a lock needs no more than that, and would keep the daemon from starting.
+    """
     file = stack.enter_context(path.open("w"))
+    path.chmod(0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as err:
