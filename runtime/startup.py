@@ -229,8 +229,12 @@ class Starter:
         network = self.network(container, ports)
         limits = container.record.limits
         member: Member | None = None
-        reason: str | None = "a read-only volume: the pool's drives are writable"
-        if not any(volume.read_only for volume in volumes):
+        reason: str | None
+        if any(volume.read_only for volume in volumes):
+            reason = "a read-only volume: the pool's drives are writable"
+        elif container.spec.host_directories:
+            reason = "host directories: the pool's VMs have no capability at all"
+        else:
             member, reason = self._pool.take(self.shape(limits.memory_bytes, limits.vcpus))
         if member is not None:
             network = dataclasses.replace(network, tap=member.tap)

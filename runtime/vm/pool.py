@@ -24,7 +24,7 @@ from qemu.qmp import QMPError
 from runtime import cgroups, command, disks
 from runtime.errors import GuestFailed, RuntimeFault
 from runtime.network import links
-from runtime.vm import hotplug, launch, machine, userns
+from runtime.vm import hotplug, launch, machine
 from runtime.vm.agent import Agent
 from runtime.vm.demand import Demand
 
@@ -234,9 +234,7 @@ class Pool:
             self._host_cgroups.weigh(groups, cgroups.LEAST_WEIGHT)
             tap = links.tap_name(id_)
             inside = cgroups.directories(groups)
-            # It may be handed out to a container with host directories.
-            shares = "9p" not in self._host.kernel.lacks and userns.possible()
-            order = launch.Order(id_, directory, template.shape, uid, inside, tap, None, console, shares=shares)
+            order = launch.Order(id_, directory, template.shape, uid, inside, tap, None, console)
             started = await launch.start(self._host, order, "clone", template=template)
             process = started.process
             made_at = time.monotonic()

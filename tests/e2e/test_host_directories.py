@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import kernels
-from tests.host import Host, running_host, wait_for
+from tests.host import Host, about, running_host, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -295,21 +295,18 @@ def test_qemu_has_no_rights_beyond_the_directories(shares: Shares, images: Image
     assert "Permission denied" in subprocess.run(entered, capture_output=True, text=True, check=False).stderr
 
 
-def test_a_pool_vm_takes_host_directories(images: Images, tmp_path: Path) -> None:
-    own = Host(accel="tcg", kernel=PRESENT[-1], pool_depth=1)
-    try:
-        own.start()
-        own.hyper("pull", images.busybox)
-        info = lambda: json.loads(own.hyper("info", "--format", "json").stdout)  # noqa: E731 -- asked again and again
-        wait_for(lambda: info()["pool_waiting"] > 0, "a clone waits", 90)
+def test_a_container_with_host_directories_is_kept_from_the_pool(images: Images, tmp_path: Path) -> None:
+    """A VM that waits for anybody has no capability; one with host directories keeps four, for files alone."""
+    with running_host(images.busybox, kernel=PRESENT[-1], pool_depth=1) as own:
         done = own.hyper(
             "run", "-d", "--name", "first", "-v", f"{tmp_path}:/d", images.busybox, "sleep", "9", check=False
         )
-        if "9p" in info()["kernel_lacks"]:
+        if "9p" in about(own)["kernel_lacks"]:
             assert done.returncode == 125
         else:
-            assert own.inspect("first")["vm"]["start_path"] == "pool"
+            vm = own.inspect("first")["vm"]
+            assert vm["start_path"] == "template"
+            assert "host directories" in vm["start_path_reason"]
             own.hyper("exec", "first", "sh", "-c", "echo here > /d/f")
             assert (tmp_path / "f").read_text() == "here\n"
-    finally:
-        own.close()
+        assert about(own)["pool_waiting"] == 1
