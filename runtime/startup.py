@@ -132,6 +132,7 @@ class Starter:
             agent, process, order = placed.started.agent, placed.started.process, placed.order
             try:
                 with _timed(phases, "network"):
+                    await agent.connect(_IDENTITY_TIMEOUT_S)  # before the clock is looked at
                     identity = self._identity(container, placed.network)
                     await agent.call("hyper-identity", _IDENTITY_TIMEOUT_S, **identity)
                 if shares:

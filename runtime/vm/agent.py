@@ -18,6 +18,7 @@ from runtime.errors import CommandNotExecutable, CommandNotFound, GuestFailed
 from runtime.vm import process
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 # Most answers are far shorter. A short limit bounds the objects that JSON can be made to become.
@@ -29,7 +30,8 @@ _MAX_STALE_SYNCS = 64
 _READ_BYTES = 64 * 1024
 _SYNC_BYTES = 128  # more than the answer to a synchronisation has
 DEFAULT_TIMEOUT_S = 10.0
-_FIRST_RESYNC_S = 0.1
+# A guest may hear of a new connection after what came over it, and then drops its answer. It takes it in a millisecond.
+_FIRST_RESYNC_S = 0.01
 _LAST_RESYNC_S = 1.0
 _MAX_DESCRIPTION = 500
 
@@ -55,11 +57,26 @@ class Agent:
             GuestFailed: no answer in time, an answer too long or not JSON, or any other error of the agent.
                 After the first three the connection is closed; the guest goes on.
         """
+        async with self._bounded(command, timeout_s):
+            await self._connect()
+            answer = await self._exchange(command, arguments)
+        return self._result(command, answer)
+
+    async def connect(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Synchronise now, if that is to be done: the next call is then on its way at once.
+
+        Raises:
+            GuestFailed: as `call`.
+        """
+        async with self._bounded("guest-sync-delimited", timeout_s):
+            await self._connect()
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, command: str, timeout_s: float) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(timeout_s), self._lock:
                 try:
-                    await self._connect()
-                    answer = await self._exchange(command, arguments)
+                    yield
                 except BaseException:
                     self.close()  # also if cancelled: an answer that comes later must not be taken for the next one
                     raise
@@ -67,7 +84,6 @@ class Agent:
             raise GuestFailed(f"the guest agent did not answer {command} within {timeout_s:g} s") from err
         except (OSError, EOFError, ValueError, RecursionError) as err:
             raise GuestFailed(f"the guest agent broke off during {command}: {type(err).__name__}") from err
-        return self._result(command, answer)
 
     def close(self) -> None:
         """Close the connection, if there is one; the next call opens another."""

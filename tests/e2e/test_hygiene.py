@@ -1,0 +1,158 @@
+"""Two clones of one template are two machines: in their randomness, their identity, their address and their clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from runtime.vm.agent import Agent
+from tests.host import Host, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.conftest import Images
+
+CLOCK_S = 0.05
+AGE_S = 5.0
+PAUSE_S = 3.0
+READS = 15
+# The very first that a container's process sees.
+LOOK = (
+    "head -c 64 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; cat /etc/machine-id; hostname;"
+    "cat /sys/class/net/eth0/address /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; sleep 100000"
+)
+
+
+class Identity(NamedTuple):
+    urandom: str
+    machine_id: str
+    hostname: str
+    mac: str
+    boot_id: str
+    uuid: str
+
+
+@pytest.fixture(scope="module")
+def hosts(images: Images) -> Iterator[dict[str, Host]]:
+    """One host whose clones are made for a start, and one whose clones wait in a pool; all are some seconds old."""
+    made = {"template": Host(accel="tcg"), "pool": Host(accel="tcg", pool_depth=3)}
+    try:
+        for one in made.values():
+            one.start()
+            one.hyper("pull", images.busybox)
+            wait_for(lambda one=one: "templates ready: 1" in one.hyper("info").stdout, "the template is built", 90)
+            # An image that has a machine-id: only there is one of ours seen.
+            one.run("--name", "base", images.busybox, "sh", "-c", "echo 0 > /etc/machine-id; sleep 100000")
+            wait_for(
+                lambda one=one: one.hyper("exec", "base", "cat", "/etc/machine-id", check=False).stdout,
+                "its machine-id",
+            )
+            one.hyper("commit", "base", "with-id:1")
+            one.hyper("rm", "-f", "base")
+        wait_for(lambda: waiting(made["pool"]) == 3, "the pool is full", 90)
+        full = time.monotonic()
+        wait_for(lambda: time.monotonic() - full > AGE_S, "template and clones have an age", AGE_S + 1)
+        yield made
+    except BaseException:
+        for one in made.values():
+            print(one.hyperd.log.read_text()[-3000:])
+        raise
+    finally:
+        for one in made.values():
+            one.close()
+
+
+def waiting(host: Host) -> int:
+    return int(json.loads(host.hyper("info", "--format", "json").stdout)["pool_waiting"])
+
+
+def identity(host: Host, name: str) -> Identity:
+    lines = wait_for(lambda: (found := host.hyper("logs", name).stdout.split()) and len(found) == 6 and found, name)
+    return Identity(*lines)
+
+
+def clock_error_s(host: Host, name: str) -> float:
+    """How far the guest's clock is from the host's, by the shortest of some exchanges; at most half of that more."""
+    path = host.state_dir / "containers" / host.inspect(name)["id"] / "agent-stats.sock"
+
+    async def exchanges() -> list[tuple[float, float]]:
+        agent, found = Agent(path), []
+        await agent.call("guest-ping")
+        for _ in range(READS):
+            before = time.time()
+            told = await agent.call("guest-get-time") / 1e9
+            after = time.time()
+            found.append((after - before, told - (before + after) / 2))
+        agent.close()
+        return found
+
+    shortest, error_s = min(asyncio.run(exchanges()))
+    print(f"{name}: clock {1e3 * error_s:+.2f} ms off, exchange {1e3 * shortest:.2f} ms")
+    assert shortest < CLOCK_S, "a longer exchange says nothing"
+    return abs(error_s)
+
+
+@pytest.mark.parametrize("path", ["template", "pool"])
+def test_clones_differ(hosts: dict[str, Host], path: str) -> None:
+    host = hosts[path]
+    names = [f"{path}-{number}" for number in range(3)]
+    for name in names:
+        host.run("--name", name, "with-id:1", "sh", "-c", LOOK)
+    shown = [host.inspect(name) for name in names]
+    assert {one["vm"]["start_path"] for one in shown} == {path}
+    found = [identity(host, name) for name in names]
+    for member in Identity._fields:
+        values = [getattr(one, member) for one in found]
+        assert len(set(values)) == len(values), (member, values)
+    for one, told in zip(shown, found, strict=True):
+        assert told.machine_id == one["id"][:32]
+        assert told.hostname == one["id"][:12]
+        assert told.mac == one["network"]["mac"]
+        assert len(told.urandom) == 128
+    # Bytes in the same place are equal as often as chance has it: 1 in 256.
+    for one in found:
+        for other in found:
+            if one is not other:
+                pairs = zip(bytes.fromhex(one.urandom), bytes.fromhex(other.urandom), strict=True)
+                assert sum(left == right for left, right in pairs) < 8
+    for name in names:
+        assert clock_error_s(host, name) < CLOCK_S
+    host.hyper("rm", "-f", *names)
+
+
+@pytest.mark.parametrize("path", ["template", "pool"])
+def test_a_container_that_is_started_again_is_another_machine(hosts: dict[str, Host], path: str) -> None:
+    """Its names stay; nothing that is to be unguessable does."""
+    host = hosts[path]
+    host.run("--name", "again", "with-id:1", "sh", "-c", LOOK)
+    first = identity(host, "again")
+    host.hyper("restart", "-t", "0", "again")
+    lines = wait_for(
+        lambda: len(found := host.hyper("logs", "again").stdout.split()) == 12 and found, "the second look"
+    )
+    second = Identity(*lines[6:])
+    assert first[1:4] == second[1:4]
+    assert not {first.urandom, first.boot_id, first.uuid} & {second.urandom, second.boot_id, second.uuid}
+    assert clock_error_s(host, "again") < CLOCK_S
+    host.hyper("rm", "-f", "again")
+
+
+@pytest.mark.parametrize("path", ["template", "pool"])
+def test_the_clock_is_right_after_a_pause(hosts: dict[str, Host], path: str) -> None:
+    host = hosts[path]
+    host.run("--name", "paused", "with-id:1", "sleep", "100000")
+    host.hyper("pause", "paused")
+    paused = time.monotonic()
+    wait_for(lambda: time.monotonic() - paused > PAUSE_S, "it has stood still for a while", PAUSE_S + 1)
+    host.hyper("unpause", "paused")
+    assert clock_error_s(host, "paused") < CLOCK_S
+    # What a process of the container sees is the same clock.
+    before = time.time()
+    seen = float(host.hyper("exec", "paused", "date", "+%s").stdout)
+    assert before - 1 - CLOCK_S <= seen <= time.time() + CLOCK_S
+    host.hyper("rm", "-f", "paused")
