@@ -19,6 +19,7 @@ from runtime.errors import GuestFailed
 from runtime.network import links, pins
 from runtime.record import Network, Port, Vm
 from runtime.vm import kernel, launch, machine, sharing, userns
+from runtime.vm.agent import CLOCK_ERROR_NS
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ class Starter:
                     await agent.connect(_IDENTITY_TIMEOUT_S)  # before the clock is looked at
                     identity = self._identity(container, placed.network)
                     await agent.call("hyper-identity", _IDENTITY_TIMEOUT_S, **identity)
+                    if time.time_ns() - int(str(identity["time_ns"])) > CLOCK_ERROR_NS:
+                        await agent.set_clock(_IDENTITY_TIMEOUT_S)
                 if shares:
                     with _timed(phases, "mounts"):
                         await sharing.attach(process, shares)

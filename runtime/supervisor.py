@@ -197,7 +197,7 @@ class Supervisor:
         if container.agent is not None:
             try:
                 await container.agent.connect(SIGNAL_TIMEOUT_S)
-                await container.agent.call("guest-set-time", SIGNAL_TIMEOUT_S, time=time.time_ns())
+                await container.agent.set_clock(SIGNAL_TIMEOUT_S)
             except GuestFailed as err:
                 log.warning("the clock of %s is behind by its pause: %s", container.record.name, err)
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import random
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import CommandNotExecutable, CommandNotFound, GuestFailed
@@ -33,6 +34,8 @@ DEFAULT_TIMEOUT_S = 10.0
 # A guest may hear of a new connection after what came over it, and then drops its answer. It takes it in a millisecond.
 _FIRST_RESYNC_S = 0.01
 _LAST_RESYNC_S = 1.0
+CLOCK_ERROR_NS = 20_000_000
+_CLOCK_TRIES = 5
 _MAX_DESCRIPTION = 500
 
 _ERRORS = {"NotFound": CommandNotFound, "NotExecutable": CommandNotExecutable}
@@ -70,6 +73,19 @@ class Agent:
         """
         async with self._bounded("guest-sync-delimited", timeout_s):
             await self._connect()
+
+    async def set_clock(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Set the guest's clock to ours. It is behind by a part of the exchange at most: a long one is done again.
+
+        Raises:
+            GuestFailed: as `call`.
+        """
+        await self.connect(timeout_s)
+        for _ in range(_CLOCK_TRIES):
+            began_ns = time.time_ns()
+            await self.call("guest-set-time", timeout_s, time=began_ns)
+            if time.time_ns() - began_ns < CLOCK_ERROR_NS:
+                break
 
     @contextlib.asynccontextmanager
     async def _bounded(self, command: str, timeout_s: float) -> AsyncIterator[None]:
