@@ -159,7 +159,7 @@ async def _created(host: launch.Host, order: launch.Order) -> str:
         )
         log = order.directory / launch.QEMU_LOG
         confinement = process.Confinement(order.uid, order.groups, kvm=order.shape.accel == "kvm")
-        one = process.start(host.qemu, [*arguments, "-S"], files.inherited(), confinement, log)
+        one = process.start(host.qemu, [*arguments, "-S"], files.inherited(), confinement, log, order.directory)
     try:
         try:
             async with asyncio.timeout(20):
