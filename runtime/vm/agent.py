@@ -31,7 +31,7 @@ _MAX_STALE_SYNCS = 64
 _READ_BYTES = 64 * 1024
 _SYNC_BYTES = 128  # more than the answer to a synchronisation has
 DEFAULT_TIMEOUT_S = 10.0
-# A guest may hear of a new connection after what came over it, and then drops its answer. It takes it in a millisecond.
+# An agent that hears of a new connection after what came over it may drop its answer; ours does not any more.
 _FIRST_RESYNC_S = 0.01
 _LAST_RESYNC_S = 1.0
 CLOCK_ERROR_NS = 20_000_000

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from runtime.vm.agent import Agent
-from tests.host import Host, wait_for
+from tests.host import Host, about, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +53,7 @@ def hosts(images: Images) -> Iterator[dict[str, Host]]:
             )
             one.hyper("commit", "base", "with-id:1")
             one.hyper("rm", "-f", "base")
-        wait_for(lambda: waiting(made["pool"]) == 3, "the pool is full", 90)
+        wait_for(lambda: about(made["pool"])["pool_waiting"] == 3, "the pool is full", 90)
         full = time.monotonic()
         wait_for(lambda: time.monotonic() - full > AGE_S, "template and clones have an age", AGE_S + 1)
         yield made
@@ -65,10 +64,6 @@ def hosts(images: Images) -> Iterator[dict[str, Host]]:
     finally:
         for one in made.values():
             one.close()
-
-
-def waiting(host: Host) -> int:
-    return int(json.loads(host.hyper("info", "--format", "json").stdout)["pool_waiting"])
 
 
 def identity(host: Host, name: str) -> Identity:
