@@ -53,7 +53,8 @@ def open_tap(name: str) -> int:
         fcntl.ioctl(fd, _TUNSETIFF, request)
     except OSError as err:
         os.close(fd)
-        raise HostUnable(f"cannot make the tap {name}: {err.strerror}. hyperd needs CAP_NET_ADMIN") from err
+        remedy = "Another process holds it" if err.errno == errno.EBUSY else "hyperd needs CAP_NET_ADMIN"
+        raise HostUnable(f"cannot make the tap {name}: {err.strerror}. {remedy}") from err
     return fd
 
 

@@ -13,12 +13,15 @@ import json
 import logging
 import mmap
 import os
+import secrets
 import shutil
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from runtime import cgroups
 from runtime.errors import GuestFailed, RuntimeFault
+from runtime.network import links
 from runtime.vm import launch, machine
 from runtime.vm.launch import Host, Order, Template
 
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _TSC_TOLERANCE = 1e-4  # a template of another boot of the host is good if its clock rate is within this
 _SAVE_TIMEOUT_S = 30.0
+_RETRY_S = 60.0  # what failed may have been the moment's: a full disk, a QEMU that was killed
 _CHUNK_BYTES = 16 * 4096
 
 
@@ -47,7 +51,7 @@ class Templates:
         self._uid = uid
         self._host_cgroups = host_cgroups
         self._ready: dict[str, Template] = {}
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, tuple[str, float]] = {}  # why, and when to try again (monotonic)
         self._building: dict[str, asyncio.Task[None]] = {}
         self._one_at_a_time = asyncio.Lock()
 
@@ -56,8 +60,9 @@ class Templates:
         key = self.key(shape)
         if key in self._ready:
             return self._ready[key], None
-        if key in self._failed:
-            return None, f"template failed: {self._failed[key]}"
+        reason, retry_at = self._failed.get(key, ("", 0.0))
+        if time.monotonic() < retry_at:
+            return None, f"template failed: {reason}"
         if key not in self._building:
             self._building[key] = asyncio.create_task(self._provide(key, shape), name=f"template {key}")
         return None, "template is being built"
@@ -104,7 +109,7 @@ class Templates:
                     template = await self._build(key, shape)
         except (RuntimeFault, OSError) as err:
             log.warning("template %s cannot be built, VMs boot cold: %s", key, err)
-            self._failed[key] = str(err)
+            self._failed[key] = (str(err), time.monotonic() + _RETRY_S)
         else:
             self._ready[key] = template
         finally:
@@ -184,7 +189,9 @@ class Templates:
 
     def _order(self, key: str, shape: Shape, directory: Path, groups: tuple[Path, ...]) -> Order:
         console = directory / "console.log"
-        return Order(f"template-{key}", directory, shape, self._uid, groups, f"hypt{key[:11]}", None, console)
+        # Another daemon on this machine may be building the same template, or a killed one's QEMU not yet be gone.
+        tap = links.tap_name(f"t{secrets.token_hex(6)}")
+        return Order(f"template-{key}", directory, shape, self._uid, groups, tap, None, console)
 
 
 async def _migration(qmp: QMPClient) -> str:

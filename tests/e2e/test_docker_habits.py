@@ -235,7 +235,7 @@ SCENARIOS: Mapping[str, list[Line]] = {
         Line("docker container logs -t over", r"\d{4}-\d\d-\d\dT[0-9:.]+Z done\n"),
         Line("docker container inspect -f '{{.State.ExitCode}}' over", "0\n"),
         Line(
-            "docker events --since 1h --until $(date +%s) -f container=over --format '{{.Action}}'",
+            "docker events --since 1h --until $(($(date +%s) + 1)) -f container=over --format '{{.Action}}'",
             "create\nstart\ndie\n",
         ),
         Line(

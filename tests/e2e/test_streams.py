@@ -116,8 +116,10 @@ def test_a_terminal_from_start_to_exit_code(host: Host, images: Images) -> None:
     terminal.expect("31 97\r\nvt220\r\n")
     terminal.expect(r"/ # ")
     terminal.resize(12, 34)
-    terminal.type("until stty size | grep '12 34'; do usleep 10000; done; echo u''p; sleep 1000\r")
+    terminal.type("until stty size | grep '12 34'; do usleep 10000; done; echo u''p; cat\r")
     terminal.expect("\n12 34\r\nup\r\n")
+    terminal.type("read\r")
+    terminal.expect("read\r\nread\r\n")  # by the terminal and by cat, which therefore is in the foreground
     terminal.type("\x03")
     terminal.expect(r"\^C")
     terminal.expect("/ # ")

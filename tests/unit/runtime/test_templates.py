@@ -1,0 +1,52 @@
+"""Templates that cannot be built: a VM boots cold meanwhile, and the next try comes by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runtime.errors import GuestFailed, HostUnable
+from runtime.vm import template
+from runtime.vm.template import Templates
+
+if TYPE_CHECKING:
+    from runtime.vm.machine import Shape
+
+SHAPE: Any = None
+
+
+class Failing(Templates):
+    """No build of it succeeds, and none is looked for on disk."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere"), Any, 0, Any)
+        self.tries = 0
+
+    def key(self, shape: Shape) -> str:
+        return "one"
+
+    def _load(self, key: str, shape: Shape) -> None:
+        return None
+
+    async def _build(self, key: str, shape: Shape) -> template.Template:
+        self.tries += 1
+        raise HostUnable(f"no tap, try {self.tries}")
+
+
+@pytest.mark.asyncio
+async def test_a_template_that_failed_is_built_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(template, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    templates = Failing()
+    for _ in range(2):
+        with pytest.raises(GuestFailed, match="template failed: no tap, try 1"):
+            await templates.settled(SHAPE)
+    clock.now += 59
+    assert templates.get(SHAPE) == (None, "template failed: no tap, try 1")
+    clock.now += 2
+    assert templates.get(SHAPE) == (None, "template is being built")
+    with pytest.raises(GuestFailed, match="try 2"):
+        await templates.settled(SHAPE)
