@@ -6,8 +6,10 @@ Nothing of it is shared with a real installation on the same machine, and `close
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -61,17 +63,24 @@ def get(url: str, timeout_s: float = 5.0, headers: Mapping[str, str] | None = No
         return body.decode()
 
 
-_networks: set[int] = set()
+_reserved: list[int] = []  # descriptors whose locks keep a network for this process until it ends
 
 
 def _free_network() -> int:
-    """The third number of a network 10.98.x.0/24 that no host of this process has had, and no interface has now."""
+    """The third number of a network 10.98.x.0/24 that no other host has had, of this or another running process."""
     links = json.loads(subprocess.run(["ip", "-j", "-4", "addr"], capture_output=True, check=True).stdout)
-    addresses = [str(one["local"]) for link in links for one in link["addr_info"]]
-    taken = {int(address.split(".")[2]) for address in addresses if address.startswith("10.98.")}
-    third = secrets.choice([number for number in range(1, 250) if number not in _networks | taken])
-    _networks.add(third)
-    return third
+    taken = {address["local"].rpartition(".")[0] for link in links for address in link["addr_info"]}
+    free = [number for number in range(1, 250) if f"10.98.{number}" not in taken]
+    for third in random.sample(free, len(free)):
+        lock = os.open(f"/run/lock/hyper-test-network-{third}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        _reserved.append(lock)
+        return third
+    raise AssertionError("no network 10.98.x.0/24 is free")
 
 
 class Daemon:

@@ -36,7 +36,6 @@ class Failing(Templates):
         raise HostUnable(f"no tap, try {self.tries}")
 
 
-@pytest.mark.asyncio
 async def test_a_template_that_failed_is_built_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(template, "time", SimpleNamespace(monotonic=lambda: clock.now))
