@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -9,6 +12,7 @@ from runtime import command
 from runtime.errors import DiskFull, HostUnable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MIN_BYTES = 16 * 1024**2
@@ -20,9 +24,25 @@ _INCOMPAT_OFFSET = 1024 + 0x60
 _INCOMPAT_RECOVER = 0x4
 
 
+_KEPT = 8  # sizes of which the blank is kept, of 240 KB each
+_blanks: dict[int, list[tuple[int, bytes]]] = {}
+
+
 async def make_writable(path: Path, size_bytes: int) -> None:
-    """Make the writable layer of a container; see `make_ext4`."""
-    await make_ext4(path, size_bytes, f"the writable layer {path}")
+    """Make the writable layer of a container, as `make_ext4` does; all of one size are copies of the first.
+
+    Raises:
+        DiskFull, HostUnable: as `make_ext4`.
+    """
+    what = f"the writable layer {path}"
+    blank = _blanks.get(size_bytes)
+    if blank is None:
+        await make_ext4(path, size_bytes, what)
+        if len(_blanks) >= _KEPT:
+            _blanks.pop(next(iter(_blanks)))
+        _blanks[size_bytes] = await asyncio.to_thread(_read_data, path)
+    else:
+        await asyncio.to_thread(_write_data, path, size_bytes, blank, what)
 
 
 async def make_ext4(path: Path, size_bytes: int, what: str) -> None:
@@ -34,12 +54,8 @@ async def make_ext4(path: Path, size_bytes: int, what: str) -> None:
         DiskFull: no space left.
         HostUnable: mke2fs is missing or failed.
     """
-    temporary = path.with_name(f".{path.name}.new")
     journal_mb = 16 if size_bytes >= _LARGE_JOURNAL_FROM_BYTES else 4
-    try:
-        with temporary.open("wb") as file:
-            os.truncate(file.fileno(), size_bytes)
-        temporary.chmod(0o600)
+    with _new_file(path, size_bytes, what) as temporary:
         made = await command.run(
             # No root reserve, no resize table, a small journal; the file is known to be zero: 5 ms and 240 KB.
             [
@@ -51,11 +67,42 @@ async def make_ext4(path: Path, size_bytes: int, what: str) -> None:
         if made.returncode != 0:
             kind = DiskFull if "No space" in made.stderr else HostUnable
             raise kind(f"cannot make {what}: {made.last_line}")
+
+
+@contextlib.contextmanager
+def _new_file(path: Path, size_bytes: int, what: str) -> Iterator[Path]:
+    """An empty sparse file to fill, which then takes the place of `path`."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with temporary.open("wb") as file:
+            os.truncate(file.fileno(), size_bytes)
+        temporary.chmod(0o600)
+        yield temporary
         temporary.replace(path)
     except OSError as err:
         raise DiskFull(f"cannot make {what}: {err.strerror}") from err
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _read_data(path: Path) -> list[tuple[int, bytes]]:
+    """What a sparse file holds, as (offset, bytes)."""
+    found = []
+    with path.open("rb") as file:
+        end, size = 0, os.fstat(file.fileno()).st_size
+        with contextlib.suppress(OSError):  # ENXIO: only a hole follows
+            while end < size:
+                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+                end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+                found.append((start, os.pread(file.fileno(), end - start, start)))
+    return found
+
+
+def _write_data(path: Path, size_bytes: int, data: list[tuple[int, bytes]], what: str) -> None:
+    with _new_file(path, size_bytes, what) as temporary, temporary.open("r+b", buffering=0) as file:
+        for offset, part in data:
+            if os.pwrite(file.fileno(), part, offset) != len(part):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def needs_recovery(path: Path) -> bool:

@@ -16,14 +16,12 @@ from runtime.network import nft
 from runtime.output import last_words, write_end
 from runtime.record import Port
 from runtime.signals import signal_number
-from runtime.vm import launch
+from runtime.vm import launch, monitor
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from typing import Any
-
-    from qemu.qmp import QMPClient
 
     from runtime.cgroups import HostCgroups
     from runtime.config import Config
@@ -42,7 +40,6 @@ SIGNAL_TIMEOUT_S = 2.0
 _KILL_GRACE_S = 1.5
 _EXIT_KILLED = 137
 _END_RETRY_S = 1.0
-_MONITOR_TIMEOUT_S = 5.0
 _WITH_HOST = "the host went down while it ran"
 
 
@@ -183,7 +180,7 @@ class Supervisor:
         Raises:
             GuestFailed: QEMU does not answer.
         """
-        async with self._monitor(container) as qmp:
+        async with monitor.opened(container.directory) as qmp:
             await qmp.execute("stop")
 
     async def resume(self, container: Container) -> None:
@@ -192,7 +189,7 @@ class Supervisor:
         Raises:
             GuestFailed: QEMU does not answer.
         """
-        async with self._monitor(container) as qmp:
+        async with monitor.opened(container.directory) as qmp:
             await qmp.execute("cont")
         if container.agent is not None:
             try:
@@ -200,14 +197,6 @@ class Supervisor:
                 await container.agent.set_clock(SIGNAL_TIMEOUT_S)
             except GuestFailed as err:
                 log.warning("the clock of %s is behind by its pause: %s", container.record.name, err)
-
-    @contextlib.asynccontextmanager
-    async def _monitor(self, container: Container) -> AsyncIterator[QMPClient]:
-        try:
-            async with asyncio.timeout(_MONITOR_TIMEOUT_S), launch.monitor(container.directory) as qmp:
-                yield qmp
-        except TimeoutError as err:
-            raise GuestFailed(f"QEMU's monitor did not answer within {_MONITOR_TIMEOUT_S:g} s") from err
 
     async def publish(self) -> None:
         """Give the kernel the published ports of all VMs that run."""

@@ -1,24 +1,30 @@
 """Putting real files behind the placeholders of a VM that runs: disks and the log.
 
 The guest's devices stay; what QEMU has behind them changes. A disk's file is opened as a node of its own, and the raw
-node that the device reads from is reopened onto it (QMP `add-fd`, `blockdev-add`, `blockdev-reopen`): 3 ms. The log's
-port gets another file (`chardev-change`). QEMU may open nothing itself, so each file is handed over as a descriptor.
+node that the device reads from is reopened onto it (QMP `add-fd`, `blockdev-add`, `blockdev-reopen`). The log's port
+gets another file (`chardev-change`). QEMU may open nothing itself, so each file is handed over as a descriptor. All of
+it is sent at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from runtime.vm import machine
+from runtime.vm.monitor import Command
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from qemu.qmp import QMPClient
+    from runtime.vm.monitor import Monitor
 
-# The sets that the command line makes have small numbers.
-_FIRST_FDSET = 100
+# The sets that the command line makes have smaller numbers.
+_FIRST_FDSET = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,57 +41,71 @@ class Plug:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(_FIRST_FDSET)
-        self._behind: dict[str, tuple[str, int]] = {}
+        self._behind: dict[str, tuple[int, bool]] = {}
 
-    async def disks(self, qmp: QMPClient, *disks: Disk) -> None:
-        """Put the files behind their drives; what was there before is closed.
+    async def plug(self, monitor: Monitor, disks: Iterable[Disk], log: Path | None = None) -> None:
+        """Put the files behind their drives, which have placeholders, and let the log be appended to its file.
 
         Raises:
             OSError: a file cannot be opened.
-            QMPError: QEMU refused.
+            GuestFailed: QEMU refused.
         """
-        options: list[dict[str, Any]] = []
-        before = [self._behind[disk.node] for disk in disks if disk.node in self._behind]
-        for disk in disks:
-            number = await self._hand_over(qmp, disk.file, os.O_RDONLY if disk.read_only else os.O_RDWR)
-            node = f"{disk.node}-{number}"
-            await qmp.execute(
-                "blockdev-add",
-                {
-                    "driver": "file",
-                    "node-name": node,
-                    "filename": f"/dev/fdset/{number}",
-                    "read-only": disk.read_only,
-                    "auto-read-only": False,
-                    "discard": "unmap",
-                    "locking": "off",
-                },
-            )
-            self._behind[disk.node] = (node, number)
-            raw = {"driver": "raw", "node-name": disk.node, "file": node, "read-only": disk.read_only}
-            options.append({**raw, "discard": "unmap"})
-        await qmp.execute("blockdev-reopen", {"options": options})
-        for node, number in before:
-            await qmp.execute("blockdev-del", {"node-name": node})
-            await qmp.execute("remove-fd", {"fdset-id": number})
+        with contextlib.ExitStack() as stack:
+            commands: list[Command] = []
+            reopened: list[dict[str, Any]] = []
+            for disk in disks:
+                number = next(self._numbers)
+                flags = os.O_RDONLY if disk.read_only else os.O_RDWR
+                commands += _opened(stack, disk, flags, number)
+                reopened.append(_drive(disk.node, _node(number), read_only=disk.read_only))
+                self._behind[disk.node] = (number, disk.read_only)
+            if reopened:
+                commands.append(Command("blockdev-reopen", {"options": reopened}))
+            if log:
+                number = next(self._numbers)
+                fd = _open(stack, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                backend = {"type": "file", "data": {"out": f"/dev/fdset/{number}", "append": True}}
+                commands.append(Command("add-fd", {"fdset-id": number}, fd))
+                commands.append(Command("chardev-change", {"id": "log", "backend": backend}))
+            await monitor.run(*commands)
 
-    async def log(self, qmp: QMPClient, file: Path) -> None:
-        """Let what the guest writes to its log port be appended to the file from now on.
+    async def unplug(self, monitor: Monitor) -> None:
+        """Put the placeholders back, so that nothing of the files is left in QEMU.
 
         Raises:
-            OSError, QMPError: as in `disks`.
+            GuestFailed: QEMU refused.
         """
-        number = await self._hand_over(qmp, file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        backend = {"type": "file", "data": {"out": f"/dev/fdset/{number}", "append": True}}
-        await qmp.execute("chardev-change", {"id": "log", "backend": backend})
+        back = [
+            _drive(node, machine.placeholder(node), read_only=read_only)
+            for node, (_, read_only) in self._behind.items()
+        ]
+        commands = [Command("blockdev-reopen", {"options": back})]
+        for number, _ in self._behind.values():
+            commands.append(Command("blockdev-del", {"node-name": _node(number)}))
+            commands.append(Command("remove-fd", {"fdset-id": number}))
+        self._behind.clear()
+        await monitor.run(*commands)
 
-    async def _hand_over(self, qmp: QMPClient, file: Path, flags: int) -> int:
-        """Give QEMU the open file, one at a time: it keeps only the descriptor that came last."""
-        number = next(self._numbers)
-        descriptor = os.open(file, flags | os.O_CLOEXEC, 0o600)
-        try:
-            qmp.send_fd_scm(descriptor)
-            await qmp.execute("add-fd", {"fdset-id": number})
-        finally:
-            os.close(descriptor)
-        return number
+
+def _node(number: int) -> str:
+    return f"f{number}"
+
+
+def _drive(node: str, file: str, *, read_only: bool) -> dict[str, Any]:
+    drive: dict[str, Any] = {"driver": "raw", "node-name": node, "file": file, "read-only": read_only}
+    return drive if read_only else {**drive, "discard": "unmap"}
+
+
+def _opened(stack: contextlib.ExitStack, disk: Disk, flags: int, number: int) -> Iterator[Command]:
+    """The disk's file as a node of QEMU's."""
+    yield Command("add-fd", {"fdset-id": number}, _open(stack, disk.file, flags))
+    node: dict[str, Any] = {"driver": "file", "node-name": _node(number), "filename": f"/dev/fdset/{number}"}
+    node |= {"read-only": True} if disk.read_only else {"discard": "unmap"}
+    yield Command("blockdev-add", {**node, "locking": "off"})
+
+
+def _open(stack: contextlib.ExitStack, file: Path, flags: int) -> int:
+    """Open a file until the stack ends."""
+    descriptor = os.open(file, flags | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, descriptor)
+    return descriptor

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qemu.qmp import QMPClient, QMPError
-
 from runtime.errors import GuestFailed
 from runtime.network import holding, links
-from runtime.vm import machine, process, sharing, userns
+from runtime.vm import machine, monitor, process, sharing, userns
 from runtime.vm.agent import Agent
+from runtime.vm.monitor import Command
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import Coroutine
     from typing import Any
 
     from runtime.vm.kernel import Kernel
@@ -145,35 +142,6 @@ async def start(
     return Started(running, agent, {"vm": vm_up - began, "agent": time.monotonic() - vm_up})
 
 
-@contextlib.asynccontextmanager
-async def monitor(directory: Path) -> AsyncIterator[QMPClient]:
-    """The VM's control monitor, ready for commands.
-
-    Raises:
-        GuestFailed: nobody answers, or it does not speak QMP.
-    """
-    client = QMPClient("control")
-    client.logger.setLevel(logging.CRITICAL)  # what went wrong is raised; it need not be logged as well
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        connection.connect(f"/proc/self/fd/{descriptor}/qmp.sock")
-        connection.setblocking(False)
-        await client.connect(connection)
-    except (OSError, QMPError) as err:
-        connection.close()
-        raise GuestFailed(f"QEMU's monitor does not answer: {err}") from err
-    finally:
-        os.close(descriptor)
-    try:
-        yield client
-    except QMPError as err:
-        raise GuestFailed(f"QEMU refused a command: {err}") from err
-    finally:
-        with contextlib.suppress(QMPError, OSError, EOFError):
-            await client.disconnect()
-
-
 def _open_files(
     host: Host,
     order: Order,
@@ -222,15 +190,14 @@ def _open_files(
 
 
 async def _load_state(directory: Path, descriptor: int) -> None:
-    async with monitor(directory) as qmp:
-        # Sent in one go: QEMU runs them in order. The capability must be set before the state is read.
-        await asyncio.gather(
-            qmp.execute("migrate-set-capabilities", {"capabilities": [IGNORE_SHARED]}),
-            qmp.execute("migrate-incoming", {"uri": f"fd:{descriptor}"}),
-        )
+    async with monitor.opened(directory) as qmp:
+        await qmp.run(IGNORE_SHARED, Command("migrate-incoming", {"uri": f"fd:{descriptor}"}))
 
 
-IGNORE_SHARED = {"capability": "x-ignore-shared", "state": True}
+# Of the memory nothing is copied. It must be set before a state is read or written.
+IGNORE_SHARED = Command(
+    "migrate-set-capabilities", {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+)
 
 
 async def _unless_ended(running: process.Process, log: Path, work: Coroutine[Any, Any, Any], timeout_s: float) -> None:

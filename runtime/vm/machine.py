@@ -168,6 +168,11 @@ def _ports(files: Files) -> Iterator[str]:
     yield from ("-device", f"virtserialport,chardev=log,name={PORT_NAMES[3]}")
 
 
+def placeholder(name: str) -> str:
+    """The node that is behind the drive of that name before any file is put there."""
+    return f"{name}-file"
+
+
 def _disk(name: str, fd: int, set_id: int, *, read_only: bool) -> Iterator[str]:
     flag = "on" if read_only else "off"
     if fd < 0:
@@ -175,6 +180,6 @@ def _disk(name: str, fd: int, set_id: int, *, read_only: bool) -> Iterator[str]:
     else:
         yield from ("-add-fd", f"fd={fd},set={set_id}")
         file = f"driver=file,filename=/dev/fdset/{set_id},auto-read-only=off,discard=unmap,locking=off"
-    yield from ("-blockdev", f"{file},node-name={name}-file,read-only={flag}")
-    yield from ("-blockdev", f"driver=raw,node-name={name},file={name}-file,read-only={flag},discard=unmap")
+    yield from ("-blockdev", f"{file},node-name={placeholder(name)},read-only={flag}")
+    yield from ("-blockdev", f"driver=raw,node-name={name},file={placeholder(name)},read-only={flag},discard=unmap")
     yield from ("-device", f"virtio-blk-device,drive={name},id={name}")

@@ -19,12 +19,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qemu.qmp import QMPError
-
 from runtime import cgroups, command, disks
 from runtime.errors import GuestFailed, RuntimeFault
 from runtime.network import links
-from runtime.vm import hotplug, launch, machine
+from runtime.vm import hotplug, launch, machine, monitor
 from runtime.vm.agent import Agent
 from runtime.vm.demand import Demand
 
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from runtime.record import Cgroups
     from runtime.vm.launch import Host, Order, Started, Template
     from runtime.vm.machine import Shape
+    from runtime.vm.monitor import Monitor
     from runtime.vm.process import Process
     from runtime.vm.template import Templates
 
@@ -73,6 +72,7 @@ class Member:
     tap: str
     process: Process
     made_at: float
+    monitor: Monitor
     memory_bytes: int = 0
     plug: hotplug.Plug = field(default_factory=hotplug.Plug)
 
@@ -168,10 +168,8 @@ class Pool:
             self._host_cgroups.weigh(member.groups, cgroups.NORMAL_WEIGHT)
             if order.bridge:
                 await links.attach_tap(member.tap, order.bridge, order.address)
-            async with launch.monitor(order.directory) as qmp:
-                await member.plug.disks(qmp, *disks_of(order))
-                if order.log:
-                    await member.plug.log(qmp, order.log)
+            await member.plug.plug(member.monitor, disks_of(order), order.log)
+            member.monitor.close()
         except BaseException as err:
             await asyncio.shield(self._discard(member))
             if isinstance(err, OSError):
@@ -230,6 +228,7 @@ class Pool:
         console, scratch = self._data / f"{id_}.console", self._data / f"{id_}.ext4"
         groups = self._host_cgroups.create(id_)
         process: Process | None = None
+        qmp: Monitor | None = None
         try:
             self._host_cgroups.weigh(groups, cgroups.LEAST_WEIGHT)
             tap = links.tap_name(id_)
@@ -238,25 +237,25 @@ class Pool:
             started = await launch.start(self._host, order, "clone", template=template)
             process = started.process
             made_at = time.monotonic()
-            member = Member(id_, directory, console, template.shape, uid, groups, tap, process, made_at)
+            qmp = await monitor.connect(directory)
+            member = Member(id_, directory, console, template.shape, uid, groups, tap, process, made_at, qmp)
             await disks.make_writable(scratch, _SCRATCH_BYTES)
-            async with launch.monitor(directory) as qmp:
-                await member.plug.disks(
-                    qmp,
-                    hotplug.Disk("image", rehearsal, read_only=True),
-                    hotplug.Disk("writable", scratch, read_only=False),
-                )
+            image = hotplug.Disk("image", rehearsal, read_only=True)
+            await member.plug.plug(qmp, (image, hotplug.Disk("writable", scratch, read_only=False)))
             async with asyncio.timeout(_REHEARSAL_TIMEOUT_S):
                 for _ in range(REHEARSALS):
                     await _rehearse(started.agent)
+            await member.plug.unplug(qmp)
             started.agent.close()
             member.memory_bytes = await asyncio.to_thread(process.memory_bytes)
             self._largest_bytes = max(self._largest_bytes, member.memory_bytes)
         except BaseException as err:
+            if qmp is not None:
+                qmp.close()
             if process is not None:
                 await asyncio.shield(process.kill())
             await asyncio.shield(self._clear(id_, directory, console, groups, uid))
-            if isinstance(err, TimeoutError | QMPError):
+            if isinstance(err, TimeoutError):
                 raise GuestFailed(f"a clone did not finish its rehearsal: {err}") from err
             raise
         finally:
@@ -264,6 +263,7 @@ class Pool:
         return member
 
     async def _discard(self, member: Member) -> None:
+        member.monitor.close()
         await member.process.kill()
         await self._clear(member.id, member.directory, member.console, member.groups, member.uid)
 

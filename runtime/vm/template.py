@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 from runtime import cgroups
 from runtime.errors import GuestFailed, RuntimeFault
 from runtime.network import links
-from runtime.vm import launch, machine
+from runtime.vm import launch, machine, monitor
 from runtime.vm.launch import Host, Order, Template
+from runtime.vm.monitor import Command
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qemu.qmp import QMPClient
-
     from runtime.cgroups import HostCgroups
     from runtime.vm.machine import Shape
+    from runtime.vm.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
@@ -167,12 +167,10 @@ class Templates:
         started = await launch.start(self._host, order, "template", ram=ram)
         started.agent.close()
         try:
-            async with asyncio.timeout(_SAVE_TIMEOUT_S), launch.monitor(order.directory) as qmp:
-                qmp.send_fd_scm(state)
-                await qmp.execute("getfd", {"fdname": "state"})
-                await qmp.execute("migrate-set-capabilities", {"capabilities": [launch.IGNORE_SHARED]})
+            async with asyncio.timeout(_SAVE_TIMEOUT_S), monitor.opened(order.directory) as qmp:
                 # The guest runs on while it is saved, so that a clone runs from its first moment.
-                await qmp.execute("migrate", {"uri": "fd:state"})
+                save = Command("migrate", {"uri": "fd:state"})
+                await qmp.run(Command("getfd", {"fdname": "state"}, state), launch.IGNORE_SHARED, save)
                 while (status := await _migration(qmp)) != "completed":
                     if status in {"failed", "cancelled"}:
                         raise GuestFailed("QEMU could not save the state of the template")
@@ -194,7 +192,7 @@ class Templates:
         return Order(f"template-{key}", directory, shape, self._uid, groups, tap, None, console)
 
 
-async def _migration(qmp: QMPClient) -> str:
+async def _migration(qmp: Monitor) -> str:
     answer = await qmp.execute("query-migrate")
     return str(answer.get("status")) if isinstance(answer, dict) else "failed"
 

@@ -18,7 +18,7 @@ from collector.sources.process import parse_smaps, parse_stat
 from runtime.client import Client
 from runtime.config import Config
 from runtime.errors import GuestFailed
-from runtime.vm import kernel, launch, machine, process, tsc
+from runtime.vm import kernel, launch, machine, monitor, process, tsc
 from tests.host import KERNELS, Host, running_host
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ async def _created(host: launch.Host, order: launch.Order) -> str:
     try:
         try:
             async with asyncio.timeout(20):
-                async with launch.monitor(order.directory) as qmp:
+                async with monitor.opened(order.directory) as qmp:
                     await qmp.execute("query-status")
         except (GuestFailed, TimeoutError):
             return f"not to be had here ({process.last_line(log)})"
