@@ -139,7 +139,7 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
     await recovery.recover(engine)
     default_shape = starter.shape(config.default_memory_bytes, 1)
     if config.template:
-        templates.get(default_shape)
+        templates.prepare(default_shape)
     pool.open(default_shape)
     about = _about(config, host, verdict, host_cgroups)
     writing = asyncio.create_task(counts.keep_written())

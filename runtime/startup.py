@@ -183,7 +183,7 @@ class Starter:
         network = self.network(container, ())
         order = self._order(container, image, writable, groups, network, self._uid_of(container), ())
         order = dataclasses.replace(order, bridge=None, log=None, shares=False)
-        template, _ = self._template(order.shape)
+        template, _ = await self._template(order.shape)
         process: Process | None = None
         streams = Streams(order.directory / "streams.sock")
         try:
@@ -253,7 +253,7 @@ class Starter:
         groups = self._host_cgroups.create(container.id)
         uid = self._uid_of(container)
         order = self._order(container, image, writable, groups, network, uid, volumes)
-        template, why_cold = self._template(order.shape)
+        template, why_cold = await self._template(order.shape)
         try:
             started = await launch.start(self._host, order, "clone" if template else "cold", template=template)
         except BaseException:
@@ -263,10 +263,10 @@ class Starter:
             return _Placed(started, order, network, groups, "template", reason)
         return _Placed(started, order, network, groups, "cold", why_cold)
 
-    def _template(self, shape: machine.Shape) -> tuple[Template | None, str | None]:
+    async def _template(self, shape: machine.Shape) -> tuple[Template | None, str | None]:
         if not self._config.template:
             return None, "templates are switched off (template = false)"
-        return self._templates.get(shape)
+        return await self._templates.get(shape)
 
     def _order(
         self,

@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from runtime import cgroups
@@ -42,6 +42,14 @@ _RETRY_S = 60.0  # what failed may have been the moment's: a full disk, a QEMU t
 _CHUNK_BYTES = 16 * 4096
 
 
+@dataclass(frozen=True, slots=True)
+class _Provided:
+    """A template on its way; `looked` is set once it is loaded, or known not to be on disk."""
+
+    task: asyncio.Task[None]
+    looked: asyncio.Event
+
+
 class Templates:
     """The templates of one host: loaded, built on first use, and closed at the end."""
 
@@ -52,20 +60,29 @@ class Templates:
         self._host_cgroups = host_cgroups
         self._ready: dict[str, Template] = {}
         self._failed: dict[str, tuple[str, float]] = {}  # why, and when to try again (monotonic)
-        self._building: dict[str, asyncio.Task[None]] = {}
+        self._provided: dict[str, _Provided] = {}
         self._one_at_a_time = asyncio.Lock()
 
-    def get(self, shape: Shape) -> tuple[Template | None, str | None]:
-        """The template of a shape, or None and the reason why there is none. Starts building one that is missing."""
+    def prepare(self, shape: Shape) -> None:
+        """Begin to load or build the template of a shape, unless it is there, begun, or has just failed."""
         key = self.key(shape)
+        _, retry_at = self._failed.get(key, ("", 0.0))
+        if key not in self._ready and key not in self._provided and time.monotonic() >= retry_at:
+            looked = asyncio.Event()
+            task = asyncio.create_task(self._provide(key, shape, looked), name=f"template {key}")
+            self._provided[key] = _Provided(task, looked)
+
+    async def get(self, shape: Shape) -> tuple[Template | None, str | None]:
+        """The template of a shape, or None and the reason why there is none; waits for one to be loaded, not built."""
+        self.prepare(shape)
+        key = self.key(shape)
+        if key in self._provided:
+            await self._provided[key].looked.wait()
         if key in self._ready:
             return self._ready[key], None
-        reason, retry_at = self._failed.get(key, ("", 0.0))
-        if time.monotonic() < retry_at:
-            return None, f"template failed: {reason}"
-        if key not in self._building:
-            self._building[key] = asyncio.create_task(self._provide(key, shape), name=f"template {key}")
-        return None, "template is being built"
+        if key in self._provided:
+            return None, "template is being built"
+        return None, f"template failed: {self._failed.get(key, ('the daemon ends', 0.0))[0]}"
 
     async def settled(self, shape: Shape) -> Template:
         """The template of a shape, waiting until it is built.
@@ -73,11 +90,11 @@ class Templates:
         Raises:
             GuestFailed: it cannot be built; the message says why.
         """
-        template, _ = self.get(shape)
-        task = self._building.get(self.key(shape))
-        if template is None and task is not None:
-            await asyncio.shield(task)
-        template, reason = self.get(shape)
+        self.prepare(shape)
+        provided = self._provided.get(self.key(shape))
+        if provided is not None:
+            await asyncio.shield(provided.task)
+        template, reason = await self.get(shape)
         if template is None:
             raise GuestFailed(reason or "no template")
         return template
@@ -94,18 +111,20 @@ class Templates:
 
     async def close(self) -> None:
         """Stop building and let the memory go; clones keep theirs."""
-        for task in self._building.values():
+        tasks = [provided.task for provided in self._provided.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._building.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for template in self._ready.values():
             os.close(template.ram)
         self._ready.clear()
 
-    async def _provide(self, key: str, shape: Shape) -> None:
+    async def _provide(self, key: str, shape: Shape, looked: asyncio.Event) -> None:
         try:
-            async with self._one_at_a_time:
-                template = await asyncio.to_thread(self._load, key, shape)
-                if template is None:
+            template = await asyncio.to_thread(self._load, key, shape)
+            if template is None:
+                looked.set()
+                async with self._one_at_a_time:
                     template = await self._build(key, shape)
         except (RuntimeFault, OSError) as err:
             log.warning("template %s cannot be built, VMs boot cold: %s", key, err)
@@ -113,7 +132,8 @@ class Templates:
         else:
             self._ready[key] = template
         finally:
-            self._building.pop(key, None)
+            self._provided.pop(key, None)
+            looked.set()
 
     def _load(self, key: str, shape: Shape) -> Template | None:
         directory = self._directory / key

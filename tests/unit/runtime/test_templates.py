@@ -1,7 +1,9 @@
-"""Templates that cannot be built: a VM boots cold meanwhile, and the next try comes by itself."""
+"""Templates that are not there yet: on disk, being built, or not to be built for now."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,7 @@ class Failing(Templates):
 
     async def _build(self, key: str, shape: Shape) -> template.Template:
         self.tries += 1
+        await asyncio.sleep(0)
         raise HostUnable(f"no tap, try {self.tries}")
 
 
@@ -44,8 +47,18 @@ async def test_a_template_that_failed_is_built_again_after_a_while(monkeypatch: 
         with pytest.raises(GuestFailed, match="template failed: no tap, try 1"):
             await templates.settled(SHAPE)
     clock.now += 59
-    assert templates.get(SHAPE) == (None, "template failed: no tap, try 1")
+    assert await templates.get(SHAPE) == (None, "template failed: no tap, try 1")
     clock.now += 2
-    assert templates.get(SHAPE) == (None, "template is being built")
+    templates.prepare(SHAPE)
+    assert await templates.get(SHAPE) == (None, "template is being built")
     with pytest.raises(GuestFailed, match="try 2"):
         await templates.settled(SHAPE)
+
+
+async def test_one_on_disk_is_waited_for() -> None:
+    class OnDisk(Failing):
+        def _load(self, key: str, shape: Shape) -> Any:
+            time.sleep(0.05)
+            return "loaded"
+
+    assert await OnDisk().get(SHAPE) == ("loaded", None)
