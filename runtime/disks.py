@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import errno
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime import command
@@ -13,7 +15,6 @@ from runtime.errors import DiskFull, HostUnable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MIN_BYTES = 16 * 1024**2
 _TIMEOUT_S = 30.0
@@ -37,7 +38,10 @@ async def make_writable(path: Path, size_bytes: int) -> None:
     what = f"the writable layer {path}"
     blank = _blanks.get(size_bytes)
     if blank is None:
-        await make_ext4(path, size_bytes, what)
+        with tempfile.TemporaryDirectory() as content:
+            for name in ("upper", "work"):  # what the guest's overlay is made of
+                (Path(content) / name).mkdir(mode=0o755)
+            await make_ext4(path, size_bytes, what, Path(content))
         if len(_blanks) >= _KEPT:
             _blanks.pop(next(iter(_blanks)))
         _blanks[size_bytes] = await asyncio.to_thread(_read_data, path)
@@ -45,8 +49,8 @@ async def make_writable(path: Path, size_bytes: int) -> None:
         await asyncio.to_thread(_write_data, path, size_bytes, blank, what)
 
 
-async def make_ext4(path: Path, size_bytes: int, what: str) -> None:
-    """Make an empty file system of that apparent size; it takes room only as it is written to.
+async def make_ext4(path: Path, size_bytes: int, what: str, content: Path | None = None) -> None:
+    """Make a file system of that apparent size, empty or with `content`; it takes room only as it is written to.
 
     An existing file is replaced at the end, so that there is never half of one. Errors name it as `what`.
 
@@ -60,6 +64,7 @@ async def make_ext4(path: Path, size_bytes: int, what: str) -> None:
             # No root reserve, no resize table, a small journal; the file is known to be zero: 5 ms and 240 KB.
             [
                 *f"mke2fs -q -F -t ext4 -m 0 -O ^resize_inode -J size={journal_mb} -E {_EXTENDED}".split(),
+                *(("-d", str(content)) if content else ()),
                 str(temporary),
             ],
             timeout_s=_TIMEOUT_S,
@@ -103,6 +108,17 @@ def _write_data(path: Path, size_bytes: int, data: list[tuple[int, bytes]], what
         for offset, part in data:
             if os.pwrite(file.fileno(), part, offset) != len(part):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def mount_options(path: Path, *, keep: bool = True) -> dict[str, str]:
+    """How a guest mounts the file system to write to it: `options`, and `remount`, those that hold from then on.
+
+    What the mount itself writes need not reach the host's disk at once, unless the journal has to be replayed. With
+    `keep` all that follows is flushed as the container asks for it; without, nobody will look at it after a crash.
+    """
+    if needs_recovery(path):
+        return {"options": "discard", "remount": ""}
+    return {"options": "discard,nobarrier", "remount": "barrier" if keep else ""}
 
 
 def needs_recovery(path: Path) -> bool:

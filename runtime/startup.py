@@ -122,7 +122,7 @@ class Starter:
         if limits.vcpus > 1:
             self._host.kernel.require(kernel.SEVERAL_CPUS, "--cpus above 1", field="cpus")
         with _timed(phases, "image"):
-            writable = container.data_directory / "writable.ext4"
+            writable = _writable(container)
             if not writable.exists():
                 await disks.make_writable(writable, limits.disk_bytes)
             volumes = self._volumes.attach(container)
@@ -176,7 +176,7 @@ class Starter:
         Raises:
             GuestFailed, HostUnable, DiskFull: as `start`.
         """
-        writable = container.data_directory / "writable.ext4"
+        writable = _writable(container)
         if not writable.exists():
             await disks.make_writable(writable, container.record.limits.disk_bytes)
         groups = self._host_cgroups.create(f"files-{container.id}")
@@ -359,9 +359,15 @@ def environment(spec: Spec, image: Image, hostname: str) -> list[str]:
     return [f"{name}={value}" for name, value in merged.items()]
 
 
+def _writable(container: Container) -> Path:
+    return container.data_directory / "writable.ext4"
+
+
 def _process(container: Container, image: Image) -> dict[str, object]:
     spec, guest, limits = container.spec, container.record.guest, container.record.limits
-    writable = {"device": guest.writable_device, "fstype": "ext4", "options": "discard"}
+    writable: dict[str, object] = {"device": guest.writable_device, "fstype": "ext4"}
+    if guest.writable_device:
+        writable |= disks.mount_options(_writable(container), keep=not spec.auto_remove)
     return {
         "root": {
             "image": {"device": guest.image_device, "fstype": "erofs"},
@@ -403,8 +409,8 @@ def _mounts(spec: Spec, volumes: tuple[launch.Volume, ...]) -> list[dict[str, ob
             where = {**shared, "directory": str(next(numbers)), "device_read_only": False, "copy": False}
         else:
             volume, device = next(disks_left)
-            options = "" if volume.read_only else "discard"
-            where = {"device": device, "fstype": "ext4", "options": options, "directory": "data"}
+            how = {"options": ""} if volume.read_only else disks.mount_options(volume.file)
+            where = {"device": device, "fstype": "ext4", **how, "directory": "data"}
             where |= {"device_read_only": volume.read_only, "copy": not mount.nocopy}
         found.append({"path": mount.target, "read_only": mount.read_only, **where})
     return found

@@ -28,6 +28,7 @@ ssize_t read_small_file(const char *path, char *data, size_t size);      /* NUL-
 void boot_mounts(void);
 void boot_modules(void);
 void boot_network(void);
+void boot_disks(void);
 void boot_cgroups(void);
 /* Open the named virtio-serial ports, non-blocking; what has not come by the deadline is -1. */
 void boot_ports(const char *const *names, int *fds, int count, int64_t deadline_ns);
@@ -98,13 +99,14 @@ struct process_request {
     int rows, columns;
 };
 struct mount_request { /* the directory of a file system, or the file of a shared one, at a path of the container */
-    const char *path, *device, *type, *options, *directory;
+    const char *path, *device, *type, *options, *remount, *directory;
     bool read_only, device_read_only, copy;
 };
 struct start_request {
     struct process_request process;
     const char *image_device, *image_type;
-    const char *writable_device, *writable_type, *writable_options; /* device NULL: none */
+    const char *writable_device, *writable_type; /* device NULL: none */
+    const char *writable_options, *writable_remount;
     bool read_only, rehearse;
     struct { const char *path, *options; } tmpfs[MAX_TMPFS];
     int tmpfs_count;
@@ -206,7 +208,9 @@ void child_send(int report, struct child_report *message, int fd);
 void rootfs_enter(const struct start_request *request, int report);     /* rootfs.c */
 void process_exec(const struct spawn *spawn) __attribute__((noreturn)); /* process.c */
 int rehearse(const char *self);                                         /* rehearse.c: `init rehearse` */
-void mount_device(const char *device, const char *type, const char *target, unsigned long flags, const char *options);
+/* `remount`: options that hold once it is mounted; "" for none. */
+void mount_device(const char *device, const char *type, const char *target, unsigned long flags, const char *options,
+                  const char *remount);
 void make_parents(const char *path);
 void volumes_open(const struct start_request *start, const char *root, int *trees, int report); /* volumes.c */
 void volumes_attach(const struct start_request *start, const int *trees);

@@ -92,6 +92,7 @@ int main(int count, char **arguments)
     boot_modules();
     boot_cgroups();
     boot_network();
+    boot_disks();
 
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     signal(SIGPIPE, SIG_IGN);

@@ -71,9 +71,10 @@ static bool parse_root(const struct json *json, const struct json_node *root, st
     if (writable->type != JSON_OBJECT)
         return refuse(fault, INVALID, "root.writable: an object or null expected");
     if (!parse_device(json, writable, "root.writable", &request->writable_device, &request->writable_type, fault) ||
-        !want_text(json, writable, "options", "", &request->writable_options, fault))
+        !want_text(json, writable, "options", "", &request->writable_options, fault) ||
+        !want_text(json, writable, "remount", "", &request->writable_remount, fault))
         return false;
-    if (strlen(request->writable_options) > MAX_OPTIONS)
+    if (strlen(request->writable_options) > MAX_OPTIONS || strlen(request->writable_remount) > MAX_OPTIONS)
         return refuse(fault, INVALID, "root.writable.options: longer than %d bytes", MAX_OPTIONS);
     return true;
 }
@@ -111,12 +112,13 @@ static bool parse_mounts(const struct json *json, const struct json_node *list, 
         if (!parse_device(json, item, "mounts", &mount->device, &mount->type, fault) ||
             !want_text(json, item, "path", NULL, &mount->path, fault) ||
             !want_text(json, item, "options", "", &mount->options, fault) ||
+            !want_text(json, item, "remount", "", &mount->remount, fault) ||
             !want_text(json, item, "directory", NULL, &mount->directory, fault) ||
             !want_bool(json, item, "read_only", &mount->read_only, fault) ||
             !want_bool(json, item, "device_read_only", &mount->device_read_only, fault) ||
             !want_bool(json, item, "copy", &mount->copy, fault) || !want_absolute("mounts.path", mount->path, fault))
             return false;
-        if (!is_word(mount->directory) || strlen(mount->options) > MAX_OPTIONS)
+        if (!is_word(mount->directory) || strlen(mount->options) > MAX_OPTIONS || strlen(mount->remount) > MAX_OPTIONS)
             return refuse(fault, INVALID, "mounts: directory is a name, options at most %d bytes", MAX_OPTIONS);
     }
     request->mounts_count = (int)list->length;

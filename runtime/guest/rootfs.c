@@ -55,7 +55,8 @@ void make_parents(const char *path)
     must_mkdir(part);
 }
 
-void mount_device(const char *device, const char *type, const char *target, unsigned long flags, const char *options)
+void mount_device(const char *device, const char *type, const char *target, unsigned long flags, const char *options,
+                  const char *remount)
 {
     char path[64];
     snprintf(path, sizeof path, "/dev/%s", device);
@@ -66,16 +67,18 @@ void mount_device(const char *device, const char *type, const char *target, unsi
     close(fd);
     must_mkdir(target);
     must_mount(path, target, type, flags, options);
+    if (remount[0])
+        must_mount(path, target, NULL, MS_REMOUNT | flags, remount);
 }
 
 static void mount_root(const struct start_request *start)
 {
-    struct stat image;
+    struct stat image, upper;
     must_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
-    mount_device(start->image_device, start->image_type, IMAGE, MS_RDONLY | MS_NODEV, NULL);
+    mount_device(start->image_device, start->image_type, IMAGE, MS_RDONLY | MS_NODEV, NULL, "");
     if (start->writable_device) {
         mount_device(start->writable_device, start->writable_type, WRITABLE, MS_NODEV | MS_NOATIME,
-                     start->writable_options);
+                     start->writable_options, start->writable_remount);
     } else {
         must_mkdir(WRITABLE);
         must_mount("tmpfs", WRITABLE, "tmpfs", MS_NODEV, "mode=0755");
@@ -83,9 +86,11 @@ static void mount_root(const struct start_request *start)
     must_mkdir(WRITABLE "/upper");
     must_mkdir(WRITABLE "/work");
     /* The root directory itself is the upper one's: it must look as the image's does. */
-    if (stat(IMAGE, &image) == 0) {
-        (void)!chown(WRITABLE "/upper", image.st_uid, image.st_gid);
-        chmod(WRITABLE "/upper", image.st_mode & 07777);
+    if (stat(IMAGE, &image) == 0 && stat(WRITABLE "/upper", &upper) == 0) {
+        if (upper.st_uid != image.st_uid || upper.st_gid != image.st_gid)
+            (void)!chown(WRITABLE "/upper", image.st_uid, image.st_gid);
+        if (upper.st_mode != image.st_mode)
+            chmod(WRITABLE "/upper", image.st_mode & 07777);
     }
     must_mkdir(ROOT);
     must_mount("overlay", ROOT, "overlay", MS_NODEV,
@@ -164,16 +169,25 @@ static void mount_tmpfs(const char *path, const char *options)
     must_mount("tmpfs", path, "tmpfs", flags, data);
 }
 
-/* A file of ours over one of the image's. `tree` is a detached mount, taken while our own root could be seen. */
+static bool attach(int tree, const char *path)
+{
+    const unsigned flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS;
+    return syscall(SYS_move_mount, tree, "", AT_FDCWD, path, flags) == 0;
+}
+
+/* A file of ours over one of the image's. `tree` is a detached mount, taken while our own root could be seen. The
+ * file is only opened where it has to be made: opening one of the image's to write would copy it. */
 static void bind_file(int tree, const char *path)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
-    if (fd < 0 && unlink(path) == 0) /* a symlink to nowhere */
-        fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (fd >= 0)
-        close(fd);
-    if (syscall(SYS_move_mount, tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS) != 0)
-        child_fail(report, GENERIC, "cannot bind %s: %s", path, strerror(errno));
+    if (!attach(tree, path)) {
+        int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
+        if (fd < 0 && unlink(path) == 0) /* a symlink to nowhere */
+            fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+        if (fd >= 0)
+            close(fd);
+        if (!attach(tree, path))
+            child_fail(report, GENERIC, "cannot bind %s: %s", path, strerror(errno));
+    }
     close(tree);
 }
 

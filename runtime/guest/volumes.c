@@ -204,7 +204,7 @@ void volumes_open(const struct start_request *start, const char *root, int *tree
         } else {
             snprintf(base, sizeof base, RUN_DIR "/mount%d", i);
             mount_device(mount_->device, mount_->type, base, MS_NODEV | (mount_->device_read_only ? MS_RDONLY : 0),
-                         mount_->options);
+                         mount_->options, mount_->remount);
             int volume = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
             if (!mount_->device_read_only && faccessat(volume, mount_->directory, F_OK, AT_SYMLINK_NOFOLLOW) != 0)
                 fill(volume, mount_->directory, root, mount_->path, mount_->copy);

@@ -28,6 +28,9 @@ async def test_a_copy_is_a_whole_sparse_file_system(tmp_path: Path) -> None:
         checked = await command.run(["e2fsck", "-f", "-n", str(path)], timeout_s=30)
         assert checked.returncode == 0, checked.stdout
     assert first.read_bytes() == second.read_bytes()
+    listed = await command.run(["debugfs", "-R", "ls -l /", str(second)], timeout_s=30)
+    names = {line.split()[-1]: line.split()[1:5] for line in listed.stdout.decode().splitlines() if line.strip()}
+    assert names["upper"] == names["work"] == ["40755", "(2)", "0", "0"]
     assert sorted(tmp_path.iterdir()) == [first, second]
 
 
@@ -49,3 +52,13 @@ async def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path, monkeypat
         with pytest.raises(DiskFull, match=r"writable layer .*/second: No space left on device"):
             await disks.make_writable(tmp_path / "second", SIZE)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "first"]
+
+
+async def test_flushes_are_only_left_out_where_nothing_has_to_be_replayed(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    await disks.make_writable(one, SIZE)
+    assert disks.mount_options(one) == {"options": "discard,nobarrier", "remount": "barrier"}
+    assert disks.mount_options(one, keep=False) == {"options": "discard,nobarrier", "remount": ""}
+    await command.run(["debugfs", "-w", "-R", "feature needs_recovery", str(one)], timeout_s=30)
+    for keep in (True, False):
+        assert disks.mount_options(one, keep=keep) == {"options": "discard", "remount": ""}
