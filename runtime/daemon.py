@@ -123,6 +123,7 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
         host_cgroups,
         config.uid_base + _POOL_UIDS,
         kernel.find_init(config),
+        config.default_disk_bytes,
         depth=config.pool_depth if config.template else 0,
         limit=config.pool_limit,
         memory_bytes=config.pool_memory_bytes,

@@ -122,6 +122,9 @@ void boot_cgroups(void)
 
 void boot_network(void)
 {
+    /* The host lets no IPv6 pass. Left on, each start would begin to look for neighbours and routers; lo keeps ::1. */
+    write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+    write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
     if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) != 0)

@@ -42,12 +42,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REHEARSALS = 2  # the second one still finds code that the first did not reach
-_SCRATCH_BYTES = 64 * 1024**2
 _REHEARSAL_TIMEOUT_S = 30.0
 _POLL_S = 0.01
 _QUIET_S = 0.2  # after a start; the next one often follows
 _RETRY_S = 10.0
 _LOOK_S = 15.0  # members get too old, and too many, while nothing happens
+_USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+_GROUPS = "root:x:0:\nnogroup:x:65534:\n"
 # Guests' addresses in a rehearsal are never on a bridge (RFC 5737, TEST-NET-1).
 _REHEARSAL_NETWORK = {
     "interface": "eth0",
@@ -89,6 +90,7 @@ class Pool:
         host_cgroups: HostCgroups,
         first_uid: int,
         init: Path,
+        disk_bytes: int,
         *,
         depth: int,
         limit: int,
@@ -101,6 +103,7 @@ class Pool:
         self._templates = templates
         self._host_cgroups = host_cgroups
         self._init = init
+        self._disk_bytes = disk_bytes
         self._uids = deque(range(first_uid, first_uid + 4096))
         self._depth = depth
         self._limit = limit
@@ -239,12 +242,12 @@ class Pool:
             made_at = time.monotonic()
             qmp = await monitor.connect(directory)
             member = Member(id_, directory, console, template.shape, uid, groups, tap, process, made_at, qmp)
-            await disks.make_writable(scratch, _SCRATCH_BYTES)
+            await disks.make_writable(scratch, self._disk_bytes)
             image = hotplug.Disk("image", rehearsal, read_only=True)
             await member.plug.plug(qmp, (image, hotplug.Disk("writable", scratch, read_only=False)))
             async with asyncio.timeout(_REHEARSAL_TIMEOUT_S):
                 for _ in range(REHEARSALS):
-                    await _rehearse(started.agent)
+                    await _rehearse(started.agent, disks.mount_options(scratch))
             await member.plug.unplug(qmp)
             started.agent.close()
             member.memory_bytes = await asyncio.to_thread(process.memory_bytes)
@@ -278,8 +281,12 @@ class Pool:
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         image, root = self._data / "rehearsal.erofs", self._data / "rehearsal"
         shutil.rmtree(root, ignore_errors=True)
-        (root / "tmp").mkdir(parents=True)
-        shutil.copy2(self._init, root / "init")
+        for name in ("tmp", "etc", "usr/bin"):
+            (root / name).mkdir(parents=True)
+        (root / "bin").symlink_to("usr/bin")
+        shutil.copy2(self._init, root / "usr/bin/init")
+        for name, content in (("passwd", _USERS), ("group", _GROUPS), ("hosts", ""), ("resolv.conf", "")):
+            (root / "etc" / name).write_text(content)
         made = await command.run(["mkfs.erofs", "-Enoinline_data", str(image), str(root)], timeout_s=30)
         shutil.rmtree(root, ignore_errors=True)
         if made.returncode != 0:
@@ -299,16 +306,16 @@ def disks_of(order: Order) -> tuple[hotplug.Disk, ...]:
     return tuple(found)
 
 
-async def _rehearse(agent: Agent) -> None:
+async def _rehearse(agent: Agent, mount_options: dict[str, str]) -> None:
     identity: dict[str, Any] = {
         "time_ns": time.time_ns(),
         "entropy": base64.b64encode(os.urandom(64)).decode(),
         "machine_id": "0" * 32,
         "hostname": "rehearsal",
         "network": _REHEARSAL_NETWORK,
-        "dns": [],
+        "dns": ["192.0.2.1"],
         "search": [],
-        "hosts": [],
+        "hosts": [["127.0.0.1", "localhost"], ["192.0.2.2", "rehearsal"]],
     }
     await agent.call("hyper-identity", **identity)
     await agent.call(
@@ -316,18 +323,18 @@ async def _rehearse(agent: Agent) -> None:
         rehearse=True,
         root={
             "image": {"device": "vda", "fstype": "erofs"},
-            "writable": {"device": "vdb", "fstype": "ext4", "options": "discard"},
+            "writable": {"device": "vdb", "fstype": "ext4", **mount_options},
             "read_only": False,
         },
         tmpfs=[],
-        args=["/init", "rehearse"],
-        env=["PATH=/"],
+        args=["/bin/init", "rehearse"],
+        env=["PATH=/usr/bin:/bin", "HOSTNAME=rehearsal"],
         cwd="/",
         user="",
         tty=False,
         stdin=False,
         stop_signal="SIGTERM",
-        cgroup={"memory_max": None, "memory_swap_max": 0, "cpu_quota_us": None, "cpu_period_us": 100000},
+        cgroup={"memory_max": 64 * 1024**2, "memory_swap_max": 0, "cpu_quota_us": None, "cpu_period_us": 100000},
     )
     while (await agent.call("hyper-status")).get("state") != "idle":  # noqa: ASYNC110 -- nothing there could wake us
         await asyncio.sleep(_POLL_S)
