@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,8 @@ from runtime.vm import userns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+log = logging.getLogger(__name__)
 
 # Children that this daemon started and has not reaped; a Popen that is dropped would warn, and leave a zombie.
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -76,7 +79,9 @@ class Process:
                     loop.remove_reader(descriptor)
         child = _children.pop(self.pid, None)
         if child is not None:
-            child.wait()
+            code = child.wait()
+            if code < 0 and code != -signal.SIGKILL:
+                log.warning("QEMU, pid %d, was ended by signal %d", self.pid, -code)
         holding.let_go(self.pid)
 
     async def kill(self) -> None:
@@ -112,9 +117,11 @@ _AS_ROOT_OF = "nsenter --user={} -- setpriv --reuid=0 --regid=0"
 
 
 # The process enters its control groups before it is QEMU, so that a VM is always found in them, and is billed from the
-# first page. Arguments: how many groups, their directories, the program.
+# first page; should it crash, the guest's memory is not written to a file. Arguments: how many groups, their
+# directories, the program.
 _ENTER_GROUPS = (
-    'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; n=$((n-1)); done; exec "$@"'
+    "ulimit -c 0; n=$1; shift; "
+    'while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; n=$((n-1)); done; exec "$@"'
 )
 
 
