@@ -67,6 +67,7 @@ class Member:
     id: str
     directory: Path
     console: Path
+    log: Path
     shape: Shape
     uid: int
     groups: Cgroups
@@ -171,7 +172,12 @@ class Pool:
             self._host_cgroups.weigh(member.groups, cgroups.NORMAL_WEIGHT)
             if order.bridge:
                 await links.attach_tap(member.tap, order.bridge, order.address)
-            await member.plug.plug(member.monitor, disks_of(order), order.log)
+            log_to_plug = order.log
+            if order.log and not order.log.exists():
+                member.log.rename(order.log)
+                log_to_plug = None
+            await member.plug.plug(member.monitor, disks_of(order), log_to_plug)
+            member.log.unlink(missing_ok=True)
             member.monitor.close()
         except BaseException as err:
             await asyncio.shield(self._discard(member))
@@ -228,7 +234,7 @@ class Pool:
     async def _make(self, template: Template, rehearsal: Path) -> Member:
         id_ = secrets.token_hex(32)
         directory, uid = self._state / id_, self._uids.popleft()
-        console, scratch = self._data / f"{id_}.console", self._data / f"{id_}.ext4"
+        console, output, scratch = (self._data / f"{id_}.{kind}" for kind in ("console", "log", "ext4"))
         groups = self._host_cgroups.create(id_)
         process: Process | None = None
         qmp: Monitor | None = None
@@ -236,12 +242,12 @@ class Pool:
             self._host_cgroups.weigh(groups, cgroups.LEAST_WEIGHT)
             tap = links.tap_name(id_)
             inside = cgroups.directories(groups)
-            order = launch.Order(id_, directory, template.shape, uid, inside, tap, None, console)
+            order = launch.Order(id_, directory, template.shape, uid, inside, tap, None, console, output)
             started = await launch.start(self._host, order, "clone", template=template)
             process = started.process
             made_at = time.monotonic()
             qmp = await monitor.connect(directory)
-            member = Member(id_, directory, console, template.shape, uid, groups, tap, process, made_at, qmp)
+            member = Member(id_, directory, console, output, template.shape, uid, groups, tap, process, made_at, qmp)
             await disks.make_writable(scratch, self._disk_bytes)
             image = hotplug.Disk("image", rehearsal, read_only=True)
             await member.plug.plug(qmp, (image, hotplug.Disk("writable", scratch, read_only=False)))
@@ -249,6 +255,7 @@ class Pool:
                 for _ in range(REHEARSALS):
                     await _rehearse(started.agent, disks.mount_options(scratch))
             await member.plug.unplug(qmp)
+            os.truncate(output, 0)  # of what the rehearsals said
             started.agent.close()
             member.memory_bytes = await asyncio.to_thread(process.memory_bytes)
             self._largest_bytes = max(self._largest_bytes, member.memory_bytes)
@@ -257,7 +264,7 @@ class Pool:
                 qmp.close()
             if process is not None:
                 await asyncio.shield(process.kill())
-            await asyncio.shield(self._clear(id_, directory, console, groups, uid))
+            await asyncio.shield(self._clear(id_, directory, (console, output), groups, uid))
             if isinstance(err, TimeoutError):
                 raise GuestFailed(f"a clone did not finish its rehearsal: {err}") from err
             raise
@@ -268,12 +275,13 @@ class Pool:
     async def _discard(self, member: Member) -> None:
         member.monitor.close()
         await member.process.kill()
-        await self._clear(member.id, member.directory, member.console, member.groups, member.uid)
+        await self._clear(member.id, member.directory, (member.console, member.log), member.groups, member.uid)
 
-    async def _clear(self, id_: str, directory: Path, console: Path, groups: Cgroups, uid: int) -> None:
+    async def _clear(self, id_: str, directory: Path, files: tuple[Path, ...], groups: Cgroups, uid: int) -> None:
         await self._host_cgroups.remove(groups)
         shutil.rmtree(directory, ignore_errors=True)
-        console.unlink(missing_ok=True)
+        for file in files:
+            file.unlink(missing_ok=True)
         self._uids.append(uid)
 
     async def _rehearsal_image(self) -> Path:

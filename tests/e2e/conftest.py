@@ -16,6 +16,7 @@ from tests.images.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LONGEST = "test_storm.py"
 PROGRAMS = ("qemu-system-x86_64", "skopeo", "umoci", "mkfs.erofs", "docker-registry", "nft", "ip", "promtool")
 
 
@@ -23,6 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/e2e/" in str(item.path):
             item.add_marker(pytest.mark.e2e)
+    items.sort(key=lambda item: item.path.name != LONGEST)  # beside all the others, where two workers share them
 
 
 @dataclass(frozen=True, slots=True)

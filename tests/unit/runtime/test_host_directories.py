@@ -89,14 +89,16 @@ async def test_they_are_no_volumes(tmp_path: Path) -> None:
         volumes.close()
 
 
-def test_what_the_agent_is_told_is_in_the_order_of_the_places() -> None:
+def test_what_the_agent_is_told_is_in_the_order_of_the_places(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(2048))  # its superblock is looked at
     given = spec(
         {"source": "/host", "target": "/a/b", "read_only": True},
         {"source": "disk", "target": "/a"},
         {"source": "/other", "target": "/c"},
         {"source": "second", "target": "/a/b/c"},
     )
-    mounts = _mounts(given, (launch.Volume(None, read_only=False), launch.Volume(None, read_only=True)))  # type: ignore[arg-type]  # no file is looked at
+    mounts = _mounts(given, (launch.Volume(disk, read_only=False), launch.Volume(disk, read_only=True)))
     assert [(one["path"], one["device"], one["directory"], one["read_only"]) for one in mounts] == [
         ("/a", "vdc", "data", False),
         ("/c", machine.SHARED_TAG, "0", False),
