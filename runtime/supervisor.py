@@ -262,7 +262,9 @@ class Supervisor:
 
     async def _watch(self, container: Container) -> None:
         if container.process is not None:
-            await container.process.ended()
+            code = await container.process.ended()
+            if code is not None and code < 0 and code != -signal.SIGKILL:
+                log.warning("container %s: its QEMU crashed (signal %d)", container.record.name, -code)
         while True:
             try:
                 await self.after_end(container)

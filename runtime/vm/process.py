@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -22,8 +21,6 @@ from runtime.vm import userns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-log = logging.getLogger(__name__)
 
 # Children that this daemon started and has not reaped; a Popen that is dropped would warn, and leave a zombie.
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -66,8 +63,8 @@ class Process:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(descriptor, number)
 
-    async def ended(self) -> None:
-        """Wait until it has ended, and reap it if it is our child."""
+    async def ended(self) -> int | None:
+        """Wait until it has ended, and reap it. Returns its exit code, -N for a signal; None if it is not our child."""
         loop = asyncio.get_running_loop()
         with self._descriptor() as descriptor:
             if descriptor is not None:
@@ -78,11 +75,9 @@ class Process:
                 finally:
                     loop.remove_reader(descriptor)
         child = _children.pop(self.pid, None)
-        if child is not None:
-            code = child.wait()
-            if code < 0 and code != -signal.SIGKILL:
-                log.warning("QEMU, pid %d, was ended by signal %d", self.pid, -code)
+        code = None if child is None else child.wait()
         holding.let_go(self.pid)
+        return code
 
     async def kill(self) -> None:
         """End it with SIGKILL and wait for the end. A stopped process (SIGSTOP) ends as well."""
