@@ -144,10 +144,12 @@ def run(args: argparse.Namespace, client: Client) -> int:
         return 0
     if not how.outputs:
         print(ref, flush=True)  # as Docker does: who only sends has something to ask by
+    code = None
     try:
-        return attach.attend(client, ref, how, from_start=True) or 0
+        code = attach.attend(client, ref, how, from_start=True)
+        return code or 0
     finally:
-        if args.rm and not _runs(client, ref):
+        if args.rm and (code is not None or not _runs(client, ref)):
             _remove(client, ref)
 
 
