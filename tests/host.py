@@ -233,7 +233,7 @@ class Host:
                 [*self.hyperd.argv, "--cleanup"], env={**os.environ, **self.env}, check=True, capture_output=True
             )
             assert self.leftovers() == []
-            assert "QEMU crashed" not in self.hyperd.log.read_text()
+            assert not self.hyperd.log.exists() or "QEMU crashed" not in self.hyperd.log.read_text()
             assert exporter_code in {0, -signal.SIGKILL}
             assert daemon_code in {0, -signal.SIGKILL}
         finally:

@@ -125,14 +125,10 @@ void boot_network(void)
     /* The host lets no IPv6 pass. Left on, each start would begin to look for neighbours and routers; lo keeps ::1. */
     write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
-    static const char *const names[] = {"lo", "eth0"}; /* eth0 without an address: up, it need not be brought up later */
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    for (int i = 0; i < 2; i++) {
-        struct ifreq request = {.ifr_flags = IFF_UP};
-        strcpy(request.ifr_name, names[i]);
-        if ((fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) != 0) && errno != ENODEV)
-            say("cannot bring up %s: %s", names[i], strerror(errno));
-    }
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) != 0)
+        say("cannot bring up lo: %s", strerror(errno));
     if (fd >= 0)
         close(fd);
 }

@@ -51,17 +51,19 @@ static bool ask(int fd, struct message *message)
     return errno == 0;
 }
 
-/* Both can be changed while the interface is up, as it has been since the boot. */
-static bool set_link(int fd, int index, const struct identity_request *request)
+static bool set_link(int fd, int index, bool up, const struct identity_request *request)
 {
     struct message message;
     struct ifinfomsg *link = begin(&message, RTM_NEWLINK, 0, sizeof *link);
     link->ifi_index = index;
-    link->ifi_change = link->ifi_flags = IFF_UP;
-    add(&message, IFLA_ADDRESS, request->mac, sizeof request->mac);
-    uint32_t mtu = (uint32_t)request->mtu;
-    if (mtu)
-        add(&message, IFLA_MTU, &mtu, sizeof mtu);
+    link->ifi_change = IFF_UP;
+    link->ifi_flags = up ? IFF_UP : 0;
+    if (!up) {
+        add(&message, IFLA_ADDRESS, request->mac, sizeof request->mac);
+        uint32_t mtu = (uint32_t)request->mtu;
+        if (mtu)
+            add(&message, IFLA_MTU, &mtu, sizeof mtu);
+    }
     return ask(fd, &message);
 }
 
@@ -147,8 +149,9 @@ bool network_set(const struct identity_request *request, struct fault *fault)
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     const char *step = fd < 0                                         ? "open netlink"
                        : !drop_addresses(fd, index)                   ? "remove the old address"
-                       : !set_link(fd, index, request)                ? "set MAC and MTU and bring it up"
+                       : !set_link(fd, index, false, request)         ? "set MAC and MTU"
                        : !add_address(fd, index, request)             ? "add the address"
+                       : !set_link(fd, index, true, request)          ? "bring the interface up"
                        : request->gateway && !add_route(fd, index, request) ? "add the default route"
                                                                       : NULL;
     int error = errno;

@@ -24,7 +24,6 @@
 #define OPEN_TREE_CLONE 1
 #define MOVE_MOUNT_F_EMPTY_PATH 0x4
 #define MOVE_MOUNT_T_SYMLINKS 0x10
-#define HEAD (128 << 10)
 #define QUIET (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 static int report;
@@ -65,8 +64,6 @@ void mount_device(const char *device, const char *type, const char *target, unsi
     if (fd < 0)
         child_fail(report, GENERIC, "there is no device %s: %s", device, strerror(errno));
     ioctl(fd, BLKFLSBUF, 0); /* a clone's disk is not the one its template looked at */
-    if (flags & MS_RDONLY)
-        readahead(fd, 0, HEAD); /* where an image's directories are, for the first lookups */
     close(fd);
     must_mkdir(target);
     must_mount(path, target, type, flags, options);

@@ -120,6 +120,7 @@ def make_places(root: Path) -> None:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=top)
                 os.chmod(name, 0o755, dir_fd=top)  # noqa: S103 -- whoever the container runs as
+                os.utime(name, (0, 0), dir_fd=top)  # the same image gives the same file
         try:
             etc = _opened(stack, "etc", top)
         except OSError:
@@ -129,6 +130,7 @@ def make_places(root: Path) -> None:
                 file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=etc)
                 os.fchmod(file, 0o644)
                 os.close(file)
+                os.utime(name, (0, 0), dir_fd=etc)
 
 
 def _opened(stack: contextlib.ExitStack, path: Path | str, within: int | None = None) -> int:
