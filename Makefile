@@ -20,7 +20,7 @@ check: ## Lint, formatting, types, import contracts, generated files
 
 test: setup check ## Set up, check, and run all tests
 	@mkdir -p $(BUILD)
-	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --junitxml=$(BUILD)/junit.xml $(PYTEST_ARGS) && $(PY) -m scripts.suites $(BUILD)/junit.xml
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --junitxml=$(BUILD)/junit.xml $(PYTEST_ARGS) && $(PY) -m scripts.suites $(BUILD)/junit.xml
 
 bench: setup ## Measure: pool, template and cold start beside podman; kernels; streams
 	@{ command -v podman && command -v runc; } >/dev/null || apt-get -q -y install --no-install-recommends podman runc

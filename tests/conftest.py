@@ -3,7 +3,26 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
+
+from xdist.scheduler import LoadFileScheduling
+
+if TYPE_CHECKING:
+    import pytest
 
 # pytest-xdist sets them in its workers; the programs tested would take them for a terminal's.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
+
+
+class EndToEndInOne(LoadFileScheduling):
+    """Files of tests to whoever is free, but all end-to-end tests to one process: many of them look at times."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "tests/e2e" if file.startswith("tests/e2e/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EndToEndInOne:
+    """The scheduler of `make test`."""
+    return EndToEndInOne(config, log)

@@ -24,7 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/e2e/" in str(item.path):
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.xdist_group("e2e"))  # one after the other: many of them look at times
     items.sort(key=lambda item: item.path.name != LONGEST)  # it minds least what runs beside it
 
 
