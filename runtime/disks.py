@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime import command
+from runtime import command, sparse
 from runtime.errors import DiskFull, HostUnable
 
 if TYPE_CHECKING:
@@ -92,15 +92,9 @@ def _new_file(path: Path, size_bytes: int, what: str) -> Iterator[Path]:
 
 def _read_data(path: Path) -> list[tuple[int, bytes]]:
     """What a sparse file holds, as (offset, bytes)."""
-    found = []
     with path.open("rb") as file:
-        end, size = 0, os.fstat(file.fileno()).st_size
-        with contextlib.suppress(OSError):  # ENXIO: only a hole follows
-            while end < size:
-                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-                end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-                found.append((start, os.pread(file.fileno(), end - start, start)))
-    return found
+        ranges = list(sparse.data_ranges(file.fileno()))
+        return [(start, os.pread(file.fileno(), end - start, start)) for start, end in ranges]
 
 
 def _write_data(path: Path, size_bytes: int, data: list[tuple[int, bytes]], what: str) -> None:

@@ -20,7 +20,7 @@ from runtime.vm import launch, monitor
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from typing import Any
 
     from runtime.cgroups import HostCgroups
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from runtime.life import Container, Lives
     from runtime.network.ports import PortReservations
     from runtime.startup import Starter
+    from runtime.vm.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
 DEFAULT_STOP_TIMEOUT_S = 10.0
 SIGNAL_TIMEOUT_S = 2.0
+_MONITOR_TIMEOUT_S = 5.0
 _KILL_GRACE_S = 1.5
 _EXIT_KILLED = 137
 _END_RETRY_S = 1.0
@@ -180,7 +182,7 @@ class Supervisor:
         Raises:
             GuestFailed: QEMU does not answer.
         """
-        async with monitor.opened(container.directory) as qmp:
+        async with self._monitor(container) as qmp:
             await qmp.execute("stop")
 
     async def resume(self, container: Container) -> None:
@@ -189,7 +191,7 @@ class Supervisor:
         Raises:
             GuestFailed: QEMU does not answer.
         """
-        async with monitor.opened(container.directory) as qmp:
+        async with self._monitor(container) as qmp:
             await qmp.execute("cont")
         if container.agent is not None:
             try:
@@ -197,6 +199,14 @@ class Supervisor:
                 await container.agent.set_clock(SIGNAL_TIMEOUT_S)
             except GuestFailed as err:
                 log.warning("the clock of %s is behind by its pause: %s", container.record.name, err)
+
+    @contextlib.asynccontextmanager
+    async def _monitor(self, container: Container) -> AsyncIterator[Monitor]:
+        try:
+            async with asyncio.timeout(_MONITOR_TIMEOUT_S), monitor.opened(container.directory) as qmp:
+                yield qmp
+        except TimeoutError as err:
+            raise GuestFailed(f"QEMU's monitor did not answer within {_MONITOR_TIMEOUT_S:g} s") from err
 
     async def publish(self) -> None:
         """Give the kernel the published ports of all VMs that run."""

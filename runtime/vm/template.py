@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from runtime import cgroups
+from runtime import cgroups, sparse
 from runtime.errors import GuestFailed, RuntimeFault
 from runtime.network import links
 from runtime.vm import launch, machine, monitor
@@ -221,19 +221,12 @@ def _data_chunks(source: int, size: int) -> list[tuple[int, bytes]]:
     """The parts of a file that are not zero, as (offset, bytes); reads no holes."""
     chunks: list[tuple[int, bytes]] = []
     zero = bytes(_CHUNK_BYTES)
-    offset = 0
     with mmap.mmap(source, size, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED) as view:
-        while offset < size:
-            try:
-                offset = os.lseek(source, offset, os.SEEK_DATA)
-            except OSError:  # ENXIO: only a hole follows
-                break
-            end = os.lseek(source, offset, os.SEEK_HOLE)
-            for start in range(offset, end, _CHUNK_BYTES):
+        for begin, end in sparse.data_ranges(source):
+            for start in range(begin, end, _CHUNK_BYTES):
                 part = view[start : min(start + _CHUNK_BYTES, end)]
                 if part != zero[: len(part)]:
                     chunks.append((start, part))
-            offset = end
     return chunks
 
 

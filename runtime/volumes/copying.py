@@ -7,6 +7,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from runtime import sparse
 from runtime.errors import DiskFull, HostUnable
 
 if TYPE_CHECKING:
@@ -68,17 +69,9 @@ def _check_room(origin: int, target: Path) -> None:
 
 
 def _copy_data(origin: int, copied: int) -> None:
-    size = os.fstat(origin).st_size
-    os.truncate(copied, size)
-    offset = 0
-    while offset < size:
-        try:
-            offset = os.lseek(origin, offset, os.SEEK_DATA)
-        except OSError as err:
-            if err.errno == errno.ENXIO:  # only a hole follows
-                return
-            raise
-        end = os.lseek(origin, offset, os.SEEK_HOLE)
+    os.truncate(copied, os.fstat(origin).st_size)
+    for start, end in sparse.data_ranges(origin):
+        offset = start
         while offset < end:
             data = os.pread(origin, min(_CHUNK_BYTES, end - offset), offset)
             if not data:
