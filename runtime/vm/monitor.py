@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import GuestFailed
+from runtime.vm import process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -129,12 +129,8 @@ async def connect(directory: Path) -> Monitor:
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # A socket address holds 107 bytes; a path may be longer.
-        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            connection.connect(f"/proc/self/fd/{descriptor}/qmp.sock")
-        finally:
-            os.close(descriptor)
+        with process.address_of(directory / "qmp.sock") as address:
+            connection.connect(address)
         connection.setblocking(False)
         monitor = Monitor(connection)
         await monitor.greeted()

@@ -321,9 +321,9 @@ async def _rehearse(agent: Agent, mount_options: dict[str, str]) -> None:
         "machine_id": "0" * 32,
         "hostname": "rehearsal",
         "network": _REHEARSAL_NETWORK,
-        "dns": ["192.0.2.1"],
+        "dns": [_REHEARSAL_NETWORK["gateway"]],
         "search": [],
-        "hosts": [["127.0.0.1", "localhost"], ["192.0.2.2", "rehearsal"]],
+        "hosts": [["127.0.0.1", "localhost"], [_REHEARSAL_NETWORK["address"], "rehearsal"]],
     }
     await agent.call("hyper-identity", **identity)
     await agent.call(

@@ -195,22 +195,32 @@ def last_line(log: Path, limit_bytes: int = 4096) -> str:
     return lines[-1] if lines else "it left no message"
 
 
-def listen(directory: Path, name: str) -> socket.socket:
-    """A listening unix socket `name` in `directory`, mode 0600, for QEMU to inherit.
+@contextlib.contextmanager
+def address_of(path: Path) -> Iterator[str]:
+    """An address for a unix socket, through its directory's descriptor: it holds 107 bytes, a path may be longer.
 
-    The path is bound through the directory's descriptor: a socket address holds 107 bytes, a path may be longer.
+    Raises:
+        OSError: there is no such directory.
     """
+    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)
+
+
+def listen(directory: Path, name: str) -> socket.socket:
+    """A listening unix socket `name` in `directory`, mode 0600, for QEMU to inherit."""
     path = directory / name
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    previous = os.umask(0o177)
-    try:
-        listener.bind(f"/proc/self/fd/{descriptor}/{name}")
-        listener.listen(4)
-    finally:
-        os.umask(previous)
-        os.close(descriptor)
+    with address_of(path) as address:
+        previous = os.umask(0o177)
+        try:
+            listener.bind(address)
+            listener.listen(4)
+        finally:
+            os.umask(previous)
     return listener
 
 
@@ -220,8 +230,5 @@ async def connect(path: Path, limit_bytes: int) -> tuple[asyncio.StreamReader, a
     Raises:
         OSError: nobody listens.
     """
-    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{path.name}", limit=limit_bytes)
-    finally:
-        os.close(descriptor)
+    with address_of(path) as address:
+        return await asyncio.open_unix_connection(address, limit=limit_bytes)
