@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import http.server
 import json
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -16,7 +18,7 @@ from tests.contract.remediation.harness import ID, Controller, FakeHyperd, until
 from tests.monitoring import alertmanager, prometheus, query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.e2e
@@ -70,6 +72,8 @@ class Exposition(http.server.ThreadingHTTPServer):
             return float(own["state"] == ("exited" if id_ in self.down else "running"))
         if metric.name == "container_exit_code":
             return 3
+        if metric.name == "container_spec_memory_limit_bytes":
+            return 2  # half of it is in use, by the 1 of all others
         # OOM kills would fire an alert of their own; they stand still here.
         return self.scrapes if metric.type == "counter" and "oom" not in metric.name else 1
 
@@ -99,6 +103,17 @@ def exporter() -> Iterator[Exposition]:
     server.server_close()
 
 
+def evaluated_after(url: str, then_s: float) -> Callable[[], bool]:
+    """A question: has every group of rules been evaluated since?"""
+
+    def answer() -> bool:
+        groups = httpx.get(f"{url}/api/v1/rules").json()["data"]["groups"]
+        times = [datetime.datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in groups]
+        return bool(times) and min(times) > then_s
+
+    return answer
+
+
 def test_a_container_that_is_down_is_redeployed_by_way_of_prometheus_and_alertmanager(
     exporter: Exposition, tmp_path: Path
 ) -> None:
@@ -111,6 +126,7 @@ def test_a_container_that_is_down_is_redeployed_by_way_of_prometheus_and_alertma
         address = controller.url.removeprefix("http://")
         with alertmanager(tmp_path, webhook) as alerts, prometheus(tmp_path, exporter.address, alerts, address) as url:
             until(lambda: query(url, 'container_state{state="running"} == 1'))
+            until(evaluated_after(url, time.time()))
             assert not query(url, "ALERTS")
             exporter.down = {ID}
             until(controller.outcomes)
