@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import functools
 import ipaddress
 import itertools
 import os
@@ -132,12 +133,9 @@ class Starter:
             phases.update(placed.started.phases)
             agent, process, order = placed.started.agent, placed.started.process, placed.order
             try:
-                with _timed(phases, "network"):
-                    await agent.connect(_IDENTITY_TIMEOUT_S)  # before the clock is looked at
-                    identity = self._identity(container, placed.network)
-                    await agent.call("hyper-identity", _IDENTITY_TIMEOUT_S, **identity)
-                    if time.time_ns() - int(str(identity["time_ns"])) > CLOCK_ERROR_NS:
-                        await agent.set_clock(_IDENTITY_TIMEOUT_S)
+                if placed.path != "pool":
+                    with _timed(phases, "network"):
+                        await self._introduce(container, placed.network, agent)
                 if shares:
                     with _timed(phases, "mounts"):
                         await sharing.attach(process, shares)
@@ -244,7 +242,8 @@ class Starter:
             network = dataclasses.replace(network, tap=member.tap)
             order = self._order(container, image, writable, member.groups, network, member.uid, volumes)
             try:
-                started = await self._pool.hand_out(member, order)
+                who = functools.partial(self._introduce, container, network)
+                started = await self._pool.hand_out(member, order, who)
             except GuestFailed as err:
                 reason = f"the pool's VM failed: {err}"
                 network = self.network(container, ports)
@@ -295,6 +294,14 @@ class Starter:
             volumes=volumes,
             shares=bool(container.spec.host_directories),
         )
+
+    async def _introduce(self, container: Container, network: Network, agent: Agent) -> None:
+        """Tell a guest who it is, and what time it is."""
+        await agent.connect(_IDENTITY_TIMEOUT_S)  # before the clock is looked at
+        identity = self._identity(container, network)
+        await agent.call("hyper-identity", _IDENTITY_TIMEOUT_S, **identity)
+        if time.time_ns() - int(str(identity["time_ns"])) > CLOCK_ERROR_NS:
+            await agent.set_clock(_IDENTITY_TIMEOUT_S)
 
     def _identity(self, container: Container, network: Network) -> dict[str, object]:
         hostname = container.spec.hostname or container.id[:12]

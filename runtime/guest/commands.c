@@ -109,11 +109,11 @@ static enum outcome run_identity(struct call *call)
 
 static enum outcome run_start(struct call *call)
 {
-    static struct start_request request;
-    memset(&request, 0, sizeof request);
-    if (!parse_start(&json, call->arguments, &request, call->fault))
+    struct start_request *request = container_request();
+    memset(request, 0, sizeof *request);
+    if (!parse_start(&json, call->arguments, request, call->fault))
         return DONE;
-    return container_start(call->port, &request, call->fault) ? LATER : DONE;
+    return container_start(call->port, call->fault) ? LATER : DONE;
 }
 
 static enum outcome run_exec(struct call *call)

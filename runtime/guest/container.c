@@ -33,6 +33,12 @@ static struct {
     struct fault fault;
 } pending = {.report = {.fd = -1}};
 
+/* The child that will be the container's process, and waits for that. */
+static struct {
+    pid_t pid; /* 0: there is none */
+    int report, ours[3];
+} ready;
+
 /* What sessions take over from the container. */
 static struct {
     char *text;
@@ -72,61 +78,101 @@ static void close_all(int *fds, int count)
     }
 }
 
-/* Pipes for the standard streams that are wanted; the child's ends block, ours do not. */
-static bool make_pipes(const struct process_request *process, int ours[3], int theirs[3])
+/* What connects PID 1 with a child: its report, and pipes for standard streams from `first` on. The child's ends block,
+ * ours do not. */
+static bool connect_child(int first, int *report, int ours[3], struct spawn *spawn, struct fault *fault)
 {
+    int ends[2];
     for (int i = 0; i < 3; i++)
-        ours[i] = theirs[i] = -1;
-    for (int i = process->want_stdin ? 0 : 1; i < 3 && !process->tty; i++) {
-        int ends[2];
+        ours[i] = spawn->standard[i] = -1;
+    *report = spawn->report = -1;
+    for (int i = first; i < 3; i++) {
         if (pipe2(ends, O_CLOEXEC) != 0)
-            return false;
+            goto failed;
         ours[i] = ends[i == 0];
-        theirs[i] = ends[i != 0];
+        spawn->standard[i] = ends[i != 0];
         fcntl(ours[i], F_SETFL, O_NONBLOCK);
     }
-    return true;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
+        *report = ends[0];
+        spawn->report = ends[1];
+        fcntl(*report, F_SETFL, O_NONBLOCK);
+        return true;
+    }
+failed:
+    refuse(fault, GENERIC, "cannot make pipes: %s", strerror(errno));
+    close_all(ours, 3);
+    close_all(spawn->standard, 3);
+    return false;
 }
 
-static bool launch(struct port *port, struct spawn *spawn, uint32_t session, struct fault *fault)
+/* Returns the child's pid, or 0 with the fault set and nothing left open. */
+static pid_t make_child(int first, int *report, int ours[3], struct spawn *spawn, struct fault *fault)
 {
-    int report[2] = {-1, -1}, theirs[3];
-    if (!make_pipes(spawn->process, pending.ours, theirs) ||
-        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, report) != 0) {
-        refuse(fault, GENERIC, "cannot make pipes: %s", strerror(errno));
-        close_all(pending.ours, 3);
-        close_all(theirs, 3);
-        return false;
-    }
-    memcpy(spawn->standard, theirs, sizeof theirs);
-    spawn->report = report[1];
+    if (!connect_child(first, report, ours, spawn, fault))
+        return 0;
     pid_t pid = spawn_process(spawn, fault);
-    close(report[1]);
-    close_all(theirs, 3);
-    if (pid < 0) {
-        close(report[0]);
-        close_all(pending.ours, 3);
-        return false;
-    }
+    close(spawn->report);
+    close_all(spawn->standard, 3);
+    if (pid > 0)
+        return pid;
+    close(*report);
+    close_all(ours, 3);
+    return 0;
+}
+
+static void expect(struct port *port, pid_t pid, int report, const struct process_request *process)
+{
     pending.active = true;
     pending.exited = false;
-    pending.start = spawn->start != NULL;
     pending.port = port;
-    pending.pid = pending.start ? pid : 0;
-    pending.session = session;
-    pending.want_stdin = spawn->process->want_stdin;
+    pending.pid = pid;
+    pending.want_stdin = process->want_stdin;
     pending.fault = (struct fault){0};
-    source_open(&pending.report, report[0]);
-    return true;
+    source_open(&pending.report, report);
 }
 
-bool container_start(struct port *port, const struct start_request *request, struct fault *fault)
+struct start_request *container_request(void)
 {
+    static struct start_request *request;
+    if (!request)
+        request = shared_memory(sizeof *request);
+    return request;
+}
+
+static bool make_ready(struct fault *fault)
+{
+    struct start_request *request = container_request();
     struct spawn spawn = {.process = &request->process, .start = request};
+    if (!ready.pid)
+        ready.pid = make_child(0, &ready.report, ready.ours, &spawn, fault);
+    return ready.pid != 0;
+}
+
+void container_prepare(void)
+{
+    struct fault fault = {0};
+    if (!make_ready(&fault))
+        say("the first start will have to make its process: %s", fault.text);
+}
+
+bool container_start(struct port *port, struct fault *fault)
+{
+    const struct start_request *request = container_request();
+    const struct process_request *process = &request->process;
     if (container.state != IDLE)
         return refuse(fault, BAD_STATE, "the container has been started already");
-    if (!cgroup_set_limits(request, fault) || !keep(&request->process, fault) || !launch(port, &spawn, 0, fault))
+    if (!cgroup_set_limits(request, fault) || !keep(process, fault) || !make_ready(fault))
         return false;
+    send(ready.report, "", 1, MSG_NOSIGNAL); /* to one that has ended: its report says so */
+    memcpy(pending.ours, ready.ours, sizeof pending.ours);
+    pending.start = true;
+    expect(port, ready.pid, ready.report, process);
+    ready.pid = 0;
+    if (process->tty)
+        close_all(pending.ours, 3);
+    else if (!process->want_stdin)
+        close_all(pending.ours, 1);
     container.state = STARTING;
     container.rehearsal = request->rehearse;
     return true;
@@ -144,7 +190,13 @@ bool container_exec(struct port *port, const struct exec_request *request, struc
         process.cwd = kept.cwd;
     if (!process.user[0])
         process.user = kept.user;
-    return launch(port, &spawn, request->session, fault);
+    int report;
+    if (!make_child(process.tty ? 3 : !process.want_stdin, &report, pending.ours, &spawn, fault))
+        return false;
+    pending.start = false;
+    pending.session = request->session;
+    expect(port, 0, report, &process);
+    return true;
 }
 
 bool container_signal(int signal, bool all, struct fault *fault)
@@ -185,7 +237,11 @@ static void container_ended(int status)
 
 void container_exited(pid_t pid, int status)
 {
-    if (pending.active && pid == pending.pid) { /* before PID 1 has heard of its exec */
+    if (ready.pid && pid == ready.pid) { /* what it had to say of that comes with the next start, which makes another */
+        close(ready.report);
+        close_all(ready.ours, 3);
+        ready.pid = 0;
+    } else if (pending.active && pid == pending.pid) { /* before PID 1 has heard of its exec */
         pending.exited = true;
         pending.status = status;
     } else if (container.state == RUNNING && pid == container.pid) {
@@ -320,6 +376,7 @@ static void stand_by(void)
     container = (struct container){.state = IDLE};
     killed_ns = drained_ns = 0;
     empty = false;
+    container_prepare();
 }
 
 static void finish(void)

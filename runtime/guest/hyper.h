@@ -167,7 +167,10 @@ struct container {
     int64_t oom_kills, started_ns, finished_ns;
 };
 extern struct container container;
-bool container_start(struct port *port, const struct start_request *request, struct fault *fault);
+void container_prepare(void); /* make the process that will become the container's: a start then finds it ready */
+/* Where the request to start is put: memory that the process which is ready shares, as does the request line. */
+struct start_request *container_request(void);
+bool container_start(struct port *port, struct fault *fault);
 bool container_exec(struct port *port, const struct exec_request *request, struct fault *fault);
 bool container_signal(int signal, bool all, struct fault *fault);
 void container_exited(pid_t pid, int status); /* any child of PID 1 */
@@ -185,6 +188,7 @@ bool cgroup_renew(void); /* an empty group becomes a new one, its counters at 0 
 bool cgroup_set_limits(const struct start_request *request, struct fault *fault);
 
 /* --- spawn.c and the files beside it: what happens in the child */
+void *shared_memory(size_t size); /* of PID 1 and its children, zeroed */
 struct child_report { /* sent over a SOCK_SEQPACKET pair; end of file without one: exec worked */
     enum { CHILD_PID, CHILD_TTY, CHILD_FAULT } kind;
     pid_t pid;
@@ -199,13 +203,15 @@ struct spawn {
     int report;                        /* the child's end */
     int standard[3];                   /* -1: /dev/null, or the tty */
 };
-/* Returns the child's pid, or -1 with the fault set. */
-pid_t spawn_process(const struct spawn *spawn, struct fault *fault);
+/* Returns the child's pid, or -1 with the fault set. The container's own, of `spawn->start`, makes ready what it can
+ * and waits for a byte on `report` before it looks at the request. */
+pid_t spawn_process(struct spawn *spawn, struct fault *fault);
 /* In the child: report and end. */
 void child_fail(int report, const char *class, const char *format, ...)
     __attribute__((format(printf, 3, 4), noreturn));
 void child_send(int report, struct child_report *message, int fd);
-void rootfs_enter(const struct start_request *request, int report);     /* rootfs.c */
+void rootfs_prepare(int report);                                         /* rootfs.c */
+void rootfs_enter(const struct start_request *request);
 void process_exec(const struct spawn *spawn) __attribute__((noreturn)); /* process.c */
 int rehearse(const char *self);                                         /* rehearse.c: `init rehearse` */
 /* `remount`: options that hold once it is mounted; "" for none. */

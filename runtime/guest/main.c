@@ -16,7 +16,7 @@
 
 int64_t boot_ns;
 static int epoll_fd = -1;
-static struct port control, stats;
+static struct port *control, stats;
 static struct source children;
 
 int64_t now_ns(int clock)
@@ -72,9 +72,11 @@ static void loop(void)
             reap();
         int limit_ms = container_step(); /* before the pumps: it gives them answers and events to carry */
         bool more = port_pump(&stats);
-        more |= port_pump(&control);
+        more |= port_pump(control);
         more |= streams_pump();
         more |= log_pump();
+        if (container.state == EXITED)
+            limit_ms = container_step(); /* the pumps may have carried the last of it */
         sleep_ms = more ? 0 : limit_ms;
     }
 }
@@ -105,9 +107,11 @@ int main(int count, char **arguments)
     boot_ns = now_ns(CLOCK_BOOTTIME);
     if (fds[0] < 0)
         say("no control port: nobody can start a container here");
-    port_open(&control, fds[0], false);
+    control = shared_memory(sizeof *control);
+    port_open(control, fds[0], false);
     port_open(&stats, fds[1], true);
     streams_open(fds[2]);
     log_open(fds[3]);
+    container_prepare();
     loop();
 }

@@ -19,6 +19,7 @@
 #define IMAGE RUN_DIR "/image"
 #define WRITABLE RUN_DIR "/writable"
 #define ROOT RUN_DIR "/root"
+#define READY RUN_DIR "/ready" /* what needs nothing of the container, mounted before it is known */
 /* Of linux/fs.h and linux/mount.h, which some C libraries' sys/mount.h cannot stand beside it. */
 #define BLKFLSBUF _IO(0x12, 97)
 #define OPEN_TREE_CLONE 1
@@ -74,13 +75,11 @@ void mount_device(const char *device, const char *type, const char *target, unsi
 static void mount_root(const struct start_request *start)
 {
     struct stat image, upper;
-    must_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
     mount_device(start->image_device, start->image_type, IMAGE, MS_RDONLY | MS_NODEV, NULL, "");
     if (start->writable_device) {
         mount_device(start->writable_device, start->writable_type, WRITABLE, MS_NODEV | MS_NOATIME,
                      start->writable_options, start->writable_remount);
     } else {
-        must_mkdir(WRITABLE);
         must_mount("tmpfs", WRITABLE, "tmpfs", MS_NODEV, "mode=0755");
     }
     must_mkdir(WRITABLE "/upper");
@@ -92,7 +91,6 @@ static void mount_root(const struct start_request *start)
         if (upper.st_mode != image.st_mode)
             chmod(WRITABLE "/upper", image.st_mode & 07777);
     }
-    must_mkdir(ROOT);
     must_mount("overlay", ROOT, "overlay", MS_NODEV,
                "lowerdir=" IMAGE ",upperdir=" WRITABLE "/upper,workdir=" WRITABLE "/work");
 }
@@ -100,46 +98,63 @@ static void mount_root(const struct start_request *start)
 static void make_devices(void)
 {
     static const struct { const char *path; mode_t mode; unsigned major, minor; } devices[] = {
-        {"/dev/null", 0666, 1, 3},   {"/dev/zero", 0666, 1, 5},    {"/dev/full", 0666, 1, 7},
-        {"/dev/random", 0666, 1, 8}, {"/dev/urandom", 0666, 1, 9}, {"/dev/tty", 0666, 5, 0},
+        {READY "/dev/null", 0666, 1, 3},   {READY "/dev/zero", 0666, 1, 5},    {READY "/dev/full", 0666, 1, 7},
+        {READY "/dev/random", 0666, 1, 8}, {READY "/dev/urandom", 0666, 1, 9}, {READY "/dev/tty", 0666, 5, 0},
     };
-    must_mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k");
+    must_mount("tmpfs", READY "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k");
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
         if (mknod(devices[i].path, S_IFCHR | devices[i].mode, makedev(devices[i].major, devices[i].minor)) != 0)
             child_fail(report, GENERIC, "cannot make %s: %s", devices[i].path, strerror(errno));
-    must_mkdir("/dev/pts");
-    must_mkdir("/dev/shm");
-    must_mkdir("/dev/mqueue");
-    must_mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5");
-    must_mount("shm", "/dev/shm", "tmpfs", QUIET, "mode=1777,size=64m");
-    mount("mqueue", "/dev/mqueue", "mqueue", QUIET, NULL); /* a kernel may do without */
-    if (symlink("/proc/self/fd", "/dev/fd") != 0 || symlink("/proc/self/fd/0", "/dev/stdin") != 0 ||
-        symlink("/proc/self/fd/1", "/dev/stdout") != 0 || symlink("/proc/self/fd/2", "/dev/stderr") != 0 ||
-        symlink("pts/ptmx", "/dev/ptmx") != 0)
+    must_mkdir(READY "/dev/pts");
+    must_mkdir(READY "/dev/shm");
+    must_mkdir(READY "/dev/mqueue");
+    must_mount("devpts", READY "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+               "newinstance,ptmxmode=0666,mode=0620,gid=5");
+    must_mount("shm", READY "/dev/shm", "tmpfs", QUIET, "mode=1777,size=64m");
+    mount("mqueue", READY "/dev/mqueue", "mqueue", QUIET, NULL); /* a kernel may do without */
+    if (symlink("/proc/self/fd", READY "/dev/fd") != 0 || symlink("/proc/self/fd/0", READY "/dev/stdin") != 0 ||
+        symlink("/proc/self/fd/1", READY "/dev/stdout") != 0 || symlink("/proc/self/fd/2", READY "/dev/stderr") != 0 ||
+        symlink("pts/ptmx", READY "/dev/ptmx") != 0)
         child_fail(report, GENERIC, "cannot make the links of /dev: %s", strerror(errno));
-    close(open("/dev/console", O_WRONLY | O_CREAT | O_CLOEXEC, 0600)); /* where a terminal is bound to */
+    close(open(READY "/dev/console", O_WRONLY | O_CREAT | O_CLOEXEC, 0600)); /* where a terminal is bound to */
 }
 
-static void mount_kernel_files(void)
+static const char *const kernel_places[] = {"/proc", "/sys", "/dev"};
+static int kernel_trees[3];
+
+void rootfs_prepare(int to)
 {
-    static const char *const guarded[] = {"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"};
-    static const char *const hidden[] = {"/proc/kcore", "/proc/keys", "/proc/timer_list"};
-    must_mkdir("/proc");
-    must_mkdir("/sys");
-    must_mkdir("/dev");
-    must_mount("proc", "/proc", "proc", QUIET, NULL);
-    must_mount("sysfs", "/sys", "sysfs", QUIET | MS_RDONLY, NULL);
+    static const char *const guarded[] = {READY "/proc/sys", READY "/proc/sysrq-trigger", READY "/proc/irq",
+                                          READY "/proc/bus"};
+    static const char *const hidden[] = {READY "/proc/kcore", READY "/proc/keys", READY "/proc/timer_list"};
+    report = to;
+    umask(0);
+    must_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    must_mkdir(READY);
+    must_mkdir(READY "/proc");
+    must_mkdir(READY "/sys");
+    must_mkdir(READY "/dev");
+    must_mount("proc", READY "/proc", "proc", QUIET, NULL);
+    must_mount("sysfs", READY "/sys", "sysfs", QUIET | MS_RDONLY, NULL);
     /* The group of this process is the root of what it sees from here on. */
     if (unshare(CLONE_NEWCGROUP) != 0)
         child_fail(report, GENERIC, "cannot make a cgroup namespace: %s", strerror(errno));
-    must_mount("cgroup", "/sys/fs/cgroup", "cgroup2", QUIET | MS_RDONLY, NULL);
+    must_mount("cgroup", READY "/sys/fs/cgroup", "cgroup2", QUIET | MS_RDONLY, NULL);
     make_devices();
     for (size_t i = 0; i < sizeof guarded / sizeof *guarded; i++)
         if (mount(guarded[i], guarded[i], NULL, MS_BIND | MS_REC, NULL) == 0)
             must_mount("none", guarded[i], NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | QUIET, NULL);
     for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
-        if (mount("/dev/null", hidden[i], NULL, MS_BIND, NULL) != 0 && errno != ENOENT)
+        if (mount(READY "/dev/null", hidden[i], NULL, MS_BIND, NULL) != 0 && errno != ENOENT)
             child_fail(report, GENERIC, "cannot hide %s: %s", hidden[i], strerror(errno));
+    must_mkdir(IMAGE);
+    must_mkdir(WRITABLE);
+    must_mkdir(ROOT);
+    for (int i = 0; i < 3; i++) {
+        char path[64];
+        snprintf(path, sizeof path, READY "%s", kernel_places[i]);
+        kernel_trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, path, O_CLOEXEC);
+    }
 }
 
 /* Options as `mount -t tmpfs -o` takes them: flags are ours to translate, the rest is tmpfs's own. */
@@ -191,15 +206,13 @@ static void bind_file(int tree, const char *path)
     close(tree);
 }
 
-void rootfs_enter(const struct start_request *start, int to)
+void rootfs_enter(const struct start_request *start)
 {
     static const char *const files[] = {"hostname", "hosts", "resolv.conf", "machine-id"};
     int trees[4], volumes[MAX_MOUNTS];
     struct stat status;
-    report = to;
-    umask(0);
     mount_root(start);
-    volumes_open(start, ROOT, volumes, to);
+    volumes_open(start, ROOT, volumes, report);
     for (int i = 0; i < 4; i++) {
         char path[64];
         snprintf(path, sizeof path, ETC_DIR "/%s", files[i]); /* -1: no identity was given */
@@ -208,7 +221,12 @@ void rootfs_enter(const struct start_request *start, int to)
     /* The initramfs cannot be pivoted away: the new root is moved over it. */
     if (chdir(ROOT) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0)
         child_fail(report, GENERIC, "cannot enter the root: %s", strerror(errno));
-    mount_kernel_files();
+    for (int i = 0; i < 3; i++) {
+        must_mkdir(kernel_places[i]);
+        if (!attach(kernel_trees[i], kernel_places[i]))
+            child_fail(report, GENERIC, "cannot mount %s: %s", kernel_places[i], strerror(errno));
+        close(kernel_trees[i]);
+    }
     must_mkdir("/etc");
     for (int i = 0; i < 4; i++) {
         char path[64];

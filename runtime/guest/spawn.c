@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -17,6 +18,16 @@
 #include <unistd.h>
 
 #define NAMESPACES (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC)
+
+void *shared_memory(size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        say("no memory: %s", strerror(errno));
+        machine_end();
+    }
+    return memory;
+}
 
 void child_send(int report, struct child_report *message, int fd)
 {
@@ -95,12 +106,32 @@ static int open_terminal(const struct spawn *spawn)
     return slave;
 }
 
-static void child_main(const struct spawn *spawn) __attribute__((noreturn));
-static void child_main(const struct spawn *spawn)
+/* Until the container is known. It has all three pipes, and keeps what is wanted. */
+static void wait_for_request(struct spawn *spawn)
+{
+    char word;
+    ssize_t got;
+    do
+        got = recv(spawn->report, &word, 1, 0);
+    while (got < 0 && errno == EINTR);
+    if (got != 1)
+        _exit(125);
+    for (int i = 0; i < 3; i++)
+        if (spawn->process->tty || (i == 0 && !spawn->process->want_stdin)) {
+            close(spawn->standard[i]);
+            spawn->standard[i] = -1;
+        }
+}
+
+static void child_main(struct spawn *spawn) __attribute__((noreturn));
+static void child_main(struct spawn *spawn)
 {
     setsid();
-    if (spawn->start)
-        rootfs_enter(spawn->start, spawn->report);
+    if (spawn->start) {
+        rootfs_prepare(spawn->report);
+        wait_for_request(spawn);
+        rootfs_enter(spawn->start);
+    }
     int terminal = spawn->process->tty ? open_terminal(spawn) : -1;
     for (int i = 0; i < 3; i++) {
         int fd = terminal >= 0 ? terminal : spawn->standard[i];
@@ -115,8 +146,8 @@ static void child_main(const struct spawn *spawn)
 }
 
 /* A session: this child enters the container's namespaces, and its own child, a sibling of it, runs the program. */
-static void session_main(const struct spawn *spawn) __attribute__((noreturn));
-static void session_main(const struct spawn *spawn)
+static void session_main(struct spawn *spawn) __attribute__((noreturn));
+static void session_main(struct spawn *spawn)
 {
     if (spawn->process->builtin >= BUILTIN_CHANGES) { /* looks at the disks, not at the container */
         child_send(spawn->report, &(struct child_report){.kind = CHILD_PID, .pid = getpid()}, -1);
@@ -142,7 +173,7 @@ static void session_main(const struct spawn *spawn)
     _exit(0);
 }
 
-pid_t spawn_process(const struct spawn *spawn, struct fault *fault)
+pid_t spawn_process(struct spawn *spawn, struct fault *fault)
 {
     int cgroup = spawn->start ? open_cgroup() : -1;
     pid_t pid = spawn->start ? clone_into(cgroup, NAMESPACES, SIGCHLD) : fork();

@@ -18,10 +18,14 @@ static char *load(const char *path)
     struct stat status;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
     char *text = NULL;
-    if (fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && (text = malloc(FILE_LIMIT + 1))) {
-        size_t length = 0;
+    if (fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
+        size_t length = 0, size = status.st_size < FILE_LIMIT ? (size_t)status.st_size : FILE_LIMIT;
         ssize_t got;
-        while (length < FILE_LIMIT && (got = read(fd, text + length, FILE_LIMIT - length)) > 0)
+        if (!(text = malloc(size + 1))) {
+            close(fd);
+            return NULL;
+        }
+        while (length < size && (got = read(fd, text + length, size - length)) > 0)
             length += (size_t)got;
         text[length] = '\0';
     }

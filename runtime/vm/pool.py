@@ -27,7 +27,7 @@ from runtime.vm.agent import Agent
 from runtime.vm.demand import Demand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -153,14 +153,20 @@ class Pool:
             self._starting -= 1
             self._changed.set()
 
-    async def hand_out(self, member: Member, order: Order) -> Started:
+    async def hand_out(
+        self, member: Member, order: Order, introduce: Callable[[Agent], Coroutine[Any, Any, None]]
+    ) -> Started:
         """Make the member the VM of the order: its sockets, disks, log and network.
 
+        `introduce` tells its agent who it is. QEMU takes the disks at the same time, and neither needs the other.
+
         Raises:
-            GuestFailed: QEMU refused or is gone; the member has been discarded.
+            GuestFailed: QEMU or the agent refused or is gone; the member has been discarded.
             HostUnable: the bridge is gone; same.
         """
         began = time.monotonic()
+        agent = Agent(order.directory / "agent.sock")
+        introduced: asyncio.Future[None] | None = None
         try:
             order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             # An empty directory that a VM before has left is replaced; one with something in it must go first.
@@ -176,15 +182,22 @@ class Pool:
             if order.log and not order.log.exists():
                 member.log.rename(order.log)
                 log_to_plug = None
+            introduced = asyncio.ensure_future(introduce(agent))
             await member.plug.plug(member.monitor, disks_of(order), log_to_plug)
+            plugged = time.monotonic()
             member.log.unlink(missing_ok=True)
             member.monitor.close()
+            await introduced
         except BaseException as err:
+            if introduced is not None:
+                introduced.cancel()
+                await asyncio.gather(introduced, return_exceptions=True)
+            agent.close()
             await asyncio.shield(self._discard(member))
             if isinstance(err, OSError):
                 raise GuestFailed(f"the VM from the pool is unusable: {err}") from err
             raise
-        return launch.Started(member.process, Agent(order.directory / "agent.sock"), {"vm": time.monotonic() - began})
+        return launch.Started(member.process, agent, {"vm": plugged - began, "network": time.monotonic() - plugged})
 
     async def close(self) -> None:
         """End every member that waits."""
