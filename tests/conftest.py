@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 from xdist.scheduler import LoadFileScheduling
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 # pytest-xdist sets them in its workers; the programs tested would take them for a terminal's.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
+
+# A shell's background job ignores it, and so would all programs that are interrupted here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class EndToEndInOne(LoadFileScheduling):
