@@ -104,13 +104,14 @@ def _write_data(path: Path, size_bytes: int, data: list[tuple[int, bytes]], what
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def mount_options(path: Path, *, keep: bool = True) -> dict[str, str]:
+def mount_options(path: Path, *, keep: bool = True, mounted: bool = False) -> dict[str, str]:
     """How a guest mounts the file system to write to it: `options`, and `remount`, those that hold from then on.
 
     What the mount itself writes need not reach the host's disk at once, unless the journal has to be replayed. With
     `keep` all that follows is flushed as the container asks for it; without, nobody will look at it after a crash.
+    `mounted`: the guest has it mounted since it was made, so that an unfinished journal is its own.
     """
-    if needs_recovery(path):
+    if not mounted and needs_recovery(path):
         return {"options": "discard", "remount": ""}
     return {"options": "discard,nobarrier", "remount": "barrier" if keep else ""}
 

@@ -75,6 +75,7 @@ class _Placed:
     groups: Cgroups
     path: StartPath
     reason: str | None
+    layer_mounted: bool = False
 
 
 class Starter:
@@ -122,14 +123,10 @@ class Starter:
         limits = container.record.limits
         if limits.vcpus > 1:
             self._host.kernel.require(kernel.SEVERAL_CPUS, "--cpus above 1", field="cpus")
-        with _timed(phases, "image"):
-            writable = _writable(container)
-            if not writable.exists():
-                await disks.make_writable(writable, limits.disk_bytes)
-            volumes = self._volumes.attach(container)
+        volumes = self._volumes.attach(container)
         with contextlib.ExitStack() as opened, self._pool.starting():
             shares = await self._open_host_directories(container, opened)
-            placed = await self._place(container, image, writable, ports, volumes)
+            placed = await self._place(container, image, ports, volumes, phases)
             phases.update(placed.started.phases)
             agent, process, order = placed.started.agent, placed.started.process, placed.order
             try:
@@ -140,8 +137,9 @@ class Starter:
                     with _timed(phases, "mounts"):
                         await sharing.attach(process, shares)
                 with _timed(phases, "exec"):
-                    process_request = {**_process(container, image), "mounts": _mounts(container.spec, order.volumes)}
-                    await agent.call("hyper-start", _START_TIMEOUT_S, **process_request)
+                    asked = _process(container, image, layer_mounted=placed.layer_mounted)
+                    asked["mounts"] = _mounts(container.spec, order.volumes)
+                    await agent.call("hyper-start", _START_TIMEOUT_S, **asked)
                     self._volumes.attached(container)
                 # Only now: a quota would slow the start itself.
                 memory = order.shape.ram_bytes + VMM_RESERVE_BYTES
@@ -174,12 +172,10 @@ class Starter:
         Raises:
             GuestFailed, HostUnable, DiskFull: as `start`.
         """
-        writable = _writable(container)
-        if not writable.exists():
-            await disks.make_writable(writable, container.record.limits.disk_bytes)
+        await _make_layer(container)
         groups = self._host_cgroups.create(f"files-{container.id}")
         network = self.network(container, ())
-        order = self._order(container, image, writable, groups, network, self._uid_of(container), ())
+        order = self._order(container, image, groups, network, self._uid_of(container), ())
         order = dataclasses.replace(order, bridge=None, log=None, shares=False)
         template, _ = await self._template(order.shape)
         process: Process | None = None
@@ -223,11 +219,14 @@ class Starter:
         self,
         container: Container,
         image: Image,
-        writable: Path,
         ports: tuple[Port, ...],
         volumes: tuple[launch.Volume, ...],
+        phases: dict[str, float],
     ) -> _Placed:
-        """A VM for the container whose agent answers: from the pool, else from a template, else booted."""
+        """A VM for the container whose agent answers: from the pool, else from a template, else booted.
+
+        The writable layer is made, if there is none: phase `image`.
+        """
         network = self.network(container, ports)
         limits = container.record.limits
         member: Member | None = None
@@ -240,7 +239,7 @@ class Starter:
             member, reason = self._pool.take(self.shape(limits.memory_bytes, limits.vcpus))
         if member is not None:
             network = dataclasses.replace(network, tap=member.tap)
-            order = self._order(container, image, writable, member.groups, network, member.uid, volumes)
+            order = self._order(container, image, member.groups, network, member.uid, volumes)
             try:
                 who = functools.partial(self._introduce, container, network)
                 started = await self._pool.hand_out(member, order, who)
@@ -248,10 +247,12 @@ class Starter:
                 reason = f"the pool's VM failed: {err}"
                 network = self.network(container, ports)
             else:
-                return _Placed(started, order, network, member.groups, "pool", None)
+                return _Placed(started, order, network, member.groups, "pool", None, member.layer_given)
+        with _timed(phases, "image"):
+            await _make_layer(container)
         groups = self._host_cgroups.create(container.id)
         uid = self._uid_of(container)
-        order = self._order(container, image, writable, groups, network, uid, volumes)
+        order = self._order(container, image, groups, network, uid, volumes)
         template, why_cold = await self._template(order.shape)
         try:
             started = await launch.start(self._host, order, "clone" if template else "cold", template=template)
@@ -271,7 +272,6 @@ class Starter:
         self,
         container: Container,
         image: Image,
-        writable: Path,
         groups: Cgroups,
         network: Network,
         uid: int,
@@ -290,7 +290,8 @@ class Starter:
             console=container.data_directory / "console.log",
             log=container.log_path,
             image=image.file,
-            writable=writable,
+            writable=_writable(container),
+            writable_bytes=limits.disk_bytes,
             volumes=volumes,
             shares=bool(container.spec.host_directories),
         )
@@ -370,11 +371,17 @@ def _writable(container: Container) -> Path:
     return container.data_directory / "writable.ext4"
 
 
-def _process(container: Container, image: Image) -> dict[str, object]:
+async def _make_layer(container: Container) -> None:
+    if not _writable(container).exists():
+        await disks.make_writable(_writable(container), container.record.limits.disk_bytes)
+
+
+def _process(container: Container, image: Image, *, layer_mounted: bool = False) -> dict[str, object]:
     spec, guest, limits = container.spec, container.record.guest, container.record.limits
     writable: dict[str, object] = {"device": guest.writable_device, "fstype": "ext4"}
     if guest.writable_device:
-        writable |= disks.mount_options(_writable(container), keep=not spec.auto_remove)
+        keep = not spec.auto_remove
+        writable |= disks.mount_options(_writable(container), keep=keep, mounted=layer_mounted)
     return {
         "root": {
             "image": {"device": guest.image_device, "fstype": "erofs"},
@@ -427,4 +434,4 @@ def _mounts(spec: Spec, volumes: tuple[launch.Volume, ...]) -> list[dict[str, ob
 def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
     began = time.monotonic()
     yield
-    phases[name] = time.monotonic() - began
+    phases[name] = phases.get(name, 0.0) + time.monotonic() - began

@@ -116,6 +116,15 @@ static enum outcome run_start(struct call *call)
     return container_start(call->port, call->fault) ? LATER : DONE;
 }
 
+static enum outcome run_layer(struct call *call)
+{
+    struct start_request *request = container_request();
+    memset(request, 0, sizeof *request);
+    if (!parse_layer(&json, call->arguments, request, call->fault))
+        return DONE;
+    return container_layer(call->port, call->fault) ? LATER : DONE;
+}
+
 static enum outcome run_exec(struct call *call)
 {
     static struct exec_request request;
@@ -223,6 +232,7 @@ static const struct command {
     {"guest-set-time", false, true, run_set_time},
     {"guest-shutdown", false, false, run_shutdown},
     {"hyper-identity", false, true, run_identity},
+    {"hyper-layer", false, true, run_layer},
     {"hyper-start", false, true, run_start},
     {"hyper-signal", false, true, run_signal},
     {"hyper-exec", false, true, run_exec},

@@ -22,7 +22,8 @@ struct container container;
 /* A child on its way to exec. The control port waits for it, so there is one at a time. */
 static struct {
     bool active, exited;
-    bool start; /* the container itself; else a session */
+    bool start; /* the container itself; else a session, or */
+    bool layer; /* what is ready, which has more to do than wait */
     struct port *port;
     struct source report;
     pid_t pid;
@@ -36,7 +37,7 @@ static struct {
 /* The child that will be the container's process, and waits for that. */
 static struct {
     pid_t pid; /* 0: there is none */
-    int report, ours[3];
+    int report, ours[3]; /* the report is pending's while it mounts the layer */
 } ready;
 
 /* What sessions take over from the container. */
@@ -149,11 +150,38 @@ static bool make_ready(struct fault *fault)
     return ready.pid != 0;
 }
 
+static void forget_ready(void)
+{
+    close_all(&ready.report, 1);
+    close_all(ready.ours, 3);
+    ready.pid = 0;
+}
+
 void container_prepare(void)
 {
     struct fault fault = {0};
     if (!make_ready(&fault))
         say("the first start will have to make its process: %s", fault.text);
+}
+
+static void order(enum order order)
+{
+    char word = (char)order;
+    send(ready.report, &word, 1, MSG_NOSIGNAL); /* to one that has ended: its report says so */
+}
+
+bool container_layer(struct port *port, struct fault *fault)
+{
+    if (container.state != IDLE)
+        return refuse(fault, BAD_STATE, "the container has been started already");
+    if (!make_ready(fault))
+        return false;
+    order(ORDER_LAYER);
+    pending.start = false;
+    pending.layer = true;
+    expect(port, 0, ready.report, &container_request()->process);
+    ready.report = -1;
+    return true;
 }
 
 bool container_start(struct port *port, struct fault *fault)
@@ -164,9 +192,10 @@ bool container_start(struct port *port, struct fault *fault)
         return refuse(fault, BAD_STATE, "the container has been started already");
     if (!cgroup_set_limits(request, fault) || !keep(process, fault) || !make_ready(fault))
         return false;
-    send(ready.report, "", 1, MSG_NOSIGNAL); /* to one that has ended: its report says so */
+    order(ORDER_START);
     memcpy(pending.ours, ready.ours, sizeof pending.ours);
     pending.start = true;
+    pending.layer = false;
     expect(port, ready.pid, ready.report, process);
     ready.pid = 0;
     if (process->tty)
@@ -193,7 +222,7 @@ bool container_exec(struct port *port, const struct exec_request *request, struc
     int report;
     if (!make_child(process.tty ? 3 : !process.want_stdin, &report, pending.ours, &spawn, fault))
         return false;
-    pending.start = false;
+    pending.start = pending.layer = false;
     pending.session = request->session;
     expect(port, 0, report, &process);
     return true;
@@ -238,9 +267,7 @@ static void container_ended(int status)
 void container_exited(pid_t pid, int status)
 {
     if (ready.pid && pid == ready.pid) { /* what it had to say of that comes with the next start, which makes another */
-        close(ready.report);
-        close_all(ready.ours, 3);
-        ready.pid = 0;
+        forget_ready();
     } else if (pending.active && pid == pending.pid) { /* before PID 1 has heard of its exec */
         pending.exited = true;
         pending.status = status;
@@ -302,7 +329,9 @@ static void launched(void)
     bool start = pending.start;
     if (!fault.class && !pending.pid)
         refuse(&fault, GENERIC, "the process ended before it could be run");
-    if (fault.class)
+    if (pending.layer)
+        forget_ready();
+    else if (fault.class)
         close_all(pending.ours, 3);
     else if (start)
         started(&body);
@@ -317,6 +346,13 @@ static void launched(void)
     source_close(&pending.report);
     if (pending.exited && !fault.class)
         container_exited(pending.pid, pending.status);
+}
+
+static void layered(void)
+{
+    port_answer(pending.port, "{}", NULL);
+    pending.active = false;
+    ready.report = source_release(&pending.report);
 }
 
 void container_reports(void)
@@ -334,6 +370,8 @@ void container_reports(void)
             pending.report.readable = false;
         } else if (got != (ssize_t)sizeof message) {
             launched();
+        } else if (message.kind == CHILD_LAYER) {
+            layered();
         } else if (message.kind == CHILD_PID) {
             pending.pid = message.pid;
         } else if (message.kind == CHILD_TTY) {

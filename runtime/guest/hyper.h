@@ -19,6 +19,7 @@ struct source {
 };
 bool source_open(struct source *source, int fd);
 void source_close(struct source *source);
+int source_release(struct source *source); /* no more events; returns the descriptor, still open */
 int64_t now_ns(int clock);
 
 /* --- boot.c */
@@ -141,6 +142,9 @@ struct read_request {
 };
 bool parse_start(const struct json *json, const struct json_node *arguments, struct start_request *request,
                  struct fault *fault);
+/* The member `writable` alone, of an object: what a start will be given as its writable layer. */
+bool parse_layer(const struct json *json, const struct json_node *object, struct start_request *request,
+                 struct fault *fault);
 bool parse_exec(const struct json *json, const struct json_node *arguments, struct exec_request *request,
                 struct fault *fault);
 bool parse_read(const struct json *json, const struct json_node *arguments, struct read_request *request,
@@ -170,6 +174,8 @@ extern struct container container;
 void container_prepare(void); /* make the process that will become the container's: a start then finds it ready */
 /* Where the request to start is put: memory that the process which is ready shares, as does the request line. */
 struct start_request *container_request(void);
+/* Let the process that is ready mount the request's writable layer, or unmount it if there is none in the request. */
+bool container_layer(struct port *port, struct fault *fault);
 bool container_start(struct port *port, struct fault *fault);
 bool container_exec(struct port *port, const struct exec_request *request, struct fault *fault);
 bool container_signal(int signal, bool all, struct fault *fault);
@@ -190,7 +196,7 @@ bool cgroup_set_limits(const struct start_request *request, struct fault *fault)
 /* --- spawn.c and the files beside it: what happens in the child */
 void *shared_memory(size_t size); /* of PID 1 and its children, zeroed */
 struct child_report { /* sent over a SOCK_SEQPACKET pair; end of file without one: exec worked */
-    enum { CHILD_PID, CHILD_TTY, CHILD_FAULT } kind;
+    enum { CHILD_PID, CHILD_TTY, CHILD_LAYER, CHILD_FAULT } kind; /* CHILD_LAYER: it is mounted, or unmounted */
     pid_t pid;
     char class[20];
     char text[480];
@@ -203,14 +209,17 @@ struct spawn {
     int report;                        /* the child's end */
     int standard[3];                   /* -1: /dev/null, or the tty */
 };
+/* What PID 1 tells the container's process on `report` while it waits: to look at the request, and do this of it. */
+enum order { ORDER_START, ORDER_LAYER };
 /* Returns the child's pid, or -1 with the fault set. The container's own, of `spawn->start`, makes ready what it can
- * and waits for a byte on `report` before it looks at the request. */
+ * and waits for orders. */
 pid_t spawn_process(struct spawn *spawn, struct fault *fault);
 /* In the child: report and end. */
 void child_fail(int report, const char *class, const char *format, ...)
     __attribute__((format(printf, 3, 4), noreturn));
 void child_send(int report, struct child_report *message, int fd);
 void rootfs_prepare(int report);                                         /* rootfs.c */
+void rootfs_layer(const struct start_request *request);
 void rootfs_enter(const struct start_request *request);
 void process_exec(const struct spawn *spawn) __attribute__((noreturn)); /* process.c */
 int rehearse(const char *self);                                         /* rehearse.c: `init rehearse` */

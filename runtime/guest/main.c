@@ -42,6 +42,14 @@ void source_close(struct source *source)
     *source = (struct source){.fd = -1};
 }
 
+int source_release(struct source *source)
+{
+    int fd = source->fd;
+    epoll_ctl(epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    *source = (struct source){.fd = -1};
+    return fd;
+}
+
 static void reap(void)
 {
     struct signalfd_siginfo ignored[8];

@@ -57,26 +57,31 @@ static bool parse_device(const struct json *json, const struct json_node *from, 
     return true;
 }
 
-static bool parse_root(const struct json *json, const struct json_node *root, struct start_request *request,
-                       struct fault *fault)
+bool parse_layer(const struct json *json, const struct json_node *object, struct start_request *request,
+                 struct fault *fault)
 {
-    const struct json_node *image = json_get(json, root, "image"), *writable = json_get(json, root, "writable");
-    if (!image || image->type != JSON_OBJECT)
-        return refuse(fault, INVALID, "root.image: an object expected");
-    if (!parse_device(json, image, "root.image", &request->image_device, &request->image_type, fault) ||
-        !want_bool(json, root, "read_only", &request->read_only, fault))
-        return false;
+    const struct json_node *writable = json_get(json, object, "writable");
     if (!writable || writable->type == JSON_NULL)
         return true;
     if (writable->type != JSON_OBJECT)
-        return refuse(fault, INVALID, "root.writable: an object or null expected");
-    if (!parse_device(json, writable, "root.writable", &request->writable_device, &request->writable_type, fault) ||
+        return refuse(fault, INVALID, "writable: an object or null expected");
+    if (!parse_device(json, writable, "writable", &request->writable_device, &request->writable_type, fault) ||
         !want_text(json, writable, "options", "", &request->writable_options, fault) ||
         !want_text(json, writable, "remount", "", &request->writable_remount, fault))
         return false;
     if (strlen(request->writable_options) > MAX_OPTIONS || strlen(request->writable_remount) > MAX_OPTIONS)
-        return refuse(fault, INVALID, "root.writable.options: longer than %d bytes", MAX_OPTIONS);
+        return refuse(fault, INVALID, "writable.options: longer than %d bytes", MAX_OPTIONS);
     return true;
+}
+
+static bool parse_root(const struct json *json, const struct json_node *root, struct start_request *request,
+                       struct fault *fault)
+{
+    const struct json_node *image = json_get(json, root, "image");
+    if (!image || image->type != JSON_OBJECT)
+        return refuse(fault, INVALID, "root.image: an object expected");
+    return parse_device(json, image, "root.image", &request->image_device, &request->image_type, fault) &&
+           want_bool(json, root, "read_only", &request->read_only, fault) && parse_layer(json, root, request, fault);
 }
 
 static bool parse_tmpfs(const struct json *json, const struct json_node *list, struct start_request *request,

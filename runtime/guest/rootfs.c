@@ -72,16 +72,28 @@ void mount_device(const char *device, const char *type, const char *target, unsi
         must_mount(path, target, NULL, MS_REMOUNT | flags, remount);
 }
 
+static bool layered; /* the writable layer is mounted already */
+
+void rootfs_layer(const struct start_request *start)
+{
+    if (layered && umount2(WRITABLE, 0) != 0)
+        child_fail(report, GENERIC, "cannot unmount the writable layer: %s", strerror(errno));
+    layered = start->writable_device != NULL;
+    if (layered)
+        mount_device(start->writable_device, start->writable_type, WRITABLE, MS_NODEV | MS_NOATIME,
+                     start->writable_options, start->writable_remount);
+}
+
 static void mount_root(const struct start_request *start)
 {
     struct stat image, upper;
     mount_device(start->image_device, start->image_type, IMAGE, MS_RDONLY | MS_NODEV, NULL, "");
-    if (start->writable_device) {
-        mount_device(start->writable_device, start->writable_type, WRITABLE, MS_NODEV | MS_NOATIME,
-                     start->writable_options, start->writable_remount);
-    } else {
+    if (!layered || !start->writable_device)
+        rootfs_layer(start);
+    else if (start->writable_remount[0])
+        must_mount("none", WRITABLE, NULL, MS_REMOUNT | MS_NODEV | MS_NOATIME, start->writable_remount);
+    if (!layered)
         must_mount("tmpfs", WRITABLE, "tmpfs", MS_NODEV, "mode=0755");
-    }
     must_mkdir(WRITABLE "/upper");
     must_mkdir(WRITABLE "/work");
     /* The root directory itself is the upper one's: it must look as the image's does. */

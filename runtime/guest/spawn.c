@@ -109,13 +109,18 @@ static int open_terminal(const struct spawn *spawn)
 /* Until the container is known. It has all three pipes, and keeps what is wanted. */
 static void wait_for_request(struct spawn *spawn)
 {
-    char word;
-    ssize_t got;
-    do
-        got = recv(spawn->report, &word, 1, 0);
-    while (got < 0 && errno == EINTR);
-    if (got != 1)
-        _exit(125);
+    for (;;) {
+        char word;
+        ssize_t got = recv(spawn->report, &word, 1, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got != 1)
+            _exit(125);
+        if (word == ORDER_START)
+            break;
+        rootfs_layer(spawn->start);
+        child_send(spawn->report, &(struct child_report){.kind = CHILD_LAYER}, -1);
+    }
     for (int i = 0; i < 3; i++)
         if (spawn->process->tty || (i == 0 && !spawn->process->want_stdin)) {
             close(spawn->standard[i]);

@@ -44,7 +44,7 @@ class Plug:
         self._behind: dict[str, tuple[int, bool]] = {}
 
     async def plug(self, monitor: Monitor, disks: Iterable[Disk], log: Path | None = None) -> None:
-        """Put the files behind their drives, which have placeholders, and let the log be appended to its file.
+        """Put the files behind their drives, in place of what was there, and let the log be appended to its file.
 
         Raises:
             OSError: a file cannot be opened.
@@ -53,14 +53,18 @@ class Plug:
         with contextlib.ExitStack() as stack:
             commands: list[Command] = []
             reopened: list[dict[str, Any]] = []
+            before: list[Command] = []
             for disk in disks:
                 number = next(self._numbers)
                 flags = os.O_RDONLY if disk.read_only else os.O_RDWR
                 commands += _opened(stack, disk, flags, number)
                 reopened.append(_drive(disk.node, _node(number), read_only=disk.read_only))
+                if disk.node in self._behind:
+                    before += _closed(self._behind[disk.node][0])
                 self._behind[disk.node] = (number, disk.read_only)
             if reopened:
                 commands.append(Command("blockdev-reopen", {"options": reopened}))
+            commands += before
             if log:
                 number = next(self._numbers)
                 fd = _open(stack, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -81,8 +85,7 @@ class Plug:
         ]
         commands = [Command("blockdev-reopen", {"options": back})]
         for number, _ in self._behind.values():
-            commands.append(Command("blockdev-del", {"node-name": _node(number)}))
-            commands.append(Command("remove-fd", {"fdset-id": number}))
+            commands += _closed(number)
         self._behind.clear()
         await monitor.run(*commands)
 
@@ -102,6 +105,12 @@ def _opened(stack: contextlib.ExitStack, disk: Disk, flags: int, number: int) ->
     node: dict[str, Any] = {"driver": "file", "node-name": _node(number), "filename": f"/dev/fdset/{number}"}
     node |= {"read-only": True} if disk.read_only else {"discard": "unmap"}
     yield Command("blockdev-add", {**node, "locking": "off"})
+
+
+def _closed(number: int) -> Iterator[Command]:
+    """The node of a file and its descriptor are given up; no drive reads from it any more."""
+    yield Command("blockdev-del", {"node-name": _node(number)})
+    yield Command("remove-fd", {"fdset-id": number})
 
 
 def _open(stack: contextlib.ExitStack, file: Path, flags: int) -> int:

@@ -62,6 +62,7 @@ class Volume:
 class Order:
     """One VM to start. `directory` gets its sockets; None for `image` and `writable` are placeholders.
 
+    `writable_bytes`: apparent size of the writable layer that the pool makes, if there is none.
     `bridge` is None for a VM without a network; on one, `address` is the only one that its guest can send from.
     `shares`: directories of the host will be mounted for it.
     """
@@ -77,6 +78,7 @@ class Order:
     log: Path | None = None
     image: Path | None = None
     writable: Path | None = None
+    writable_bytes: int = 0
     volumes: tuple[Volume, ...] = ()
     shares: bool = False
     address: str = ""

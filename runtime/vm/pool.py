@@ -49,6 +49,7 @@ _RETRY_S = 10.0
 _LOOK_S = 15.0  # members get too old, and too many, while nothing happens
 _USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUPS = "root:x:0:\nnogroup:x:65534:\n"
+_WRITABLE = {"device": "vdb", "fstype": "ext4"}
 # Guests' addresses in a rehearsal are never on a bridge (RFC 5737, TEST-NET-1).
 _REHEARSAL_NETWORK = {
     "interface": "eth0",
@@ -62,12 +63,16 @@ _REHEARSAL_NETWORK = {
 
 @dataclass(eq=False, slots=True)
 class Member:
-    """A clone that waits. Once handed out it is the container's VM, under its own id as name of group and tap."""
+    """A clone that waits. Once handed out it is the container's VM, under its own id as name of group and tap.
+
+    Its writable layer is mounted already, from the file `layer`.
+    """
 
     id: str
     directory: Path
     console: Path
     log: Path
+    layer: Path
     shape: Shape
     uid: int
     groups: Cgroups
@@ -76,6 +81,7 @@ class Member:
     made_at: float
     monitor: Monitor
     memory_bytes: int = 0
+    layer_given: bool = False
     plug: hotplug.Plug = field(default_factory=hotplug.Plug)
 
 
@@ -158,16 +164,25 @@ class Pool:
     ) -> Started:
         """Make the member the VM of the order: its sockets, disks, log and network.
 
-        `introduce` tells its agent who it is. QEMU takes the disks at the same time, and neither needs the other.
+        If the container has no writable layer yet, it gets the member's, which is mounted (`layer_given`), or one of
+        another size. `introduce` tells its agent who it is. QEMU takes the disks at the same time, and neither needs
+        the other.
 
         Raises:
             GuestFailed: QEMU or the agent refused or is gone; the member has been discarded.
-            HostUnable: the bridge is gone; same.
+            HostUnable, DiskFull: the bridge is gone, or there is no room for the layer; same.
         """
         began = time.monotonic()
         agent = Agent(order.directory / "agent.sock")
         introduced: asyncio.Future[None] | None = None
         try:
+            if order.writable and not order.writable.exists():
+                member.layer_given = order.writable_bytes == self._disk_bytes
+                if member.layer_given:
+                    member.layer.rename(order.writable)
+                else:
+                    await disks.make_writable(order.writable, order.writable_bytes)
+            layered = time.monotonic()
             order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             # An empty directory that a VM before has left is replaced; one with something in it must go first.
             shutil.rmtree(order.directory / launch.SHARED, ignore_errors=True)
@@ -183,11 +198,17 @@ class Pool:
                 member.log.rename(order.log)
                 log_to_plug = None
             introduced = asyncio.ensure_future(introduce(agent))
-            await member.plug.plug(member.monitor, disks_of(order), log_to_plug)
+            files = {disk.node: disk for disk in disks_of(order)}
+            writable = files.pop("writable", None)
+            await member.plug.plug(member.monitor, files.values(), log_to_plug)
             plugged = time.monotonic()
-            member.log.unlink(missing_ok=True)
-            member.monitor.close()
             await introduced
+            if writable and not member.layer_given:
+                await agent.call("hyper-layer", writable=None)
+                await member.plug.plug(member.monitor, (writable,))
+            for file in (member.log, member.layer):
+                file.unlink(missing_ok=True)
+            member.monitor.close()
         except BaseException as err:
             if introduced is not None:
                 introduced.cancel()
@@ -197,7 +218,8 @@ class Pool:
             if isinstance(err, OSError):
                 raise GuestFailed(f"the VM from the pool is unusable: {err}") from err
             raise
-        return launch.Started(member.process, agent, {"vm": plugged - began, "network": time.monotonic() - plugged})
+        phases = {"image": layered - began, "vm": plugged - layered, "network": time.monotonic() - plugged}
+        return launch.Started(member.process, agent, phases)
 
     async def close(self) -> None:
         """End every member that waits."""
@@ -247,7 +269,7 @@ class Pool:
     async def _make(self, template: Template, rehearsal: Path) -> Member:
         id_ = secrets.token_hex(32)
         directory, uid = self._state / id_, self._uids.popleft()
-        console, output, scratch = (self._data / f"{id_}.{kind}" for kind in ("console", "log", "ext4"))
+        console, output, scratch, layer = (self._data / f"{id_}.{kind}" for kind in ("console", "log", "ext4", "layer"))
         groups = self._host_cgroups.create(id_)
         process: Process | None = None
         qmp: Monitor | None = None
@@ -260,7 +282,9 @@ class Pool:
             process = started.process
             made_at = time.monotonic()
             qmp = await monitor.connect(directory)
-            member = Member(id_, directory, console, output, template.shape, uid, groups, tap, process, made_at, qmp)
+            member = Member(
+                id_, directory, console, output, layer, template.shape, uid, groups, tap, process, made_at, qmp
+            )
             await disks.make_writable(scratch, self._disk_bytes)
             image = hotplug.Disk("image", rehearsal, read_only=True)
             await member.plug.plug(qmp, (image, hotplug.Disk("writable", scratch, read_only=False)))
@@ -268,6 +292,9 @@ class Pool:
                 for _ in range(REHEARSALS):
                     await _rehearse(started.agent, disks.mount_options(scratch))
             await member.plug.unplug(qmp)
+            await disks.make_writable(layer, self._disk_bytes)
+            await member.plug.plug(qmp, (hotplug.Disk("writable", layer, read_only=False),))
+            await started.agent.call("hyper-layer", writable=_WRITABLE | disks.mount_options(layer, keep=False))
             os.truncate(output, 0)  # of what the rehearsals said
             started.agent.close()
             member.memory_bytes = await asyncio.to_thread(process.memory_bytes)
@@ -277,7 +304,7 @@ class Pool:
                 qmp.close()
             if process is not None:
                 await asyncio.shield(process.kill())
-            await asyncio.shield(self._clear(id_, directory, (console, output), groups, uid))
+            await asyncio.shield(self._clear(id_, directory, (console, output, layer), groups, uid))
             if isinstance(err, TimeoutError):
                 raise GuestFailed(f"a clone did not finish its rehearsal: {err}") from err
             raise
@@ -288,7 +315,8 @@ class Pool:
     async def _discard(self, member: Member) -> None:
         member.monitor.close()
         await member.process.kill()
-        await self._clear(member.id, member.directory, (member.console, member.log), member.groups, member.uid)
+        files = (member.console, member.log, member.layer)
+        await self._clear(member.id, member.directory, files, member.groups, member.uid)
 
     async def _clear(self, id_: str, directory: Path, files: tuple[Path, ...], groups: Cgroups, uid: int) -> None:
         await self._host_cgroups.remove(groups)
@@ -344,7 +372,7 @@ async def _rehearse(agent: Agent, mount_options: dict[str, str]) -> None:
         rehearse=True,
         root={
             "image": {"device": "vda", "fstype": "erofs"},
-            "writable": {"device": "vdb", "fstype": "ext4", **mount_options},
+            "writable": _WRITABLE | mount_options,
             "read_only": False,
         },
         tmpfs=[],

@@ -160,6 +160,43 @@ def test_a_read_only_root_takes_no_byte_but_tmpfs() -> None:
         assert vm.output(2).count(b"Read-only file system") == 2
 
 
+def test_a_layer_can_be_mounted_before_the_start() -> None:
+    layer = {"device": "vdb", "fstype": "ext4", "options": "discard,nobarrier", "remount": ""}
+    with agent_vm.GuestVm() as vm:
+
+        def options() -> list[str]:
+            file = vm.stats.call("hyper-read", files=["/proc/fs/ext4/vdb/options"])["files"][0]
+            return file.get("data", file.get("error")).split()
+
+        assert options() == ["ENOENT"]
+        assert vm.control.call("hyper-layer", writable=layer) == {}
+        assert "nobarrier" in options()
+        assert vm.control.call("hyper-layer", writable=None) == {}
+        assert options() == ["ENOENT"]
+        assert vm.control.refusal("hyper-layer", writable={**layer, "device": "vdz"})[0] == "GenericError"
+        assert vm.control.refusal("hyper-layer", writable="vdb")[0] == "InvalidArgument"
+        assert vm.control.call("hyper-layer", writable=layer) == {}, "by another process than the one that failed"
+        wanted = agent_vm.start_arguments("sh", "-c", "echo kept > /opt/x; echo there; sleep 1000")
+        wanted["root"]["writable"] = {**layer, "remount": "barrier"}
+        vm.control.call("hyper-start", **wanted)
+        assert "barrier" in options()
+        wait_for(lambda: vm.output() == b"there\n", "its output")
+        assert vm.control.refusal("hyper-layer", writable=None)[0] == "BadState"
+        vm.control.call("hyper-signal", signal=9)
+        assert vm.wait() == 0
+        read = ["debugfs", "-R", "cat /upper/opt/x", str(vm.place / "writable.ext4")]
+        assert agent_vm.subprocess.run(read, capture_output=True, check=True).stdout == b"kept\n"
+
+
+def test_a_mounted_layer_is_not_that_of_a_start_without_one() -> None:
+    layer = {"device": "vdb", "fstype": "ext4", "options": "", "remount": ""}
+    with agent_vm.GuestVm() as vm:
+        vm.control.call("hyper-layer", writable=layer)
+        vm.start("sh", "-c", "cat /proc/fs/ext4/vdb/options; echo kept > /opt/x && cat /opt/x", writable=False)
+        assert vm.wait() == 0
+        assert vm.output() == b"kept\n"
+
+
 def test_without_a_disk_the_writable_layer_is_memory() -> None:
     with agent_vm.GuestVm() as vm:
         vm.start("sh", "-c", "echo kept > /opt/x && cat /opt/x && df -T / | tail -1", writable=False)

@@ -20,6 +20,7 @@ CONTROL_ONLY = {
     "guest-set-time",
     "guest-shutdown",
     "hyper-identity",
+    "hyper-layer",
     "hyper-start",
     "hyper-signal",
     "hyper-exec",

@@ -41,6 +41,19 @@ def test_a_container_from_the_pool_is_like_any_other(pooled: Host, images: Image
     pooled.hyper("rm", "-f", "web")
 
 
+def test_the_layer_that_a_member_waits_with_becomes_the_containers(pooled: Host, images: Images) -> None:
+    wait_for(lambda: about(pooled)["pool_waiting"] > 0, "a clone waits", 60)
+    pooled.run("--name", "one", images.busybox, "sh", "-c", "echo started >> /mine; sleep 600")
+    wait_for(lambda: about(pooled)["pool_waiting"] > 0, "a clone waits", 60)
+    pooled.hyper("restart", "-t", "0", "one")
+    assert pooled.inspect("one")["vm"]["start_path"] == "pool"
+    lines = wait_for(lambda: pooled.hyper("exec", "one", "cat", "/mine").stdout, "it writes to its disk")
+    assert lines == "started\n" * 2, "with the layer that it had"
+    assert "barrier" in pooled.hyper("exec", "one", "cat", "/proc/fs/ext4/vdb/options").stdout.split()
+    assert not list((pooled.data_dir / "pool").glob(f"{pooled.inspect('one')['id']}*"))
+    pooled.hyper("rm", "-f", "one")
+
+
 def test_each_clone_is_handed_out_once(pooled: Host, images: Images) -> None:
     wait_for(lambda: about(pooled)["pool_waiting"] == 2, "the pool is full", 60)
     script = "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | md5sum; hostname; sleep 600"

@@ -66,6 +66,16 @@ struct start_request *container_request(void)
     return &request;
 }
 
+bool container_layer(struct port *port, struct fault *fault)
+{
+    const struct start_request *request = container_request();
+    (void)port;
+    touch(request->writable_device);
+    touch(request->writable_type);
+    touch(request->writable_options);
+    touch(request->writable_remount);
+    return refuse(fault, BAD_STATE, "stub");
+}
 bool container_start(struct port *port, struct fault *fault)
 {
     const struct start_request *request = container_request();
@@ -167,6 +177,8 @@ static const char *const corpus[] = {
     "\"cwd\": \"/x\", \"user\": \"nobody:nogroup\", \"tty\": false, \"stdin\": true, \"cgroup\": {\"memory_max\": 67108864, "
     "\"cpu_quota_us\": null, \"pids_max\": 10}, \"rehearse\": true, \"mounts\": [{\"device\": \"vdc\", \"fstype\": \"ext4\", "
     "\"path\": \"/data\", \"options\": \"discard\", \"directory\": \"data\", \"read_only\": true, \"copy\": true}]}}\n",
+    "{\"execute\": \"hyper-layer\", \"arguments\": {\"writable\": {\"device\": \"vdb\", \"fstype\": \"ext4\", "
+    "\"options\": \"discard\", \"remount\": \"barrier\"}}}\n",
     "{\"execute\": \"hyper-archive\", \"arguments\": {\"session\": 9, \"kind\": \"get\", \"path\": \"/etc\", \"exclude\": "
     "[\"/proc\"]}}\n",
     "{\"execute\": \"hyper-freeze\", \"arguments\": {\"device\": \"vdc\", \"hold_s\": 30}}\n",
