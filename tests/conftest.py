@@ -21,11 +21,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 class EndToEndInOne(LoadFileScheduling):
-    """Files of tests to whoever is free, but all end-to-end tests to one process: many of them look at times."""
+    """Files of tests to whoever is free, but all end-to-end tests to one process, as many of them look at times.
+
+    Except the longest, which minds nothing beside it.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return "tests/e2e" if file.startswith("tests/e2e/") else file
+        return "tests/e2e" if file.startswith("tests/e2e/") and not file.endswith("/test_storm.py") else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EndToEndInOne:

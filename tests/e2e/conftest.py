@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/e2e/" in str(item.path):
             item.add_marker(pytest.mark.e2e)
-    items.sort(key=lambda item: item.path.name != LONGEST)  # it minds least what runs beside it
+    items.sort(key=lambda item: item.path.name != LONGEST)  # of a process that is its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """kill -9 of hyperd at random points of a mixed load; after each, every invariant holds.
 
-`HYPER_STORM` sets how many times (60; `make soak` does it 1000 times); `HYPER_STORM_SEED` repeats a run.
+`HYPER_STORM` sets how many times (200; `make soak` does it 1000 times); `HYPER_STORM_SEED` repeats a run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import Images
 
-KILLS = int(os.environ.get("HYPER_STORM", "60"))
+KILLS = int(os.environ.get("HYPER_STORM", "200"))
 SEED = int(os.environ.get("HYPER_STORM_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 WORKERS = 2
 MAX_CONTAINERS = 4
