@@ -7,7 +7,7 @@ WORKERS ?= 2
 export VENV BUILD
 
 .DEFAULT_GOAL = help
-.PHONY: help setup check test bench soak kernel generate demo down lock
+.PHONY: help setup check test bench soak kernel qemu generate demo down lock
 
 help: ## Show this table
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -34,6 +34,9 @@ kernel: ## Build the small guest kernel (minutes; asked for only)
 
 generate: ## Write the generated files again: dashboards, rules, reference pages
 	@$(PY) -m scripts.generated --write
+
+qemu: ## Build a small static QEMU (minutes; asked for only)
+	@scripts/qemu
 
 demo: setup ## Set up, start the stack, run nginx as a micro-VM, show its vital signs
 	@$(PY) -m scripts.demo

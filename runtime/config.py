@@ -35,7 +35,10 @@ class Config(BaseSettings):
     )
     cgroup_parent: str = Field("hyper", pattern="^[a-z0-9_.-]+$", description="Control group that the VMs' are in.")
     guest_init: Path | None = Field(None, description="Guest PID 1; unset: /usr/lib/hyper/init or the checkout's.")
-    qemu: str = Field("qemu-system-x86_64", description="QEMU program, a name on PATH or a path.")
+    qemu: str | None = Field(
+        None,
+        description="QEMU program, a name on PATH or a path. If unset: built by `make qemu`, else qemu-system-x86_64.",
+    )
     kernel: Path | None = Field(None, description="Guest kernel; unset: the newest found.")
     accel: str = Field("auto", pattern="^(auto|kvm|tcg)$", description="auto probes KVM by booting a guest.")
     uid_base: int = Field(900_000, ge=1000, description="First of the unprivileged uids that VMs run under.")

@@ -18,7 +18,7 @@ import psutil
 import uvicorn
 from pydantic import ValidationError
 
-from runtime import api, command, recovery
+from runtime import api, recovery
 from runtime.cgroups import HostCgroups, detect
 from runtime.config import Config
 from runtime.counts import Counts
@@ -30,7 +30,7 @@ from runtime.network.ports import PortReservations
 from runtime.startup import Starter
 from runtime.store import Store
 from runtime.version import VERSION
-from runtime.vm import accel, kernel
+from runtime.vm import accel, kernel, qemu
 from runtime.vm.launch import Host
 from runtime.vm.pool import Pool
 from runtime.vm.template import Templates
@@ -92,14 +92,14 @@ async def serve(config: Config) -> None:
 
 
 async def _run(config: Config, stack: contextlib.ExitStack) -> None:
-    qemu = command.find(config.qemu)
+    program, qemu_reason = qemu.find(config)
     host_cgroups = HostCgroups(detect(), config.cgroup_parent)
     guest_kernel = await asyncio.to_thread(kernel.find, config)
-    qemu_version = await _qemu_version(qemu)
+    qemu_version = await qemu.version(program)
     await links.ensure_bridge(config.bridge, config.subnet)
-    verdict = await accel.probe(config, qemu, qemu_version, guest_kernel, config.uid_base, host_cgroups)
+    verdict = await accel.probe(config, program, qemu_version, guest_kernel, config.uid_base, host_cgroups)
     log.info("accelerator: %s (%s); kernel: %s", verdict.accel, verdict.reason, guest_kernel.version)
-    host = Host(qemu, qemu_version, guest_kernel, verdict.tsc_khz)
+    host = Host(program, qemu_version, guest_kernel, verdict.tsc_khz)
     templates = Templates(config.data_dir / "templates", host, config.uid_base + 1, host_cgroups)
     store = stack.enter_context(contextlib.closing(Store(config.data_dir / "hyper.db")))
     images = stack.enter_context(
@@ -142,7 +142,7 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
     if config.template:
         templates.prepare(default_shape)
     pool.open(default_shape)
-    about = _about(config, host, verdict, host_cgroups)
+    about = _about(config, host, qemu_reason, verdict, host_cgroups)
     writing = asyncio.create_task(counts.keep_written())
     rotating = asyncio.create_task(engine.rotation.run())
     listener = _listen(config.state_dir / SOCKET)
@@ -229,21 +229,16 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-async def _qemu_version(qemu: str) -> str:
-    finished = await command.run([qemu, "--version"], timeout_s=10)
-    first_line = finished.stdout.decode(errors="replace").partition("\n")[0]
-    if finished.returncode != 0 or not first_line:
-        raise HostUnable(f"{qemu} does not run: {finished.last_line}")
-    return first_line.removeprefix("QEMU emulator version ")
-
-
-def _about(config: Config, host: Host, verdict: accel.Verdict, host_cgroups: HostCgroups) -> dict[str, Any]:
+def _about(
+    config: Config, host: Host, qemu_reason: str, verdict: accel.Verdict, host_cgroups: HostCgroups
+) -> dict[str, Any]:
     return {
         "version": VERSION,
         "api": "v1",
         "pid": os.getpid(),
         "node": config.node,
         "qemu": host.qemu,
+        "qemu_reason": qemu_reason,
         "qemu_version": host.qemu_version,
         "kernel": host.kernel.version,
         "kernel_file": str(host.kernel.vmlinuz),
