@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "ABSENT",
     "BASE_LABELS",
     "CATALOGUE",
     "CONTAINER_STATES",
@@ -55,6 +56,22 @@ CATALOGUE: Mapping[str, Metric] = MappingProxyType(
 
 EXPORTED: tuple[Metric, ...] = tuple(m for m in CATALOGUE.values() if m.scope != "remediation")
 """What `hyper-exporter` exports, in the order of its output."""
+
+
+ABSENT: Mapping[str, str] = MappingProxyType(
+    {
+        "container_spec_cpu_shares": "a record has no CPU weight: containers share no kernel that could weigh them",
+        "container_spec_memory_swap_limit_bytes": "a guest has no swap, whatever is asked for",
+        "container_spec_memory_reservation_limit_bytes": "a record has no reservation: a VM's memory is its own",
+        'container_cpu_usage_seconds_total{cpu="cpu00"}': (
+            "cgroup v2 does not count CPUs apart, and beside `total` every sum would be doubled; "
+            "`microvm_guest_cpu_seconds_total` has the guest's vCPUs"
+        ),
+        "container_network_tcp6_usage_total": "containers have IPv4 alone",
+        "container_tasks_state": "it takes a walk over all processes; `container_processes` counts them",
+    }
+)
+"""Names that others export and people look for, and why we do not."""
 
 
 def metric(name: str) -> Metric:

@@ -6,6 +6,7 @@ most 20 digits and fits 64 bits, a table is cut off at `MAX_ROWS`, and what does
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_COUNT: Final = 2**64 - 1
 MAX_ROWS: Final = 4096
+MSEC_PER_S: Final = 1_000
 USEC_PER_S: Final = 1_000_000
 NSEC_PER_S: Final = 1_000_000_000
 TICKS_PER_S: Final = 100
@@ -56,6 +58,34 @@ class DeviceIo:
     wbytes: int
     rios: int
     wios: int
+    dbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One line of /proc/diskstats: its name, and how long it had something to do."""
+
+    name: bytes
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTimes:
+    """/proc/stat: CPU seconds since boot, and tasks that run or wait now.
+
+    Attributes:
+        busy_s: user, nice, system, irq and softirq; a guest's time (of nested VMs) is in user.
+        steal_s: time in which the hypervisor ran something else.
+        by_cpu: busy seconds of each CPU, in the file's order.
+        running: runnable tasks, the reader among them.
+        blocked: tasks that wait for a disk.
+    """
+
+    busy_s: float
+    steal_s: float
+    by_cpu: tuple[float, ...]
+    running: int | None
+    blocked: int | None
 
 
 def parse_count(token: bytes) -> int:
@@ -86,33 +116,54 @@ def parse_limit(text: bytes) -> int | None:
     return None if value >= _NO_LIMIT else value
 
 
-def parse_flat(text: bytes, wanted: frozenset[bytes] | None = None) -> dict[bytes, int]:
-    """A flat keyed file: `key value` lines (cpu.stat, memory.stat, memory.events, vmstat, memory.oom_control).
-
-    With `wanted`, numbers of other keys are not looked at: most of vmstat and memory.stat is nobody's metric.
-    """
+def parse_flat(text: bytes) -> dict[bytes, int]:
+    """A flat keyed file: `key value` lines (cpu.stat, memory.events, memory.oom_control)."""
     result = {}
     for line in _lines(text):
         key, _, value = line.partition(b" ")
-        if wanted is None or key in wanted:
-            result[key] = parse_count(value)
+        result[key] = parse_count(value)
     return result
 
 
-def parse_meminfo(text: bytes, wanted: frozenset[bytes] | None = None) -> dict[bytes, int]:
-    """/proc/meminfo, in bytes; its `kB` are 1024. With `wanted`, other lines are not looked at."""
+def parse_value(text: bytes, key: bytes) -> int | None:
+    """One number of a long flat keyed file, such as vmstat; None if it has no such line. Nothing else is looked at."""
+    start = text.find(b"\n" + key + b" ") + 1
+    if start == 0 and not text.startswith(key + b" "):
+        return None
+    end = text.find(b"\n", start)
+    return parse_count(text[start + len(key) + 1 : end if end >= 0 else None])
+
+
+def parse_values(text: bytes, keys: tuple[bytes, ...]) -> dict[bytes, int]:
+    """These numbers of a long flat keyed file, such as memory.stat, as far as it has them."""
+    found = ((key, parse_value(text, key)) for key in keys)
+    return {key: value for key, value in found if value is not None}
+
+
+def parse_meminfo(text: bytes) -> dict[bytes, int]:
+    """/proc/meminfo, in bytes; its `kB` are 1024."""
     result = {}
     for line in _lines(text):
         key, colon, rest = line.partition(b":")
         if not colon:
             raise MalformedError(f"meminfo: {line[:40]!r}")
-        if wanted is not None and key not in wanted:
-            continue
         words = rest.split()
         if not words:
             raise MalformedError(f"meminfo: {line[:40]!r}")
         result[key] = parse_count(words[0]) * (1024 if words[1:] == [b"kB"] else 1)
     return result
+
+
+def parse_meminfo_value(text: bytes, key: bytes) -> int | None:
+    """One line of /proc/meminfo, in bytes; None if it has no such line. Nothing else is looked at."""
+    start = text.find(b"\n" + key + b":") + 1
+    if start == 0 and not text.startswith(key + b":"):
+        return None
+    end = text.find(b"\n", start)
+    words = text[start + len(key) + 1 : end if end >= 0 else None].split()
+    if not words:
+        raise MalformedError(f"meminfo: no number after {key!r}")
+    return parse_count(words[0]) * (1024 if words[1:] == [b"kB"] else 1)
 
 
 def parse_pressure(text: bytes) -> Pressure:
@@ -158,7 +209,8 @@ def parse_net_table(text: bytes, wanted: frozenset[bytes] | None = None) -> dict
 
     Negative numbers (Tcp MaxConn is -1) are left out. With `wanted`, other tables and numbers are not looked at.
     """
-    tables = None if wanted is None else {key.partition(b".")[0] for key in wanted}
+    if wanted is not None:
+        return _wanted_of_net_table(text, wanted)
     result = {}
     lines = _lines(text)
     for names in lines:
@@ -167,24 +219,104 @@ def parse_net_table(text: bytes, wanted: frozenset[bytes] | None = None) -> dict
         again, _, numbers = values.partition(b": ")
         if prefix != again:
             raise MalformedError(f"net table: {names[:24]!r} is followed by {values[:24]!r}")
-        if tables is not None and prefix not in tables:
-            continue
         columns, cells = keys.split(), numbers.split()
         if len(columns) != len(cells):
             raise MalformedError(f"net table: {prefix[:24]!r} has {len(columns)} names, {len(cells)} numbers")
         for column, value in zip(columns, cells, strict=True):
             key = prefix + b"." + column
-            if (wanted is None or key in wanted) and not value.startswith(b"-"):
+            if not value.startswith(b"-"):
                 result[key] = parse_count(value)
     return result
 
 
-def parse_steal(text: bytes) -> float:
-    """Seconds of steal in /proc/stat: the eighth number of its first line."""
-    line = text.partition(b"\n")[0].split()
-    if len(line) < 9 or line[0] != b"cpu":
-        raise MalformedError("stat: no line `cpu` with a steal column")
-    return parse_count(line[8]) / TICKS_PER_S
+def _wanted_of_net_table(text: bytes, wanted: frozenset[bytes]) -> dict[bytes, int]:
+    # TcpExt has 130 columns, of which two are wanted, and its names are the same in each sample.
+    result = {}
+    lines = _lines(text)
+    for names in lines:
+        values = next(lines, b"")
+        prefix = names.partition(b": ")[0]
+        if not values.startswith(prefix + b": "):
+            raise MalformedError(f"net table: {names[:24]!r} is followed by {values[:24]!r}")
+        count, columns = _net_columns(names, wanted)
+        if not columns:
+            continue
+        cells = values.split()
+        if len(cells) != count:
+            raise MalformedError(f"net table: {prefix[:24]!r} has {count - 1} names, {len(cells) - 1} numbers")
+        for key, index in columns:
+            if not cells[index].startswith(b"-"):
+                result[key] = parse_count(cells[index])
+    return result
+
+
+@functools.lru_cache(maxsize=64)
+def _net_columns(names: bytes, wanted: frozenset[bytes]) -> tuple[int, tuple[tuple[bytes, int], ...]]:
+    """How many words the line of names has, and where those that are wanted stand."""
+    words = names.split()
+    prefix = names.partition(b": ")[0] + b"."
+    return len(words), tuple((prefix + word, i) for i, word in enumerate(words) if prefix + word in wanted)
+
+
+def parse_cpu_times(text: bytes, *, max_cpus: int = 64) -> CpuTimes:
+    """/proc/stat (proc(5)); `by_cpu` has at most `max_cpus`."""
+    total: tuple[float, float] | None = None
+    by_cpu: list[float] = []
+    tasks: dict[bytes, int] = {}
+    for line in _lines(text):
+        word = line[: line.find(b" ")]
+        if word.startswith(b"cpu"):
+            busy_s, steal_s = _cpu_line(line)
+            if word == b"cpu":
+                total = (busy_s, steal_s)
+            elif len(by_cpu) < max_cpus:
+                by_cpu.append(busy_s)
+        elif word in {b"procs_running", b"procs_blocked"}:
+            tasks[word] = parse_count(line[len(word) + 1 :])
+    if total is None:
+        raise MalformedError("stat: no line `cpu`")
+    return CpuTimes(*total, tuple(by_cpu), tasks.get(b"procs_running"), tasks.get(b"procs_blocked"))
+
+
+def _cpu_line(line: bytes) -> tuple[float, float]:
+    words = line.split(None, 9)
+    if len(words) < 9:
+        raise MalformedError("stat: a line `cpu` without a steal column")
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(parse_count, words[1:9])
+    return (user + nice + system + irq + softirq) / TICKS_PER_S, steal / TICKS_PER_S
+
+
+def parse_tcp_states(text: bytes) -> dict[int, int]:
+    """/proc/net/tcp: how many sockets are in each state, by the kernel's number (include/net/tcp_states.h)."""
+    result: dict[int, int] = {}
+    for line in text.split(b"\n")[1:]:
+        if not line:
+            continue
+        words = line.split(None, 4)
+        if len(words) < 4 or len(words[3]) != 2:
+            raise MalformedError(f"net/tcp: {line[:40]!r}")
+        try:
+            state = int(words[3], 16)
+        except ValueError as err:
+            raise MalformedError(f"net/tcp: state {words[3]!r}") from err
+        result[state] = result.get(state, 0) + 1
+    return result
+
+
+def parse_sockets(text: bytes) -> int:
+    """/proc/net/sockstat: sockets in use, of all families of this network namespace."""
+    words = text.partition(b"\n")[0].split()
+    if len(words) != 3 or words[:2] != [b"sockets:", b"used"]:
+        raise MalformedError("sockstat: no line `sockets: used`")
+    return parse_count(words[2])
+
+
+def parse_file_count(text: bytes) -> int:
+    """/proc/sys/fs/file-nr: open files, the first number less the second (allocated, and free of these)."""
+    words = text.split()
+    if len(words) != 3:
+        raise MalformedError(f"file-nr: {text[:40]!r}")
+    return max(0, parse_count(words[0]) - parse_count(words[1]))
 
 
 def parse_io_stat(text: bytes) -> dict[bytes, DeviceIo]:
@@ -193,18 +325,18 @@ def parse_io_stat(text: bytes) -> dict[bytes, DeviceIo]:
     for line in _lines(text):
         device, _, rest = line.partition(b" ")
         pairs = dict(_pair(word) for word in rest.split())
-        result[device] = DeviceIo(*(pairs.get(key, 0) for key in (b"rbytes", b"wbytes", b"rios", b"wios")))
+        result[device] = DeviceIo(*(pairs.get(key, 0) for key in (b"rbytes", b"wbytes", b"rios", b"wios", b"dbytes")))
     return result
 
 
-def parse_diskstats_names(text: bytes) -> dict[bytes, bytes]:
-    """/proc/diskstats: name of each device by `major:minor`."""
+def parse_diskstats(text: bytes) -> dict[bytes, Disk]:
+    """/proc/diskstats by `major:minor` (Documentation/admin-guide/iostats.rst; field 10 is milliseconds of I/O)."""
     result = {}
     for line in _lines(text):
-        words = line.split(None, 3)
-        if len(words) < 3:
+        words = line.split(None, 13)
+        if len(words) < 13:
             raise MalformedError(f"diskstats: {line[:40]!r}")
-        result[words[0] + b":" + words[1]] = words[2]
+        result[words[0] + b":" + words[1]] = Disk(words[2], parse_count(words[12]) / MSEC_PER_S)
     return result
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 Type = Literal["counter", "gauge", "histogram", "unknown"]
 Scope = Literal["container", "host", "self", "remediation"]
 Tier = Literal["default", "deep"]
+
+HISTOGRAM_PARTS: Final = ("bucket", "count", "sum")
+"""What the series of a histogram are called, behind its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Metric:
         labels: names of its labels, beside `BASE_LABELS` for scope `container`.
         scope: `container` series carry the base labels; `host` and `self` are one per host; `remediation` is exported
             by the alert controller and never by `hyper-exporter`.
-        tier: `deep` is exported on request alone.
+        tier: `deep` is exported on request alone: by setting, by a label of the container, while an alert of it fires.
         compat: what else exports this name with this meaning, e.g. "cAdvisor".
         when: the condition on which a running container has it; None: always.
     """
@@ -55,6 +58,10 @@ class Metric:
     def family(self) -> str:
         """Name of the OpenMetrics family: a counter's name without `_total`."""
         return self.name.removesuffix("_total") if self.type == "counter" else self.name
+
+    def part(self, suffix: str, *labels: str) -> Metric:
+        """Series of a histogram: one of `HISTOGRAM_PARTS`, with labels beside the histogram's own; it counts up."""
+        return replace(self, name=f"{self.name}_{suffix}", type="counter", labels=(*self.labels, *labels))
 
     def __hash__(self) -> int:
         """Hash of the name, which is unique; hashing all members is too slow for every sample."""

@@ -1,6 +1,7 @@
-"""From the three views to the points of the standard. Pure: samples and record in, points out.
+"""From record and samples to the points of the default tier. Pure: samples and record in, points out.
 
-Each view fills the metrics that are its own; none stands in for another. A difference never comes out below zero.
+Each view fills the metrics that are its own; none stands in for another. `details.py` has the deep tier, `views.py`
+what only two views together tell.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from collector.definitions import container, microvm
-from collector.kerneltext import NSEC_PER_S, USEC_PER_S
+from collector.kerneltext import USEC_PER_S
 from collector.snapshot import Point
 
 if TYPE_CHECKING:
@@ -25,29 +26,26 @@ if TYPE_CHECKING:
 
 CPU_PERIOD_US: Final = 100_000
 MAX_LABEL_LENGTH: Final = 64
+MAX_PHASES: Final = 16
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 
 _NETWORK: Final = (
     (container.NETWORK_RECEIVE_BYTES_TOTAL, "rx_bytes"),
     (container.NETWORK_RECEIVE_PACKETS_TOTAL, "rx_packets"),
     (container.NETWORK_RECEIVE_PACKETS_DROPPED_TOTAL, "rx_dropped"),
-    (container.NETWORK_RECEIVE_ERRORS_TOTAL, "rx_errors"),
     (container.NETWORK_TRANSMIT_BYTES_TOTAL, "tx_bytes"),
     (container.NETWORK_TRANSMIT_PACKETS_TOTAL, "tx_packets"),
     (container.NETWORK_TRANSMIT_PACKETS_DROPPED_TOTAL, "tx_dropped"),
-    (container.NETWORK_TRANSMIT_ERRORS_TOTAL, "tx_errors"),
 )
 _PRESSURE: Final = (
-    ("cpu", container.PRESSURE_CPU_WAITING_SECONDS_TOTAL, container.PRESSURE_CPU_STALLED_SECONDS_TOTAL),
-    ("memory", container.PRESSURE_MEMORY_WAITING_SECONDS_TOTAL, container.PRESSURE_MEMORY_STALLED_SECONDS_TOTAL),
-    ("io", container.PRESSURE_IO_WAITING_SECONDS_TOTAL, container.PRESSURE_IO_STALLED_SECONDS_TOTAL),
+    ("cpu", container.PRESSURE_CPU_WAITING_SECONDS_TOTAL),
+    ("memory", container.PRESSURE_MEMORY_WAITING_SECONDS_TOTAL),
+    ("io", container.PRESSURE_IO_WAITING_SECONDS_TOTAL),
 )
 _TCP: Final = (
     (microvm.TCP_CONNECTIONS, b"Tcp.CurrEstab"),
     (microvm.TCP_RETRANSMITS_TOTAL, b"Tcp.RetransSegs"),
-    (microvm.TCP_RESETS_TOTAL, b"Tcp.EstabResets"),
     (microvm.TCP_LISTEN_OVERFLOWS_TOTAL, b"TcpExt.ListenOverflows"),
-    (microvm.TCP_LISTEN_DROPS_TOTAL, b"TcpExt.ListenDrops"),
 )
 
 
@@ -61,18 +59,16 @@ def base_values(record: Record) -> tuple[str, ...]:
     return (record.id, record.name, record.image, record.tenant, record.project or record.name, record.name)
 
 
-def record_points(record: Record, node: str, *, now_s: float, removed: bool = False) -> Iterator[Point]:
-    """What the record says: state, wish, limits, how the start went."""
+def record_points(record: Record, node: str, *, removed: bool = False, deep: bool = False) -> Iterator[Point]:
+    """What the record says: state, wish, limits, how the start went. It says the same until there is a new record."""
     life = record.lifecycle
     state = "removing" if removed else life.state
     vm = record.vm
     accel, kernel = (vm.accel, vm.kernel) if vm else ("", "")
     yield Point(container.INFO, (record.image_digest, node, accel, kernel, str(life.epoch)), 1.0)
-    for name in container.STATES:
-        yield Point(container.STATE, (name,), float(name == state))
+    yield Point(container.STATE, (state,), 1.0)
     yield Point(container.DESIRED_RUNNING, (), float(life.desired == "running" and not removed))
     yield Point(container.RESTARTS_TOTAL, (), life.restarts)
-    yield Point(container.LAST_SEEN, (), now_s)
     if life.exit_code is not None:
         yield Point(container.EXIT_CODE, (), life.exit_code)
     if life.started_at is not None:
@@ -84,9 +80,16 @@ def record_points(record: Record, node: str, *, now_s: float, removed: bool = Fa
     if record.limits.cpu_quota is not None:
         yield Point(container.SPEC_CPU_QUOTA, (), record.limits.cpu_quota * CPU_PERIOD_US)
         yield Point(container.SPEC_CPU_PERIOD, (), CPU_PERIOD_US)
-    for phase, seconds in sorted(record.start_phases.items())[:16]:
-        if isinstance(seconds, int | float) and math.isfinite(seconds):
-            yield Point(microvm.START_PHASE_SECONDS, (label(phase),), seconds)
+    phases = {
+        label(phase): seconds
+        for phase, seconds in sorted(record.start_phases.items())[:MAX_PHASES]
+        if isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
+    }
+    if phases:
+        yield Point(microvm.START_SECONDS, (), sum(phases.values()))
+    if deep:
+        for phase, seconds in phases.items():
+            yield Point(microvm.START_PHASE_SECONDS, (phase,), seconds)
     if vm is not None:
         yield Point(microvm.START_PATH, (vm.start_path, label(vm.start_path_reason or "")), 1.0)
 
@@ -117,50 +120,41 @@ def guest_points(record: Record, guest: GuestSample) -> Iterator[Point]:
     """What the workload used, by the guest's word; a file that it has not is a metric that is not there."""
     yield from _cpu_points(guest, quota=record.limits.cpu_quota is not None)
     yield from _memory_points(guest)
-    yield from _some(container.PROCESSES, guest.processes)
-    yield from _some(container.THREADS, guest.threads)
+    yield from some(container.THREADS, guest.threads)
     for interface in guest.interfaces:
         name = (label(interface.name),)
         for metric, member in _NETWORK:
             yield Point(metric, name, getattr(interface, member))
     yield from _disk_points(record, guest)
-    for kind, waiting, stalled in _PRESSURE:
+    for kind, waiting in _PRESSURE:
         pressure = guest.pressure.get(kind)
         if pressure is not None:
             yield Point(waiting, (), pressure.some_s)
-            yield from _some(stalled, pressure.full_s)
     for metric, key in _TCP:
-        yield from _some(metric, guest.tcp.get(key))
-    yield from _some(microvm.GUEST_BOOT_SECONDS, guest.boot_ns, NSEC_PER_S)
-    yield from _some(microvm.GUEST_MEMORY_AVAILABLE_BYTES, guest.memory_available_bytes)
-    yield from _some(microvm.GUEST_CPU_STEAL_SECONDS_TOTAL, guest.steal_s)
-    yield from _some(microvm.GUEST_CLOCK_SKEW_SECONDS, guest.clock_skew_s)
+        yield from some(metric, guest.tcp.get(key))
+    yield from some(microvm.GUEST_MEMORY_AVAILABLE_BYTES, guest.memory_available_bytes)
 
 
 def _cpu_points(guest: GuestSample, *, quota: bool) -> Iterator[Point]:
     cpu = guest.cpu or {}
     if b"usage_usec" in cpu:
         yield Point(container.CPU_USAGE_SECONDS_TOTAL, ("total",), cpu[b"usage_usec"] / USEC_PER_S)
-    yield from _some(container.CPU_USER_SECONDS_TOTAL, cpu.get(b"user_usec"), USEC_PER_S)
-    yield from _some(container.CPU_SYSTEM_SECONDS_TOTAL, cpu.get(b"system_usec"), USEC_PER_S)
     if quota:
-        yield from _some(container.CPU_CFS_PERIODS_TOTAL, cpu.get(b"nr_periods"))
-        yield from _some(container.CPU_CFS_THROTTLED_PERIODS_TOTAL, cpu.get(b"nr_throttled"))
-        yield from _some(container.CPU_CFS_THROTTLED_SECONDS_TOTAL, cpu.get(b"throttled_usec"), USEC_PER_S)
+        yield from some(container.CPU_CFS_PERIODS_TOTAL, cpu.get(b"nr_periods"))
+        yield from some(container.CPU_CFS_THROTTLED_PERIODS_TOTAL, cpu.get(b"nr_throttled"))
+        yield from some(container.CPU_CFS_THROTTLED_SECONDS_TOTAL, cpu.get(b"throttled_usec"), USEC_PER_S)
 
 
 def _memory_points(guest: GuestSample) -> Iterator[Point]:
     memory = guest.memory or {}
-    yield from _some(container.MEMORY_USAGE_BYTES, guest.memory_bytes)
+    yield from some(container.MEMORY_USAGE_BYTES, guest.memory_bytes)
     inactive = memory.get(b"inactive_file")
     if guest.memory_bytes is not None and inactive is not None:
         yield Point(container.MEMORY_WORKING_SET_BYTES, (), max(0, guest.memory_bytes - inactive))
-    yield from _some(container.MEMORY_RSS, memory.get(b"anon"))
-    yield from _some(container.MEMORY_CACHE, memory.get(b"file"))
-    yield from _some(container.MEMORY_MAPPED_FILE, memory.get(b"file_mapped"))
-    yield from _some(container.MEMORY_SWAP, guest.swap_bytes)
-    yield from _some(container.MEMORY_MAX_USAGE_BYTES, guest.memory_peak_bytes)
-    yield from _some(container.MEMORY_FAILCNT, (guest.memory_events or {}).get(b"max"))
+    yield from some(container.MEMORY_RSS, memory.get(b"anon"))
+    yield from some(container.MEMORY_CACHE, memory.get(b"file"))
+    yield from some(container.MEMORY_SWAP, guest.swap_bytes)
+    yield from some(container.MEMORY_MAX_USAGE_BYTES, guest.memory_peak_bytes)
 
 
 def _disk_points(record: Record, guest: GuestSample) -> Iterator[Point]:
@@ -171,48 +165,41 @@ def _disk_points(record: Record, guest: GuestSample) -> Iterator[Point]:
         name = (f"/dev/{device}",)
         yield Point(container.FS_READS_TOTAL, name, io.rios)
         yield Point(container.FS_READS_BYTES_TOTAL, name, io.rbytes)
-        yield Point(container.FS_WRITES_TOTAL, name, io.wios)
-        yield Point(container.FS_WRITES_BYTES_TOTAL, name, io.wbytes)
+        if device == record.guest.writable_device:
+            yield Point(container.FS_WRITES_TOTAL, name, io.wios)
+            yield Point(container.FS_WRITES_BYTES_TOTAL, name, io.wbytes)
     if guest.root is not None and record.guest.writable_device:
         name = (f"/dev/{record.guest.writable_device}",)
         yield Point(container.FS_USAGE_BYTES, name, guest.root.used_bytes)
         yield Point(container.FS_LIMIT_BYTES, name, guest.root.size_bytes)
-        yield Point(container.FS_INODES_TOTAL, name, guest.root.inodes)
-        yield Point(container.FS_INODES_FREE, name, guest.root.inodes_free)
 
 
 def vmm_points(vmm: VmmSample) -> Iterator[Point]:
-    """What QEMU tells: its run state and its disks."""
-    status = vmm.status if vmm.status in microvm.STATUSES else "other"
-    for name in microvm.STATUSES:
-        yield Point(microvm.VMM_STATUS, (name,), float(name == status))
-    for device in vmm.devices:
-        name = label(device.name)
-        yield Point(microvm.BLOCK_OPERATIONS_TOTAL, (name, "read"), device.reads)
-        yield Point(microvm.BLOCK_OPERATIONS_TOTAL, (name, "write"), device.writes)
-        yield Point(microvm.BLOCK_OPERATIONS_TOTAL, (name, "flush"), device.flushes)
-        yield Point(microvm.BLOCK_BYTES_TOTAL, (name, "read"), device.read_bytes)
-        yield Point(microvm.BLOCK_BYTES_TOTAL, (name, "write"), device.written_bytes)
+    """What QEMU tells: its run state, and events if there were any."""
+    yield Point(microvm.VMM_STATUS, (vmm.status if vmm.status in microvm.STATUSES else "other",), 1.0)
+    for name, count in vmm.events.items():
+        yield Point(microvm.EVENTS_TOTAL, (name,), count)
 
 
 def host_points(process: ProcessSample, cgroup: CgroupSample) -> Iterator[Point]:
     """The host's bill. CPU by part only when QMP has told the threads, as the parts must add up."""
-    if process.vcpu_s is not None and process.iothread_s is not None and process.main_s is not None:
-        known_s = process.vcpu_s + process.iothread_s + process.main_s
+    if process.vcpus is not None and process.main is not None:
+        parts = {"vcpu": process.vcpus.run_s, "main": process.main.run_s}
+        if process.iothreads is not None:
+            parts["iothread"] = process.iothreads.run_s
         total_s = process.cpu_s if cgroup.cpu_s is None else cgroup.cpu_s
-        parts = (process.vcpu_s, process.iothread_s, process.main_s, max(0.0, total_s - known_s))
-        for part, seconds in zip(microvm.CPU_PARTS, parts, strict=True):
+        parts["other"] = max(0.0, total_s - sum(parts.values()))
+        for part, seconds in parts.items():
             yield Point(microvm.HOST_CPU_SECONDS_TOTAL, (part,), seconds)
+        yield Point(microvm.HOST_VCPU_WAIT_SECONDS_TOTAL, (), process.vcpus.wait_s)
     if process.memory is not None:
         memory = process.memory
         sizes = (memory.guest_ram, memory.template_shared, memory.vmm)
         for part, size in zip(microvm.MEMORY_PARTS[:3], sizes, strict=True):
-            yield from _some(microvm.HOST_MEMORY_BYTES, size, labels=(part,))
-    yield from _some(microvm.HOST_MEMORY_BYTES, cgroup.page_cache_bytes, labels=("page_cache",))
-    yield from _some(microvm.HOST_IO_BYTES_TOTAL, process.read_bytes, labels=("read",))
-    yield from _some(microvm.HOST_IO_BYTES_TOTAL, process.written_bytes, labels=("write",))
+            yield from some(microvm.HOST_MEMORY_BYTES, size, labels=(part,))
 
 
-def _some(metric: Metric, value: float | None, per: float = 1, *, labels: tuple[str, ...] = ()) -> Iterator[Point]:
+def some(metric: Metric, value: float | None, per: float = 1, *, labels: tuple[str, ...] = ()) -> Iterator[Point]:
+    """A point, or none of a value that is not known."""
     if value is not None:
         yield Point(metric, labels, value / per if per != 1 else value)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from collector.catalogue import BASE_LABELS, CATALOGUE
+from collector.catalogue import ABSENT, BASE_LABELS, CATALOGUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,7 +31,13 @@ Every metric of Hyperpulse, one table per part. `hyper-exporter` exports all of 
 controller, which exports its own.
 
 - Series of a container carry the base labels {labels}; the table names the others.
-- A metric that cannot be known is absent, never zero. "When" says on what a metric of a running container depends.
+- A metric that cannot be known is absent, never zero. "When" says on what a metric of a running container depends;
+  those of a view are absent while that view does not answer, `microvm_source_up` tells which.
+- "Tier": `default` is at most 60 series for an ordinary container. `deep` is exported for all containers with
+  `deep = true` (`hyper-exporter --deep`), for one with the label `hyper.metrics.tier=deep`, and, with
+  `alertmanager_url` set, for one that has an alert. A part of a metric may be deep, too: writes to the read-only image,
+  `part="page_cache"`.
+- Of a set of states (`state`, `status`, `by`) only the one that holds has a series, with the value 1.
 - A counter does not go back within an epoch; a restart begins a new one, and `container_start_time_seconds` moves.
 - In InfluxDB the measurement is the part of the name before the dot in "Influx", the field what follows it.
 - A metric of type "unknown" counts, but its name, taken over from cAdvisor, does not follow the rule for counters.
@@ -45,17 +51,21 @@ def page() -> str:
     for prefix, title, text in _SECTIONS:
         metrics = [metric for metric in CATALOGUE.values() if metric.name.startswith(prefix)]
         parts.append(f"\n## {title}\n\n{text}\n\n{_table(metrics)}")
+    parts.append("\n## Not exported\n\nNames that people may look for, and why they are not here.\n\n")
+    parts.append("| name | why |\n|---|---|\n")
+    parts += [f"| `{name}` | {reason} |\n" for name, reason in ABSENT.items()]
     return "".join(parts)
 
 
 def _table(metrics: Iterable[Metric]) -> str:
-    rows = ["| name | type | unit | labels | meaning | source | when | as in | Influx |", "|---" * 9 + "|"]
+    rows = ["| name | type | unit | labels | tier | meaning | source | when | as in | Influx |", "|---" * 10 + "|"]
     for metric in metrics:
         cells = (
             f"`{metric.name}`",
             metric.type,
             metric.unit,
             ", ".join(f"`{name}`" for name in metric.labels),
+            metric.tier,
             metric.help,
             metric.source,
             metric.when or "",

@@ -12,10 +12,11 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from collector.definitions import hyper, microvm
+from collector.definitions import hyper, machine, microvm
 from collector.errors import SourceError
 from collector.snapshot import Point, Snapshot
-from collector.sources import machine, runtime_counters
+from collector.sources import runtime_counters
+from collector.sources.machine import MachineReader
 from collector.statedir import StateDirectory
 from collector.watch import Settings, Watch
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from collector.snapshot import ContainerSnapshot
+    from collector.sources.alertmanager import AlertsReader
     from runtime.record import Record
 
 logger = logging.getLogger(__name__)
@@ -46,21 +48,33 @@ class Collector:
         self._tombstones: dict[str, ContainerSnapshot] = {}
         self._rounds = 0
         self._runtime_fault = ""
+        self._machine = MachineReader(settings.root)
+        self._dropped_series = 0
+        self._deep_containers = 0
+        self._alerts = _alerts_reader(settings)
 
     async def round(self) -> Snapshot:
         """Sample every container once."""
-        started = time.monotonic()
+        started, cpu_started_s = time.monotonic(), time.process_time()
         records = self._state.scan()
         self._follow(records)
+        alerting: frozenset[str] = frozenset()
+        if self._alerts is not None:
+            alerting = self._alerts.ids
+            self._alerts.poll()  # its answer is for the next round: none waits for Alertmanager
         tasks = []
-        for number, watch in enumerate(self._watches.values(), 1):
-            tasks.append(asyncio.create_task(watch.sample()))
+        self._deep_containers = 0
+        for number, (container_id, watch) in enumerate(self._watches.items(), 1):
+            deep = watch.wants_deep or container_id in alerting
+            self._deep_containers += deep
+            tasks.append(asyncio.create_task(watch.sample(deep=deep)))
             if number % _STARTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         sampled = await asyncio.gather(*tasks)
         containers = {snapshot.id: snapshot for snapshot in sampled} | self._tombstones
         self._rounds += 1
-        points = (*self._host_points(), *self._own_points(time.monotonic() - started))
+        cpu_s = time.process_time() - cpu_started_s
+        points = (*self._host_points(), *self._own_points(time.monotonic() - started, cpu_s))
         return Snapshot(self._rounds, self._settings.clock(), MappingProxyType(containers), points)
 
     async def run(self, publish: Callable[[Snapshot], None]) -> None:
@@ -83,7 +97,9 @@ class Collector:
             else:
                 watch.update(record)
         for container_id in self._watches.keys() - records.keys():
-            self._tombstones[container_id] = self._watches.pop(container_id).last_words()
+            gone = self._watches.pop(container_id)
+            self._dropped_series += gone.dropped_series
+            self._tombstones[container_id] = gone.last_words()
         for container_id, last in list(self._tombstones.items()):
             if now_s - last.taken_at >= self._tombstone_ttl_s:
                 del self._tombstones[container_id]
@@ -93,10 +109,13 @@ class Collector:
             Point(hyper.CONTAINERS, (), len(self._watches)),
             Point(hyper.RECORDS_UNREADABLE, (), self._state.unreadable),
         ]
+        failed = 0
         try:
-            points += machine.read(self._settings.root / "proc")
+            points += self._machine.read()
         except SourceError as err:
+            failed = 1
             logger.warning("host: %s", err.reason)
+        points.append(Point(machine.SCRAPE_ERROR, (), failed))
         fault = ""
         try:
             points += runtime_counters.read(self._state.path)
@@ -107,8 +126,17 @@ class Collector:
         self._runtime_fault = fault
         return points
 
-    def _own_points(self, round_s: float) -> list[Point]:
-        points = [Point(hyper.COLLECTOR_ROUND_SECONDS, (), round_s)]
+    def _own_points(self, round_s: float, cpu_s: float) -> list[Point]:
+        dropped = self._dropped_series + sum(watch.dropped_series for watch in self._watches.values())
+        points = [
+            Point(hyper.COLLECTOR_ROUND_SECONDS, (), round_s),
+            Point(hyper.COLLECTOR_SERIES_DROPPED_TOTAL, (), dropped),
+            Point(hyper.COLLECTOR_DEEP_CONTAINERS, (), self._deep_containers),
+        ]
+        if self._alerts is not None:
+            points.append(Point(hyper.COLLECTOR_ALERTMANAGER_FAILURES_TOTAL, (), self._alerts.failures))
+        if self._watches:
+            points.append(Point(hyper.COLLECTOR_CONTAINER_CPU_SECONDS, (), cpu_s / len(self._watches)))
         durations = [watch.durations_s for watch in self._watches.values()]
         for source in microvm.SOURCES:
             slowest = max((d[source] for d in durations if source in d), default=None)
@@ -120,3 +148,19 @@ class Collector:
         """Give back all descriptors and connections."""
         for watch in self._watches.values():
             watch.close()
+        self._machine.close()
+
+    async def aclose(self) -> None:
+        """`close`, and end what is asked of Alertmanager."""
+        self.close()
+        if self._alerts is not None:
+            await self._alerts.close()
+
+
+def _alerts_reader(settings: Settings) -> AlertsReader | None:
+    if settings.alertmanager_url is None:
+        return None
+    # httpx takes 10 MB; who does not use it does not pay for it.
+    from collector.sources.alertmanager import AlertsReader as Reader
+
+    return Reader(settings.alertmanager_url, settings.deadline_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from collector import reconcile
+from collector import details, reconcile
 from collector.channel import Budget
 from collector.counters import Floors, OomLedger
 from collector.definitions import container, microvm
@@ -19,16 +19,24 @@ from collector.sources.cgroup import CgroupReader
 from collector.sources.guest import GuestReader
 from collector.sources.process import ProcessReader
 from collector.sources.vmm import VmmReader
-from collector.summary import CpuMeter, summarize
+from collector.summary import CpuMeter, LoadMeter, summarize
+from collector.views import Views, pair
 from runtime.record import LIVE_STATES, Record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from collector.sources.cgroup import CgroupSample
+    from collector.sources.guest import GuestSample
+    from collector.sources.process import ProcessSample
+
 logger = logging.getLogger(__name__)
 
 STALE_ROUNDS: Final = 3
 """Rounds without a sample after which a source's last values are not shown any more."""
+MAX_SERIES: Final = 1000
+"""Of one container; an honest one has a tenth of it, or a quarter when it is sampled deep."""
+TIER_LABEL: Final = "hyper.metrics.tier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,8 @@ class Settings:
         deadline_s: how long VMM and agent may take for one sample.
         clock: seconds since 1970.
         budget: bytes that all connections may hold together.
+        deep: sample all containers deep, not only those whose label asks for it or that have an alert.
+        alertmanager_url: whom to ask for the containers that have an alert; None: nobody.
     """
 
     node: str
@@ -48,6 +58,8 @@ class Settings:
     deadline_s: float = 1.0
     clock: Callable[[], float] = time.time
     budget: Budget = field(default_factory=Budget)
+    deep: bool = False
+    alertmanager_url: str | None = None
 
 
 class Slot:
@@ -101,8 +113,8 @@ class Watch:
         self._settings = settings
         self._oom = OomLedger()
         self._peak: Point | None = None
-        self._last: ContainerSnapshot | None = None
         self.record = record
+        self.dropped_series = 0
         self._open(record)
 
     def update(self, record: Record) -> None:
@@ -121,28 +133,47 @@ class Watch:
         settings = self._settings
         self._slots = {name: Slot(name, record.id, trusted=name == "host") for name in microvm.SOURCES}
         self._cpu = CpuMeter()
+        self._load = LoadMeter()
+        self._views = Views(record.vm.ram_bytes, record.vm.vcpus) if record.vm else None
+        self._guest_sample: tuple[GuestSample, float] | None = None
+        self._host_sample: tuple[ProcessSample, CgroupSample, float] | None = None
+        self._of_record: tuple[Record | None, bool, tuple[Point, ...]] = (None, False, ())
         self._process = ProcessReader(record.vm, settings.root / "proc") if record.vm else None
         self._cgroup = CgroupReader(record.cgroups, settings.root)
-        self._vmm = VmmReader(self._directory / record.sockets.qmp_stats, settings.budget)
+        kvm = record.vm is not None and record.vm.accel == "kvm"
+        self._vmm = VmmReader(self._directory / record.sockets.qmp_stats, settings.budget, kvm=kvm)
         self._guest = GuestReader(
             self._directory / record.sockets.agent_stats, record.guest.cgroup, settings.budget, settings.clock
         )
 
-    async def sample(self) -> ContainerSnapshot:
-        """One round: asks VMM and agent at once, then reads the host's files. It never raises for a bad container."""
+    @property
+    def wants_deep(self) -> bool:
+        """Whether a setting or the container's own label asks for the deep tier."""
+        return self._settings.deep or self.record.labels.get(TIER_LABEL) == "deep"
+
+    async def sample(self, *, deep: bool = False) -> ContainerSnapshot:
+        """One round: asks VMM and agent at once, then reads the host's files. It never raises for a bad container.
+
+        `deep` asks for the deep tier in this round, whatever `wants_deep` says.
+        """
         record = self.record
         process = self._process
+        deep = deep or self.wants_deep
         live = process is not None and record.lifecycle.state in LIVE_STATES
+        self._guest_sample = self._host_sample = None
         if process is not None and live:
-            await asyncio.gather(self._take("vmm", self._vmm_points), self._take("guest", self._guest_points))
-            await self._take("host", lambda: self._host_points(process))
+            await asyncio.gather(
+                self._take("vmm", lambda: self._vmm_points(deep=deep)),
+                self._take("guest", lambda: self._guest_points(deep=deep)),
+            )
+            await self._take("host", lambda: self._host_points(process, deep=deep))
         else:
             self.close()
             self._cpu = CpuMeter()
             if record.lifecycle.finished_at is not None:
                 self._oom.ended(oom_killed=record.lifecycle.oom_killed)
         now_s = self._settings.clock()
-        points = [*reconcile.record_points(record, self._settings.node, now_s=now_s)]
+        points = [*self._record_points(deep=deep), Point(container.LAST_SEEN, (), now_s)]
         points += reconcile.oom_points(self._oom.totals)
         sampled_at: dict[str, float] = {}
         down: dict[str, str] = {}
@@ -154,10 +185,15 @@ class Watch:
                     sampled_at[slot.name] = slot.sampled_at
                 if slot.reason is not None:
                     down[slot.name] = slot.reason
+            points += self._view_points(deep=deep)
             self._peak = next((p for p in points if p.metric is container.MEMORY_MAX_USAGE_BYTES), self._peak)
         elif self._peak is not None:
             points.append(self._peak)
-        self._last = ContainerSnapshot(
+        if len(points) > MAX_SERIES:
+            points.sort(key=lambda point: point.metric.tier == "deep")  # of which some go, and others never
+            self.dropped_series += len(points) - MAX_SERIES
+            del points[MAX_SERIES:]
+        return ContainerSnapshot(
             id=record.id,
             name=record.name,
             state=record.lifecycle.state,
@@ -169,13 +205,26 @@ class Watch:
             sampled_at=sampled_at,
             down=down,
         )
-        return self._last
+
+    def _record_points(self, *, deep: bool) -> tuple[Point, ...]:
+        record, tier, points = self._of_record
+        if record is not self.record or tier != deep:
+            points = tuple(reconcile.record_points(self.record, self._settings.node, deep=deep))
+            self._of_record = (self.record, deep, points)
+        return points
+
+    def _view_points(self, *, deep: bool) -> Iterable[Point]:
+        if self._views is None or self._guest_sample is None or self._host_sample is None:
+            return ()
+        (guest, guest_at_s), (process, cgroup, host_at_s) = self._guest_sample, self._host_sample
+        return self._views.points(pair(guest, guest_at_s, process, cgroup, host_at_s), guest, process, deep=deep)
 
     def last_words(self) -> ContainerSnapshot:
         """What stays of a container that was removed: how it ended, OOM kills, peak, restarts."""
         self.close()
         record, now_s = self.record, self._settings.clock()
-        points = [*reconcile.record_points(record, self._settings.node, now_s=now_s, removed=True)]
+        points = [*reconcile.record_points(record, self._settings.node, removed=True)]
+        points.append(Point(container.LAST_SEEN, (), now_s))
         points += reconcile.oom_points(self._oom.totals)
         if self._peak is not None:
             points.append(self._peak)
@@ -212,22 +261,38 @@ class Watch:
             slot.miss("defect in the collector")
         slot.duration_s = time.monotonic() - started
 
-    async def _vmm_points(self) -> Iterable[Point]:
-        return reconcile.vmm_points(await self._vmm.read())
+    async def _vmm_points(self, *, deep: bool) -> Iterable[Point]:
+        vmm = await self._vmm.read(deep=deep)
+        return [*reconcile.vmm_points(vmm), *(details.vmm_details(vmm) if deep else ())]
 
-    async def _guest_points(self) -> Iterable[Point]:
-        guest = await self._guest.read()
+    async def _guest_points(self, *, deep: bool) -> Iterable[Point]:
+        guest = await self._guest.read(deep=deep)
+        at_s = time.monotonic()
+        self._guest_sample = (guest, at_s)
         for layer, kills in reconcile.guest_oom_kills(guest).items():
             self._oom.observe(layer, kills)
         points = [*reconcile.guest_points(self.record, guest)]
-        self._cpu.observe(points, time.monotonic())
+        self._cpu.observe(points, at_s)
+        if deep:
+            points += details.guest_details(self.record, guest)
+            points += self._load_points(guest, at_s)
         return points
 
-    async def _host_points(self, process: ProcessReader) -> Iterable[Point]:
-        cgroup = self._cgroup.read()
+    def _load_points(self, guest: GuestSample, at_s: float) -> Iterable[Point]:
+        cpu = guest.details.cpu if guest.details is not None else None
+        if cpu is None or cpu.running is None or cpu.blocked is None:
+            return ()
+        # The agent that reads the file is running while it does.
+        load = self._load.observe(max(0, cpu.running - 1) + cpu.blocked, at_s)
+        return (Point(container.CPU_LOAD_AVERAGE_10S, (), load),)
+
+    async def _host_points(self, process: ProcessReader, *, deep: bool) -> Iterable[Point]:
+        cgroup = self._cgroup.read(deep=deep)
         if cgroup.oom_kills is not None:
             self._oom.observe("host", cgroup.oom_kills)
-        return reconcile.host_points(process.read(self._vmm.thread_ids), cgroup)
+        sample = process.read(self._vmm.thread_ids, paired=self._guest_sample is not None, deep=deep)
+        self._host_sample = (sample, cgroup, time.monotonic())
+        return [*reconcile.host_points(sample, cgroup), *(details.host_details(sample, cgroup) if deep else ())]
 
     def close(self) -> None:
         """Give back all descriptors and connections; sampling goes on with new ones."""

@@ -190,9 +190,11 @@ def _starts() -> list[Panel]:
             unit="s", empty="No start in this time", width=8,
         ),
         time_series(
-            "Phases of the last start", "Mean over the containers of how long each phase of their last start took.",
-            [Query(f"avg by (phase) ({select(microvm.START_PHASE_SECONDS)})", "{{phase}}")],
-            unit="s", empty=_NO_CONTAINERS, stacked=True,
+            "Time of the last start",
+            "Mean over the containers of how long their last start took, and its phases where they are sampled deep.",
+            [Query(f"avg ({select(microvm.START_SECONDS)})", "start"),
+             Query(f"avg by (phase) ({select(microvm.START_PHASE_SECONDS)})", "{{phase}}")],
+            unit="s", empty=_NO_CONTAINERS,
         ),
         time_series(
             "Paths of running containers", "How the containers that run now were started, and why not faster.",

@@ -7,9 +7,11 @@ Source: Prometheus exposition formats; OpenMetrics 1.0.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final, Literal
 
 from collector.catalogue import BASE_LABELS, EXPORTED, microvm
+from collector.metric import HISTOGRAM_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +26,12 @@ CONTENT_TYPES: Final[dict[Format, str]] = {
     "openmetrics": "application/openmetrics-text; version=1.0.0; charset=utf-8",
 }
 
-_INDEX: Final = {metric.name: index for index, metric in enumerate(EXPORTED)}
+_INDEX: Final = {metric.name: index for index, metric in enumerate(EXPORTED)} | {
+    f"{metric.name}_{part}": index
+    for index, metric in enumerate(EXPORTED)
+    if metric.type == "histogram"
+    for part in HISTOGRAM_PARTS
+}
 _AGE: Final = _INDEX[microvm.SAMPLE_AGE_SECONDS.name]
 
 Families = list[str | None]
@@ -65,7 +72,7 @@ def render_points(points: Iterable[Point], base: str = "") -> tuple[Families, in
     for metric, values, value in points:
         name = metric.name
         if values:
-            own = ",".join([f'{key}="{escape(text)}"' for key, text in zip(metric.labels, values, strict=True)])
+            own = own_labels(metric.labels, values)
             labels = f"{{{base},{own}}}" if base else f"{{{own}}}"
         else:
             labels = f"{{{base}}}" if base else ""
@@ -75,6 +82,12 @@ def render_points(points: Iterable[Point], base: str = "") -> tuple[Families, in
         families[index] = line if before is None else before + line
         count += 1
     return families, count
+
+
+@functools.lru_cache(maxsize=8192)
+def own_labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """The labels of one series beside the base labels, rendered; most are the same for every container."""
+    return ",".join([f'{key}="{escape(text)}"' for key, text in zip(names, values, strict=True)])
 
 
 def base_labels(values: Sequence[str]) -> str:

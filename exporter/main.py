@@ -39,6 +39,7 @@ Containers are found in the state directory; hyperd need not be running.
 
   hyper-exporter                           serve http://127.0.0.1:9720/metrics
   hyper-exporter --once | grep cpu_usage   take one sample, print it, end
+  hyper run --label hyper.metrics.tier=deep nginx   sample this container deep
   HYPER_INFLUX_URL=http://db:8086 hyper-exporter   also write to InfluxDB
 """
 
@@ -47,19 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("uvicorn", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         config = Config(
             **{
                 key: value
-                for key in ("state_dir", "exporter_listen", "interval_s")
+                for key in ("state_dir", "exporter_listen", "interval_s", "deep")
                 if (value := getattr(arguments, key)) is not None
             }
         )
     except (ValidationError, ValueError) as err:
         return _fail(f"configuration: {_one_line(err)}", EXIT_USAGE)
     _raise_descriptor_limit()
-    settings = Settings(node=config.node, root=arguments.root)
+    settings = Settings(
+        node=config.node, root=arguments.root, deep=config.deep, alertmanager_url=config.alertmanager_url
+    )
     collector = Collector(
         config.state_dir, settings, interval_s=config.interval_s, tombstone_ttl_s=config.tombstone_ttl_s
     )
@@ -92,7 +96,7 @@ async def _once(collector: Collector) -> int:
     application.publish(await collector.round())
     # The CPU ratio needs two samples, `/metrics` does not.
     sys.stdout.write(application.text())
-    collector.close()
+    await collector.aclose()
     return 0
 
 
@@ -141,7 +145,7 @@ async def _serve(collector: Collector, listener: socket.socket, influx: InfluxWr
     for task in (rounds, sampled, stopping):
         task.cancel()
     await asyncio.gather(rounds, sampled, stopping, return_exceptions=True)
-    collector.close()
+    await collector.aclose()
     if influx is not None:
         await asyncio.to_thread(influx.stop)
 
@@ -204,6 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hyper-exporter {_version()}")
     parser.add_argument("--listen", dest="exporter_listen", metavar="HOST:PORT", help="address of /metrics")
     parser.add_argument("--interval", dest="interval_s", type=float, metavar="SECONDS", help="time between samples")
+    parser.add_argument(
+        "--deep", action="store_true", default=None, help="sample all containers deep: some 130 more series each"
+    )
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where the container records are")
     parser.add_argument(
         "--root", type=Path, default=Path("/"), metavar="DIR", help="read /proc and /sys below DIR instead of /"

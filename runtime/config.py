@@ -60,6 +60,10 @@ class Config(BaseSettings):
     exporter_url: str = Field("http://127.0.0.1:9720", description="Where `hyper stats` finds the exporter.")
     interval_s: float = Field(10.0, gt=0, description="Seconds between two samples.")
     tombstone_ttl_s: float = Field(600.0, ge=0, description="How long a removed container keeps its last words.")
+    deep: bool = Field(default=False, description="Sample all containers deep: some 130 more series each.")
+    alertmanager_url: str | None = Field(
+        None, pattern="^https?://", description="Alertmanager; a container that it has an alert of is sampled deep."
+    )
     influx_url: str | None = Field(None, description="InfluxDB v2 endpoint; unset: no InfluxDB output.")
     influx_org: str = Field("hyper", description="InfluxDB organisation.")
     influx_bucket: str = Field("hyper", description="InfluxDB bucket.")

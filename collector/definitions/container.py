@@ -21,10 +21,12 @@ CPU_USAGE_SECONDS_TOTAL = Metric(
 CPU_USER_SECONDS_TOTAL = Metric(
     "container_cpu_user_seconds_total", "counter", "seconds", "CPU time in user mode.",
     "container_cpu", "guest: container cgroup cpu.stat user_usec", compat="cAdvisor",
+    tier="deep",
 )  # fmt: skip
 CPU_SYSTEM_SECONDS_TOTAL = Metric(
     "container_cpu_system_seconds_total", "counter", "seconds", "CPU time in the guest's kernel.",
     "container_cpu", "guest: container cgroup cpu.stat system_usec", compat="cAdvisor",
+    tier="deep",
 )  # fmt: skip
 CPU_CFS_PERIODS_TOTAL = Metric(
     "container_cpu_cfs_periods_total", "counter", "", "Enforcement periods of the CPU quota that have passed.",
@@ -37,6 +39,11 @@ CPU_CFS_THROTTLED_PERIODS_TOTAL = Metric(
 CPU_CFS_THROTTLED_SECONDS_TOTAL = Metric(
     "container_cpu_cfs_throttled_seconds_total", "counter", "seconds", "Time that the CPU quota kept it waiting.",
     "container_cpu", "guest: container cgroup cpu.stat throttled_usec", compat="cAdvisor", when=_QUOTA,
+)  # fmt: skip
+CPU_LOAD_AVERAGE_10S = Metric(
+    "container_cpu_load_average_10s", "gauge", "",
+    "Tasks of the guest that run or wait for CPU or disk, smoothed over 10 s, times 1000 as in cAdvisor.",
+    "container_cpu", "guest: /proc/stat procs_running - 1 (the agent), procs_blocked", compat="cAdvisor", tier="deep",
 )  # fmt: skip
 
 MEMORY_USAGE_BYTES = Metric(
@@ -69,10 +76,31 @@ MEMORY_MAX_USAGE_BYTES = Metric(
 MEMORY_MAPPED_FILE = Metric(
     "container_memory_mapped_file", "gauge", "bytes", "Page cache that processes have mapped.",
     "container_memory", "guest: container cgroup memory.stat file_mapped", compat="cAdvisor",
+    tier="deep",
+)  # fmt: skip
+MEMORY_KERNEL_USAGE = Metric(
+    "container_memory_kernel_usage", "gauge", "bytes", "Memory of the kernel that is charged to the container.",
+    "container_memory", "guest: container cgroup memory.stat kernel", compat="cAdvisor",
+    when="only with a guest kernel of 5.18 or later", tier="deep",
+)  # fmt: skip
+MEMORY_TOTAL_ACTIVE_FILE_BYTES = Metric(
+    "container_memory_total_active_file_bytes", "gauge", "bytes", "Page cache that was used again.",
+    "container_memory", "guest: container cgroup memory.stat active_file", compat="cAdvisor", tier="deep",
+)  # fmt: skip
+MEMORY_TOTAL_INACTIVE_FILE_BYTES = Metric(
+    "container_memory_total_inactive_file_bytes", "gauge", "bytes", "Page cache that can be dropped first.",
+    "container_memory", "guest: container cgroup memory.stat inactive_file", compat="cAdvisor", tier="deep",
+)  # fmt: skip
+MEMORY_FAILURES_TOTAL = Metric(
+    "container_memory_failures_total", "counter", "",
+    "Page faults: pgfault all, pgmajfault those that waited for a disk.",
+    "container_memory", "guest: container cgroup memory.stat pgfault, pgmajfault; v2 counts by hierarchy alone",
+    labels=("failure_type", "scope"), compat="cAdvisor", tier="deep",
 )  # fmt: skip
 MEMORY_FAILCNT = Metric(
     "container_memory_failcnt", "unknown", "", "How often the memory limit was hit and memory had to be reclaimed.",
     "container_memory", "guest: container cgroup memory.events max", compat="cAdvisor",
+    tier="deep",
 )  # fmt: skip
 OOM_EVENTS_TOTAL = Metric(
     "container_oom_events_total", "counter", "",
@@ -96,6 +124,7 @@ NETWORK_RECEIVE_PACKETS_DROPPED_TOTAL = Metric(
 NETWORK_RECEIVE_ERRORS_TOTAL = Metric(
     "container_network_receive_errors_total", "counter", "", "Receive errors.",
     "container_network", "guest: /proc/net/dev", labels=("interface",), compat="cAdvisor",
+    tier="deep",
 )  # fmt: skip
 NETWORK_TRANSMIT_BYTES_TOTAL = Metric(
     "container_network_transmit_bytes_total", "counter", "bytes", "Bytes sent.",
@@ -112,6 +141,12 @@ NETWORK_TRANSMIT_PACKETS_DROPPED_TOTAL = Metric(
 NETWORK_TRANSMIT_ERRORS_TOTAL = Metric(
     "container_network_transmit_errors_total", "counter", "", "Transmit errors.",
     "container_network", "guest: /proc/net/dev", labels=("interface",), compat="cAdvisor",
+    tier="deep",
+)  # fmt: skip
+NETWORK_TCP_USAGE_TOTAL = Metric(
+    "container_network_tcp_usage_total", "unknown", "", "TCP sockets over IPv4 by state.",
+    "container_network", "guest: /proc/net/tcp", labels=("tcp_state",), compat="cAdvisor",
+    when="only while the guest's table has at most 64 KiB, some 430 sockets", tier="deep",
 )  # fmt: skip
 
 FS_READS_TOTAL = Metric(
@@ -130,6 +165,15 @@ FS_WRITES_BYTES_TOTAL = Metric(
     "container_fs_writes_bytes_total", "counter", "bytes", "Bytes written to the device.",
     "container_fs", "guest: container cgroup io.stat wbytes", labels=("device",), compat="cAdvisor",
 )  # fmt: skip
+FS_IO_TIME_SECONDS_TOTAL = Metric(
+    "container_fs_io_time_seconds_total", "counter", "seconds", "Time in which the device had something to do.",
+    "container_fs", "guest: /proc/diskstats, time doing I/O", labels=("device",), compat="cAdvisor", tier="deep",
+)  # fmt: skip
+BLKIO_DEVICE_USAGE_TOTAL = Metric(
+    "container_blkio_device_usage_total", "counter", "bytes", "Bytes that the container moved, by operation.",
+    "container_blkio", "guest: container cgroup io.stat rbytes, wbytes, dbytes",
+    labels=("device", "major", "minor", "operation"), compat="cAdvisor", tier="deep",
+)  # fmt: skip
 FS_USAGE_BYTES = Metric(
     "container_fs_usage_bytes", "gauge", "bytes", "Bytes in use on the writable layer.",
     "container_fs", "guest: statvfs of /", labels=("device",), compat="cAdvisor", when=_WRITABLE,
@@ -141,19 +185,35 @@ FS_LIMIT_BYTES = Metric(
 FS_INODES_FREE = Metric(
     "container_fs_inodes_free", "gauge", "", "Inodes left on the writable layer.",
     "container_fs", "guest: statvfs of /", labels=("device",), compat="cAdvisor", when=_WRITABLE,
+    tier="deep",
 )  # fmt: skip
 FS_INODES_TOTAL = Metric(
     "container_fs_inodes_total", "unknown", "", "Inodes of the writable layer.",
     "container_fs", "guest: statvfs of /", labels=("device",), compat="cAdvisor", when=_WRITABLE,
+    tier="deep",
 )  # fmt: skip
 
 PROCESSES = Metric(
     "container_processes", "gauge", "", "Processes in the container.",
     "container", "guest: container cgroup cgroup.procs", compat="cAdvisor",
+    tier="deep",
 )  # fmt: skip
 THREADS = Metric(
     "container_threads", "gauge", "", "Threads in the container.",
     "container", "guest: container cgroup pids.current", compat="cAdvisor",
+)  # fmt: skip
+THREADS_MAX = Metric(
+    "container_threads_max", "gauge", "", "Threads that there may be: the container's limit, or the guest's if lower.",
+    "container", "guest: container cgroup pids.max; /proc/sys/kernel/threads-max", compat="cAdvisor", tier="deep",
+)  # fmt: skip
+FILE_DESCRIPTORS = Metric(
+    "container_file_descriptors", "gauge", "", "Open files of the whole guest; up to 32 a vCPU are not counted yet.",
+    "container", "guest: /proc/sys/fs/file-nr, the kernel's coarse count; processes are not walked", compat="cAdvisor",
+    tier="deep",
+)  # fmt: skip
+SOCKETS = Metric(
+    "container_sockets", "gauge", "", "Sockets in use in the guest, of all families; the agent has none.",
+    "container", "guest: /proc/net/sockstat sockets used", compat="cAdvisor", tier="deep",
 )  # fmt: skip
 
 PRESSURE_CPU_WAITING_SECONDS_TOTAL = Metric(
@@ -163,6 +223,7 @@ PRESSURE_CPU_WAITING_SECONDS_TOTAL = Metric(
 PRESSURE_CPU_STALLED_SECONDS_TOTAL = Metric(
     "container_pressure_cpu_stalled_seconds_total", "counter", "seconds", "Time that all tasks waited for a CPU.",
     "container_pressure", "guest: container cgroup cpu.pressure full", compat="cAdvisor",
+    tier="deep",
 )  # fmt: skip
 PRESSURE_MEMORY_WAITING_SECONDS_TOTAL = Metric(
     "container_pressure_memory_waiting_seconds_total", "counter", "seconds", "Time that some task waited for memory.",
@@ -171,6 +232,7 @@ PRESSURE_MEMORY_WAITING_SECONDS_TOTAL = Metric(
 PRESSURE_MEMORY_STALLED_SECONDS_TOTAL = Metric(
     "container_pressure_memory_stalled_seconds_total", "counter", "seconds", "Time that all tasks waited for memory.",
     "container_pressure", "guest: container cgroup memory.pressure full", compat="cAdvisor",
+    tier="deep",
 )  # fmt: skip
 PRESSURE_IO_WAITING_SECONDS_TOTAL = Metric(
     "container_pressure_io_waiting_seconds_total", "counter", "seconds", "Time that some task waited for a disk.",
@@ -179,6 +241,7 @@ PRESSURE_IO_WAITING_SECONDS_TOTAL = Metric(
 PRESSURE_IO_STALLED_SECONDS_TOTAL = Metric(
     "container_pressure_io_stalled_seconds_total", "counter", "seconds", "Time that all tasks waited for a disk.",
     "container_pressure", "guest: container cgroup io.pressure full", compat="cAdvisor",
+    tier="deep",
 )  # fmt: skip
 
 SPEC_CPU_QUOTA = Metric(
@@ -207,7 +270,7 @@ HEALTH_STATE = Metric(
     "container", "record: lifecycle.health", compat="cAdvisor",
 )  # fmt: skip
 STATE = Metric(
-    "container_state", "gauge", "", "1 for the state that the container is in, 0 for the others.",
+    "container_state", "gauge", "", "1 for the state that the container is in; the other states have no series.",
     "container", "record: lifecycle.state", labels=("state",),
 )  # fmt: skip
 DESIRED_RUNNING = Metric(

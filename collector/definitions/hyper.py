@@ -41,9 +41,13 @@ TEMPLATES_READY = Metric(
     "hyper_templates_ready", "gauge", "", "VM templates that can be cloned.",
     "hyper", "runtime.json templates_ready", scope="host", when=_RUNTIME,
 )  # fmt: skip
+POOL_WAITING = Metric(
+    "hyper_pool_waiting", "gauge", "", "VMs of the pool that can be handed out now.",
+    "hyper_pool", "runtime.json pool_waiting", scope="host", when=_RUNTIME,
+)  # fmt: skip
 IMAGES = Metric(
     "hyper_images", "gauge", "", "Images on this host.",
-    "hyper", "runtime.json images", scope="host", when=_RUNTIME,
+    "hyper", "runtime.json images", scope="host", when="once runtime.json tells of them",
 )  # fmt: skip
 CONTAINERS = Metric(
     "hyper_containers", "gauge", "", "Containers on this host, running or not.",
@@ -62,6 +66,23 @@ COLLECTOR_DURATION_SECONDS = Metric(
 COLLECTOR_ROUND_SECONDS = Metric(
     "hyper_collector_round_seconds", "gauge", "seconds", "Wall time of the last round over all containers.",
     "hyper_collector", "collector", scope="self",
+)  # fmt: skip
+COLLECTOR_CONTAINER_CPU_SECONDS = Metric(
+    "hyper_collector_container_cpu_seconds", "gauge", "seconds",
+    "CPU time of the last round for each container, with the scrapes that were answered meanwhile.",
+    "hyper_collector", "collector: clock_gettime", scope="self", when="with a container",
+)  # fmt: skip
+COLLECTOR_SERIES_DROPPED_TOTAL = Metric(
+    "hyper_collector_series_dropped_total", "counter", "", "Series left out as their container had more than 1000.",
+    "hyper_collector", "collector", scope="self",
+)  # fmt: skip
+COLLECTOR_DEEP_CONTAINERS = Metric(
+    "hyper_collector_deep_containers", "gauge", "", "Containers that were sampled deep in the last round.",
+    "hyper_collector", "collector", scope="self",
+)  # fmt: skip
+COLLECTOR_ALERTMANAGER_FAILURES_TOTAL = Metric(
+    "hyper_collector_alertmanager_failures_total", "counter", "", "Times that Alertmanager did not tell its alerts.",
+    "hyper_collector", "collector", scope="self", when="only with alertmanager_url set",
 )  # fmt: skip
 EXPORTER_INFO = Metric(
     "hyper_exporter_info", "gauge", "", "Always 1: version of the exporter.",

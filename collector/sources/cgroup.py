@@ -7,7 +7,7 @@ Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, cgroup-v1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,22 +15,31 @@ from collector import kerneltext
 from collector.keptfile import KeptFile
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from collector.kerneltext import Pressure
     from runtime.record import Cgroups
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupSample:
-    """What the group used. `cpu_s` is all its CPU time in seconds."""
+    """What the group used. `cpu_s` is all its CPU time in seconds, `throttled_s` how long its quota held it back.
+
+    The deep tier alone asks for page cache, limit and pressure; `pressure` is empty without v2.
+    """
 
     cpu_s: float | None
-    page_cache_bytes: int | None
+    throttled_s: float | None
     oom_kills: int | None
+    page_cache_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    pressure: Mapping[str, Pressure] = field(default_factory=dict)
 
 
 def parse_cpu(v2_cpu_stat: bytes | None, v1_cpuacct_usage: bytes | None) -> float | None:
     """CPU time in seconds, of v2 if there is one (µs), else of v1 (ns)."""
     if v2_cpu_stat is not None:
-        usage_usec = kerneltext.parse_flat(v2_cpu_stat).get(b"usage_usec")
+        usage_usec = kerneltext.parse_value(v2_cpu_stat, b"usage_usec")
         return None if usage_usec is None else usage_usec / kerneltext.USEC_PER_S
     if v1_cpuacct_usage is not None:
         return kerneltext.parse_single(v1_cpuacct_usage) / kerneltext.NSEC_PER_S
@@ -41,17 +50,34 @@ def parse_page_cache(v2_memory_stat: bytes | None, v1_memory_stat: bytes | None)
     """Page cache without shared memory (guest RAM in a memfd is shared memory), in bytes."""
     for text, key in ((v2_memory_stat, b"file"), (v1_memory_stat, b"cache")):
         if text is not None:
-            stat = kerneltext.parse_flat(text)
+            stat = kerneltext.parse_values(text, (key, b"shmem"))
             if key in stat:
                 return max(0, stat[key] - stat.get(b"shmem", 0))
     return None
+
+
+def parse_throttled(v2_cpu_stat: bytes | None, v1_cpu_stat: bytes | None) -> float | None:
+    """Seconds of throttling, of v2's cpu.stat (µs), else of v1's (ns); None: no controller, so no quota either."""
+    for text, key, per_s in (
+        (v2_cpu_stat, b"throttled_usec", kerneltext.USEC_PER_S),
+        (v1_cpu_stat, b"throttled_time", kerneltext.NSEC_PER_S),
+    ):
+        if text is not None and (value := kerneltext.parse_value(text, key)) is not None:
+            return value / per_s
+    return None
+
+
+def parse_memory_limit(v2_memory_max: bytes | None, v1_limit: bytes | None) -> int | None:
+    """Bytes of memory.max or memory.limit_in_bytes; None: no limit."""
+    text = v1_limit if v2_memory_max is None else v2_memory_max
+    return None if text is None else kerneltext.parse_limit(text)
 
 
 def parse_oom_kills(v2_memory_events: bytes | None, v1_oom_control: bytes | None) -> int | None:
     """`oom_kill` of memory.events or of memory.oom_control; both are flat keyed files."""
     for text in (v2_memory_events, v1_oom_control):
         if text is not None:
-            kills = kerneltext.parse_flat(text).get(b"oom_kill")
+            kills = kerneltext.parse_value(text, b"oom_kill")
             if kills is not None:
                 return kills
     return None
@@ -71,22 +97,30 @@ class CgroupReader:
         self._cpu = (v2("cpu.stat"), v1("cpuacct", "cpuacct.usage"))
         self._stat = (v2("memory.stat"), v1("memory", "memory.stat"))
         self._oom = (v2("memory.events"), v1("memory", "memory.oom_control"))
+        self._throttled = v1("cpu", "cpu.stat")
+        self._limit = (v2("memory.max"), v1("memory", "memory.limit_in_bytes"))
+        self._pressure = {kind: v2(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
 
-    def read(self) -> CgroupSample:
-        """One sample.
+    def read(self, *, deep: bool = False) -> CgroupSample:
+        """One sample, with what the deep tier asks for or without.
 
         Raises:
             SourceError: the group is gone, or a file is not what the kernel writes.
         """
+        cpu_stat, cpuacct = map(_read, self._cpu)
+        pressure = {kind: text for kind, file in self._pressure.items() if deep and (text := _read(file))}
         return CgroupSample(
-            cpu_s=parse_cpu(*map(_read, self._cpu)),
-            page_cache_bytes=parse_page_cache(*map(_read, self._stat)),
+            cpu_s=parse_cpu(cpu_stat, cpuacct),
+            throttled_s=parse_throttled(cpu_stat, _read(self._throttled)),
             oom_kills=parse_oom_kills(*map(_read, self._oom)),
+            page_cache_bytes=parse_page_cache(*map(_read, self._stat)) if deep else None,
+            memory_limit_bytes=parse_memory_limit(*map(_read, self._limit)) if deep else None,
+            pressure={kind: kerneltext.parse_pressure(text) for kind, text in pressure.items()},
         )
 
     def close(self) -> None:
         """Give all descriptors back."""
-        for file in (*self._cpu, *self._stat, *self._oom):
+        for file in (*self._cpu, *self._stat, *self._oom, self._throttled, *self._limit, *self._pressure.values()):
             if file is not None:
                 file.close()
 

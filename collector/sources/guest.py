@@ -6,6 +6,7 @@ ends in `MalformedError`.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import time
@@ -14,22 +15,26 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from collector import channel, kerneltext
 from collector.errors import MalformedError, TooLargeError
-from collector.sources.vmm import parse_number
+from collector.sources.qmp import parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from collector.kerneltext import DeviceIo, Interface, Pressure
+    from collector.kerneltext import CpuTimes, DeviceIo, Disk, Interface, Pressure
 
 T = TypeVar("T")
 
 MAX_FILE_BYTES: Final = 16384
-_MACHINE_FILES: Final = ("stat", "meminfo", "vmstat", "diskstats", "net/dev", "net/snmp", "net/netstat")
+MAX_DEEP_FILE_BYTES: Final = 65536
+"""A table of sockets is longer than any other file; with more sockets than fit it is absent, not cut."""
+_MACHINE_FILES: Final = ("meminfo", "vmstat", "diskstats", "net/dev", "net/snmp", "net/netstat")
 _CGROUP_FILES: Final = (
     "cpu.stat", "memory.current", "memory.stat", "memory.peak", "memory.swap.current", "memory.events",
-    "pids.current", "cgroup.procs", "io.stat", "cpu.pressure", "memory.pressure", "io.pressure",
+    "pids.current", "io.stat", "cpu.pressure", "memory.pressure", "io.pressure",
 )  # fmt: skip
+_DEEP_MACHINE_FILES: Final = ("stat", "net/tcp", "net/sockstat", "sys/fs/file-nr", "sys/kernel/threads-max")
+_DEEP_CGROUP_FILES: Final = ("cgroup.procs", "pids.max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,25 @@ class FileSystem:
 
 
 @dataclass(frozen=True, slots=True)
+class Details:
+    """What the deep tier alone asks for; None, or empty: there is no such file, or it is too long.
+
+    Attributes:
+        threads_max: the lower of the group's limit and the kernel's.
+        tcp_states: sockets by the kernel's number of their state.
+        open_files: of the whole guest.
+        sockets: of all families.
+    """
+
+    cpu: CpuTimes | None
+    processes: int | None
+    threads_max: int | None
+    tcp_states: Mapping[int, int] | None
+    open_files: int | None
+    sockets: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class GuestSample:
     """What the guest tells. None, or a missing key: its kernel has no such file.
 
@@ -53,6 +77,7 @@ class GuestSample:
         boot_ns: time from the start of its kernel to its agent.
         io: by name of the device; a device that io.stat leaves out did nothing.
         tcp: /proc/net/snmp and netstat, keys as `Tcp.CurrEstab`.
+        details: what the deep tier alone asks for.
     """
 
     time_ns: int
@@ -66,20 +91,23 @@ class GuestSample:
     swap_bytes: int | None
     memory_events: Mapping[bytes, int] | None
     threads: int | None
-    processes: int | None
     io: Mapping[str, DeviceIo] | None
+    disks: Mapping[str, tuple[bytes, Disk]]
     pressure: Mapping[str, Pressure]
     interfaces: tuple[Interface, ...]
     tcp: Mapping[bytes, int]
     memory_available_bytes: int | None
+    memory_free_bytes: int | None
     oom_kills: int | None
-    steal_s: float | None
     root: FileSystem | None
+    details: Details | None
 
 
-_MEMINFO: Final = frozenset({b"MemAvailable"})
-_VMSTAT: Final = frozenset({b"oom_kill"})
-_MEMORY_STAT: Final = frozenset({b"anon", b"file", b"file_mapped", b"inactive_file"})
+_MEMORY_STAT: Final = (
+    b"anon", b"file", b"inactive_file", b"active_file", b"file_mapped", b"kernel", b"pgfault", b"pgmajfault",
+)  # fmt: skip
+_CHEAP_MEMORY_STAT: Final = _MEMORY_STAT[:3]
+_MEMINFO: Final = (b"MemAvailable", b"MemFree")
 _TCP: Final = frozenset(
     {b"Tcp.CurrEstab", b"Tcp.RetransSegs", b"Tcp.EstabResets", b"TcpExt.ListenOverflows", b"TcpExt.ListenDrops"}
 )
@@ -113,6 +141,11 @@ def parse_files(answer: object, allowed: frozenset[str]) -> dict[str, bytes]:
     return result
 
 
+def parse_boot(status: object) -> int | None:
+    """Nanoseconds from the start of the guest's kernel to its agent, of a `hyper-status`; None of another agent."""
+    return parse_number(status, "boot_ns") if isinstance(status, dict) and "boot_ns" in status else None
+
+
 def parse_statvfs(answer: object) -> FileSystem | None:
     """The file system of `/`, of the `statvfs` of a `hyper-read`; None if it could not be asked for."""
     entries = answer.get("statvfs") if isinstance(answer, dict) else None
@@ -131,7 +164,12 @@ def parse_statvfs(answer: object) -> FileSystem | None:
 
 
 def parse_sample(
-    answer: object, cgroup: str, *, boot_ns: int | None = None, host_time_s: float | None = None
+    answer: object,
+    cgroup: str,
+    *,
+    boot_ns: int | None = None,
+    host_time_s: float | None = None,
+    deep: bool = False,
 ) -> GuestSample:
     """The `return` of a `hyper-read`, whole.
 
@@ -140,8 +178,9 @@ def parse_sample(
         cgroup: directory of the container's group in the guest.
         boot_ns: of `hyper-status`.
         host_time_s: the host's clock in the middle of the exchange.
+        deep: whether the files of the deep tier were asked for, too.
     """
-    files = parse_files(answer, frozenset(_paths(cgroup)))
+    files = parse_files(answer, _paths(cgroup, deep=deep))
 
     def machine(name: str) -> bytes | None:
         return files.get(f"/proc/{name}")
@@ -150,11 +189,11 @@ def parse_sample(
         return files.get(f"{cgroup}/{name}")
 
     time_ns = parse_number(answer, "time_ns")
-    meminfo = kerneltext.parse_meminfo(machine("meminfo") or b"", _MEMINFO)
-    vmstat = kerneltext.parse_flat(machine("vmstat") or b"", _VMSTAT)
+    available_bytes, free_bytes = (kerneltext.parse_meminfo_value(machine("meminfo") or b"", key) for key in _MEMINFO)
+    memory_stat = _MEMORY_STAT if deep else _CHEAP_MEMORY_STAT
     tcp = kerneltext.parse_net_table(machine("net/snmp") or b"", _TCP)
     netstat = kerneltext.parse_net_table(machine("net/netstat") or b"", _TCP)
-    names = _maybe(kerneltext.parse_diskstats_names, machine("diskstats")) or {}
+    disks = _maybe(kerneltext.parse_diskstats, machine("diskstats")) or {}
     io = _maybe(kerneltext.parse_io_stat, group("io.stat"))
     pressure = {kind: group(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
     return GuestSample(
@@ -164,29 +203,62 @@ def parse_sample(
         clock_skew_s=None if host_time_s is None else time_ns / kerneltext.NSEC_PER_S - host_time_s,
         cpu=_maybe(kerneltext.parse_flat, group("cpu.stat")),
         memory_bytes=_maybe(kerneltext.parse_single, group("memory.current")),
-        memory=_maybe(lambda text: kerneltext.parse_flat(text, _MEMORY_STAT), group("memory.stat")),
+        memory=_maybe(lambda text: kerneltext.parse_values(text, memory_stat), group("memory.stat")),
         memory_peak_bytes=_maybe(kerneltext.parse_single, group("memory.peak")),
         swap_bytes=_maybe(kerneltext.parse_single, group("memory.swap.current")),
         memory_events=_maybe(kerneltext.parse_flat, group("memory.events")),
         threads=_maybe(kerneltext.parse_single, group("pids.current")),
-        processes=_maybe(kerneltext.count_lines, group("cgroup.procs")),
-        io=None if io is None else {name.decode("latin-1"): io.get(number, _NO_IO) for number, name in names.items()},
+        io=None if io is None else {_name(disk): io.get(number, _NO_IO) for number, disk in disks.items()},
+        disks={_name(disk): (number, disk) for number, disk in disks.items()} if deep else {},
         pressure={kind: kerneltext.parse_pressure(text) for kind, text in pressure.items() if text},
         interfaces=_maybe(kerneltext.parse_net_dev, machine("net/dev")) or (),
         tcp={**tcp, **netstat},
-        memory_available_bytes=meminfo.get(b"MemAvailable"),
-        oom_kills=vmstat.get(b"oom_kill"),
-        steal_s=_maybe(kerneltext.parse_steal, machine("stat")),
+        memory_available_bytes=available_bytes,
+        memory_free_bytes=free_bytes,
+        oom_kills=kerneltext.parse_value(machine("vmstat") or b"", b"oom_kill"),
         root=parse_statvfs(answer),
+        details=_parse_details(machine, group) if deep else None,
     )
+
+
+def _parse_details(machine: Callable[[str], bytes | None], group: Callable[[str], bytes | None]) -> Details:
+    limits = (
+        _maybe(kerneltext.parse_limit, group("pids.max")),
+        _maybe(kerneltext.parse_single, machine("sys/kernel/threads-max")),
+    )
+    return Details(
+        cpu=_maybe(kerneltext.parse_cpu_times, machine("stat")),
+        processes=_maybe(kerneltext.count_lines, group("cgroup.procs")),
+        threads_max=min((limit for limit in limits if limit is not None), default=None),
+        tcp_states=_maybe(kerneltext.parse_tcp_states, machine("net/tcp")),
+        open_files=_maybe(kerneltext.parse_file_count, machine("sys/fs/file-nr")),
+        sockets=_maybe(kerneltext.parse_sockets, machine("net/sockstat")),
+    )
+
+
+def _name(disk: Disk) -> str:
+    return disk.name.decode("latin-1")
 
 
 def _maybe(parse: Callable[[bytes], T], text: bytes | None) -> T | None:
     return None if text is None else parse(text)
 
 
-def _paths(cgroup: str) -> list[str]:
-    return [f"/proc/{name}" for name in _MACHINE_FILES] + [f"{cgroup}/{name}" for name in _CGROUP_FILES]
+@functools.lru_cache(maxsize=64)
+def _paths(cgroup: str, *, deep: bool) -> frozenset[str]:
+    machine = _MACHINE_FILES + (_DEEP_MACHINE_FILES if deep else ())
+    group = _CGROUP_FILES + (_DEEP_CGROUP_FILES if deep else ())
+    return frozenset([f"/proc/{name}" for name in machine] + [f"{cgroup}/{name}" for name in group])
+
+
+def _request(cgroup: str, *, deep: bool) -> bytes:
+    limit = MAX_DEEP_FILE_BYTES if deep else MAX_FILE_BYTES
+    arguments = {"files": sorted(_paths(cgroup, deep=deep)), "statvfs": ["/"], "max_bytes": limit}
+    return _line({"execute": "hyper-read", "arguments": arguments})
+
+
+def _line(command: Mapping[str, object]) -> bytes:
+    return json.dumps(command, separators=(",", ":")).encode() + b"\n"
 
 
 class GuestReader:
@@ -201,25 +273,25 @@ class GuestReader:
         self._synced = False
         self._sync_id: int | None = None
         self._waits = 0
-        read = {"files": _paths(cgroup), "statvfs": ["/"], "max_bytes": MAX_FILE_BYTES}
-        self._request = b"".join(
-            json.dumps(command, separators=(",", ":")).encode() + b"\n"
-            for command in ({"execute": "hyper-status"}, {"execute": "hyper-read", "arguments": read})
-        )
+        self._boot_ns: int | None = None
+        self._asked_status = False
+        self._requests = {deep: _request(cgroup, deep=deep) for deep in (False, True)}
 
-    async def read(self) -> GuestSample:
-        """One sample. The caller sets the deadline; after a cancelled read the next one synchronises first.
+    async def read(self, *, deep: bool = False) -> GuestSample:
+        """One sample, with the details of the deep tier or without.
+
+        The caller sets the deadline; after a cancelled read the next one synchronises first.
 
         Raises:
             SourceError: nobody is there, or the answer is not what the protocol says. The next read connects anew.
         """
         try:
-            return await self._read()
+            return await self._read(deep=deep)
         except (MalformedError, TooLargeError):
             self.close()
             raise
 
-    async def _read(self) -> GuestSample:
+    async def _read(self, *, deep: bool) -> GuestSample:
         if self._channel is None or self._channel.failed:
             self.close()
             self._channel = await channel.connect(self._path, self._budget)
@@ -227,13 +299,15 @@ class GuestReader:
             await self._synchronise(self._channel)
         self._synced = False  # until the answers have come
         sent_at = self._clock()
-        self._channel.write(self._request)
-        status = await self._answer(self._channel)
+        if self._asked_status:
+            self._channel.write(self._requests[deep])
+        else:  # of all that it tells, only what never changes is used
+            self._channel.write(_line({"execute": "hyper-status"}) + self._requests[deep])
+            self._boot_ns = parse_boot(await self._answer(self._channel))
         answer = await self._answer(self._channel)
         middle = (sent_at + self._clock()) / 2
-        self._synced = True
-        boot_ns = parse_number(status, "boot_ns") if isinstance(status, dict) and "boot_ns" in status else None
-        return parse_sample(answer, self._cgroup, boot_ns=boot_ns, host_time_s=middle)
+        self._synced = self._asked_status = True
+        return parse_sample(answer, self._cgroup, boot_ns=self._boot_ns, host_time_s=middle, deep=deep)
 
     async def _synchronise(self, agent: channel.LineChannel) -> None:
         # To a guest that does not answer the request is repeated ever more seldom, so that little piles up.
@@ -266,6 +340,6 @@ class GuestReader:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        self._synced = False
+        self._synced = self._asked_status = False
         self._sync_id = None
         self._waits = 0

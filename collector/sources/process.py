@@ -63,16 +63,28 @@ class ThreadIds:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadTime:
+    """Seconds that threads ran, and seconds that they could have run and waited for a CPU (run delay)."""
+
+    run_s: float
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSample:
-    """What the QEMU process used. CPU times are seconds by part; empty while the threads are not known."""
+    """What the QEMU process used. Threads are None while they are not known, `iothreads` if there are none as well.
+
+    `memory_is_new`: it was read for this sample and is not that of an earlier one.
+    """
 
     cpu_s: float
-    vcpu_s: float | None
-    iothread_s: float | None
-    main_s: float | None
+    vcpus: ThreadTime | None
+    iothreads: ThreadTime | None
+    main: ThreadTime | None
     read_bytes: int | None
     written_bytes: int | None
     memory: VmMemory | None
+    memory_is_new: bool = False
 
 
 def parse_stat(text: bytes) -> ProcessStat:
@@ -84,9 +96,13 @@ def parse_stat(text: bytes) -> ProcessStat:
     return ProcessStat(ticks / kerneltext.TICKS_PER_S, kerneltext.parse_count(fields[19]))
 
 
-def parse_schedstat(text: bytes) -> float:
-    """Seconds on a CPU: the first number of schedstat, nanoseconds."""
-    return kerneltext.parse_count(text.partition(b" ")[0]) / kerneltext.NSEC_PER_S
+def parse_schedstat(text: bytes) -> ThreadTime:
+    """The first two numbers of schedstat, nanoseconds: on a CPU, and waiting for one."""
+    words = text.split(None, 2)
+    if len(words) < 2:
+        raise MalformedError("schedstat: too few fields")
+    run_ns, wait_ns = kerneltext.parse_count(words[0]), kerneltext.parse_count(words[1])
+    return ThreadTime(run_ns / kerneltext.NSEC_PER_S, wait_ns / kerneltext.NSEC_PER_S)
 
 
 def parse_io(text: bytes) -> tuple[int, int]:
@@ -135,9 +151,15 @@ class ProcessReader:
         self._threads: dict[int, KeptFile] = {}
         self._memory: VmMemory | None = None
         self._memory_at = float("-inf")
+        self._memory_paired = False
 
-    def read(self, threads: ThreadIds | None) -> ProcessSample:
+    def read(self, threads: ThreadIds | None, *, paired: bool = False, deep: bool = False) -> ProcessSample:
         """One sample; `threads` is None as long as QMP has not told them.
+
+        Args:
+            threads: the host's thread ids.
+            paired: there is a sample of the guest of this moment, to compare memory with.
+            deep: read the storage traffic as well.
 
         Raises:
             UnreachableError: the process is gone, or the pid is another process's by now.
@@ -149,20 +171,22 @@ class ProcessReader:
         stat = parse_stat(text)
         if stat.start_ticks != self._vm.pid_start_ticks:
             raise UnreachableError(f"process {self._vm.pid} is not the VM's any more")
-        io_text = self._io.read()
+        io_text = self._io.read() if deep else None
         read_bytes, written_bytes = parse_io(io_text) if io_text is not None else (None, None)
+        memory_is_new = self._read_memory(paired=paired)
         return ProcessSample(
             cpu_s=stat.cpu_s,
-            vcpu_s=self._sum(threads.vcpus) if threads else None,
-            iothread_s=self._sum(threads.iothreads) if threads else None,
-            main_s=self._sum((self._vm.pid,)) if threads else None,
+            vcpus=self._sum(threads.vcpus) if threads else None,
+            iothreads=self._sum(threads.iothreads) if threads and threads.iothreads else None,
+            main=self._sum((self._vm.pid,)) if threads else None,
             read_bytes=read_bytes,
             written_bytes=written_bytes,
-            memory=self._read_memory(),
+            memory=self._memory,
+            memory_is_new=memory_is_new,
         )
 
-    def _sum(self, tids: tuple[int, ...]) -> float | None:
-        total = 0.0
+    def _sum(self, tids: tuple[int, ...]) -> ThreadTime | None:
+        run_s = wait_s = 0.0
         for tid in tids[:_MAX_THREADS]:
             file = self._threads.get(tid)
             if file is None:
@@ -170,20 +194,25 @@ class ProcessReader:
             text = file.read()
             if text is None:
                 return None
-            total += parse_schedstat(text)
-        return total
+            time_ = parse_schedstat(text)
+            run_s += time_.run_s
+            wait_s += time_.wait_s
+        return ThreadTime(run_s, wait_s)
 
-    def _read_memory(self) -> VmMemory | None:
+    def _read_memory(self, *, paired: bool) -> bool:
         now = self._clock()
-        if now - self._memory_at >= SMAPS_INTERVAL_S:
-            file = KeptFile(self._directory / "smaps")
-            try:
-                text = file.read(_MAX_SMAPS_BYTES)
-            finally:
-                file.close()
-            self._memory = parse_smaps(text, self._vm.ram_bytes) if text is not None else None
-            self._memory_at = now
-        return self._memory
+        # The first that goes with a sample of the guest is not waited for: without it there is no overhead to tell.
+        if now - self._memory_at < SMAPS_INTERVAL_S and (self._memory_paired or not paired):
+            return False
+        file = KeptFile(self._directory / "smaps")
+        try:
+            text = file.read(_MAX_SMAPS_BYTES)
+        finally:
+            file.close()
+        self._memory = parse_smaps(text, self._vm.ram_bytes) if text is not None else None
+        self._memory_at = now
+        self._memory_paired = paired
+        return True
 
     def close(self) -> None:
         """Give all descriptors back."""

@@ -47,10 +47,15 @@ def parse(text: bytes) -> tuple[Point, ...]:
     for metric, key in (
         (hyper.RUNTIME_START_TIME_SECONDS, "started_at"),
         (hyper.RUNTIME_LAST_UPDATE_TIMESTAMP_SECONDS, "updated_at"),
-        (hyper.TEMPLATES_READY, "templates_ready"),
-        (hyper.IMAGES, "images"),
     ):
         points.append(Point(metric, (), _number(members, key)))
+    for metric, key in (
+        (hyper.TEMPLATES_READY, "templates_ready"),
+        (hyper.POOL_WAITING, "pool_waiting"),
+        (hyper.IMAGES, "images"),
+    ):
+        if key in members:  # of these a version of hyperd has more, another fewer
+            points.append(Point(metric, (), _number(members, key)))
     for kind, counts in _entries(members, "operations"):
         if not isinstance(counts, dict):
             raise MalformedError("runtime.json: operations")

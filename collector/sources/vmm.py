@@ -1,139 +1,163 @@
-"""QEMU over the statistics monitor: run state, block statistics, thread ids.
+"""QEMU over the statistics monitor: run state and events, and for the deep tier disks, queues, balloon, KVM.
 
-All commands of a sample go out in one write and are matched to their answers by `id`.
-Source: QEMU's QMP reference, query-status, query-blockstats, query-cpus-fast, query-iothreads.
+All commands of a sample go out in one write and are matched to their answers by `id`. `qmp.py` reads the answers.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from collector import channel
+from collector.definitions.microvm import EVENT_NAMES, SHUTDOWN_REASONS
 from collector.errors import MalformedError
-from collector.kerneltext import MAX_COUNT
-from collector.sources.process import ThreadIds
+from collector.sources import qmp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-MAX_DEVICES: Final = 16
-_COMMANDS: Final = ("query-status", "query-blockstats")
-_THREAD_COMMANDS: Final = ("query-cpus-fast", "query-iothreads")
+    from collector.sources.process import ThreadIds
+
+LATENCY_BOUNDS_NS: Final = tuple(n * 1000 for n in (50, 200, 1_000, 5_000, 20_000, 100_000, 500_000, 2_000_000))
+"""From a hit in the host's page cache to a disk that is as good as gone."""
 _MAX_EVENTS: Final = 256
 _MAX_UNANSWERED: Final = 8
 """Reads in a row without an answer after which a new connection is tried; a stopped QEMU would queue each of them."""
+_EXITS: Final = [
+    "exits", "io_exits", "mmio_exits", "signal_exits", "irq_exits", "irq_window_exits", "nmi_window_exits",
+    "halt_exits", "request_irq_exits",
+]  # fmt: skip
+_QUERY_STATS: Final = {"target": "vcpu", "providers": [{"provider": "kvm", "names": _EXITS}]}
+
+Command = tuple[str, dict[str, object]]
+_STATUS: Final[Command] = ("query-status", {})
+_THREADS: Final[tuple[Command, ...]] = (("query-cpus-fast", {}), ("query-iothreads", {}))
 
 
 @dataclass(frozen=True, slots=True)
-class BlockDevice:
-    """Counts of one virtual disk since QEMU began. `name` is its node name."""
+class Details:
+    """What the deep tier alone asks for; None, or empty: this QEMU does not tell, or has none.
 
-    name: str
-    read_bytes: int
-    written_bytes: int
-    reads: int
-    writes: int
-    flushes: int
+    `inflight` goes by device and queue.
+    """
+
+    devices: tuple[qmp.BlockDevice, ...]
+    inflight: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    balloon_bytes: int | None = None
+    kvm_exits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class VmmSample:
-    """What QEMU tells of itself. `status` is its run state, a word of QMP's."""
+    """What QEMU tells of itself. `status` is its run state, a word of QMP's; `events` counts since the first read."""
 
     status: str
-    devices: tuple[BlockDevice, ...]
+    events: Mapping[str, int] = field(default_factory=dict)
+    details: Details | None = None
 
 
-def parse_status(answer: object) -> str:
-    """Run state of `query-status`."""
-    status = answer.get("status") if isinstance(answer, dict) else None
-    if not isinstance(status, str) or len(status) > 64:
-        raise MalformedError("query-status: no status")
-    return status
+@dataclass(frozen=True, slots=True)
+class _Deep:
+    """What was found out about this QEMU when the deep tier was first asked for."""
 
-
-def parse_blockstats(answer: object) -> tuple[BlockDevice, ...]:
-    """Devices of `query-blockstats` that have a guest device, at most `MAX_DEVICES`."""
-    if not isinstance(answer, list):
-        raise MalformedError("query-blockstats: not a list")
-    result = []
-    for entry in answer[:MAX_DEVICES]:
-        stats = entry.get("stats") if isinstance(entry, dict) else None
-        if not isinstance(stats, dict):
-            raise MalformedError("query-blockstats: no stats")
-        name = entry.get("node-name") or entry.get("device") or entry.get("qdev")
-        if not isinstance(name, str) or not name:
-            raise MalformedError("query-blockstats: a device without a name")
-        keys = ("rd_bytes", "wr_bytes", "rd_operations", "wr_operations", "flush_operations")
-        result.append(BlockDevice(name, *(parse_number(stats, key) for key in keys)))
-    return tuple(result)
-
-
-def parse_thread_ids(cpus: object, iothreads: object) -> ThreadIds:
-    """Thread ids of `query-cpus-fast` and `query-iothreads`."""
-    return ThreadIds(_thread_ids(cpus), _thread_ids(iothreads))
-
-
-def _thread_ids(answer: object) -> tuple[int, ...]:
-    if not isinstance(answer, list) or len(answer) > 1024:
-        raise MalformedError("thread ids: not a list")
-    return tuple(parse_number(entry, "thread-id") for entry in answer)
-
-
-def parse_number(members: object, key: str) -> int:
-    """A member that is a whole number of 64 bits.
-
-    Raises:
-        MalformedError: it is missing, negative, larger, a fraction, or no number.
-    """
-    value = members.get(key) if isinstance(members, dict) else None
-    if type(value) is not int or not 0 <= value <= MAX_COUNT:
-        raise MalformedError(f"{key} is not a count")
-    return value
+    queues: tuple[tuple[qmp.VirtioDevice, int], ...]
+    balloon: bool
 
 
 class VmmReader:
     """One VM's statistics monitor. The connection is kept; `thread_ids` is known after the first sample."""
 
-    def __init__(self, path: Path, budget: channel.Budget) -> None:
+    def __init__(self, path: Path, budget: channel.Budget, *, kvm: bool = False) -> None:
         self._path = path
         self._budget = budget
+        self._kvm = kvm
         self._channel: channel.LineChannel | None = None
         self._greeted = self._asked = self._ready = False
         self._serial = 0
         self._owed = 0
         self._unanswered = 0
+        self._deep: _Deep | None = None
+        self._events: dict[str, int] = {}
         self.thread_ids: ThreadIds | None = None
 
-    async def read(self) -> VmmSample:
+    async def read(self, *, deep: bool = False) -> VmmSample:
         """One sample. The caller sets the deadline; a cancelled read leaves a connection that can be read again.
 
         Raises:
             SourceError: nobody is there, or the answer is not QMP. The next read connects anew.
         """
         try:
-            return await self._read()
+            return await self._read(deep=deep)
         except MalformedError:
             self.close()
             raise
 
-    async def _read(self) -> VmmSample:
+    async def _read(self, *, deep: bool) -> VmmSample:
         self._unanswered += 1
         if self._channel is None or self._channel.failed or self._unanswered > _MAX_UNANSWERED:
             self.close()
             self._channel = await channel.connect(self._path, self._budget)
-        await self._negotiate(self._channel)
+        monitor = self._channel
+        await self._negotiate(monitor)
         while self._owed:  # answers that came too late
-            await self._answer(self._channel)
-        commands = _COMMANDS if self.thread_ids else _COMMANDS + _THREAD_COMMANDS
-        answers = await self._ask(self._channel, commands)
-        self._unanswered = 0
+            await self._answer(monitor)
+        commands = (_STATUS,) if self.thread_ids else (_STATUS, *_THREADS)
+        answers = await self._ask(monitor, (*commands, *self._deep_commands()) if deep else commands)
+        if any(answer is None for answer in answers[: len(commands)]):
+            raise MalformedError(f"{commands[0][0]}: refused")
         if self.thread_ids is None:
-            self.thread_ids = parse_thread_ids(answers["query-cpus-fast"], answers["query-iothreads"])
-        return VmmSample(parse_status(answers["query-status"]), parse_blockstats(answers["query-blockstats"]))
+            self.thread_ids = qmp.parse_thread_ids(answers[1], answers[2])
+        details = await self._details(monitor, answers[len(commands) :]) if deep else None
+        self._unanswered = 0
+        return VmmSample(qmp.parse_status(answers[0]), dict(self._events), details)
+
+    def _deep_commands(self) -> list[Command]:
+        commands: list[Command] = [("query-blockstats", {})]
+        if self._kvm:
+            commands.append(("query-stats", dict(_QUERY_STATS)))
+        if self._deep is None:
+            return [*commands, ("query-balloon", {}), ("x-query-virtio", {})]
+        if self._deep.balloon:
+            commands.append(("query-balloon", {}))
+        return [*commands, *_queue_commands(self._deep)]
+
+    async def _details(self, monitor: channel.LineChannel, answers: Sequence[Any]) -> Details:
+        """Read the answers to `_deep_commands`, in their order; the first time, find out what there is."""
+        rest = iter(answers)
+        blockstats = next(rest)
+        devices = () if blockstats is None else qmp.parse_blockstats(blockstats)
+        exits = next(rest) if self._kvm else None
+        balloon = next(rest) if self._deep is None or self._deep.balloon else None
+        deep = self._deep
+        if deep is None:
+            deep = self._deep = await self._look_deep(monitor, devices, next(rest), balloon=balloon is not None)
+            rest = iter(await self._ask(monitor, _queue_commands(deep)))
+        queues = zip(deep.queues, rest, strict=True)
+        return Details(
+            devices,
+            {(device.name, n): qmp.parse_inflight(answer) for (device, n), answer in queues if answer is not None},
+            None if balloon is None else qmp.parse_balloon(balloon),
+            {} if exits is None else qmp.parse_kvm_exits(exits),
+        )
+
+    async def _look_deep(
+        self, monitor: channel.LineChannel, devices: Sequence[qmp.BlockDevice], virtio: object, *, balloon: bool
+    ) -> _Deep:
+        # Setting a histogram empties it: one that an earlier exporter has set goes on.
+        bounds = list(LATENCY_BOUNDS_NS)
+        histograms: list[Command] = [
+            ("block-latency-histogram-set", {"id": device.qdev, "boundaries": bounds})
+            for device in devices
+            if device.qdev and not device.latency
+        ]
+        queued = () if virtio is None else qmp.parse_virtio(virtio)
+        statuses: list[Command] = [("x-query-virtio-status", {"path": device.path}) for device in queued]
+        answers = await self._ask(monitor, [*statuses, *histograms])
+        counts = [0 if answer is None else qmp.parse_queue_count(answer) for answer in answers[: len(queued)]]
+        queues = [(device, n) for device, count in zip(queued, counts, strict=True) for n in range(count)]
+        return _Deep(tuple(queues), balloon)
 
     async def _negotiate(self, monitor: channel.LineChannel) -> None:
         if not self._greeted:
@@ -149,20 +173,19 @@ class VmmReader:
                 raise MalformedError("qmp_capabilities refused")
             self._ready = True
 
-    async def _ask(self, monitor: channel.LineChannel, commands: tuple[str, ...]) -> Mapping[str, Any]:
+    async def _ask(self, monitor: channel.LineChannel, commands: Sequence[Command]) -> list[Any]:
+        """The returns in the order of the commands; None for one that QEMU refused."""
         self._serial += 1
-        ids = {f"{self._serial}.{command}": command for command in commands}
-        monitor.write(b"".join(json.dumps({"execute": c, "id": i}).encode() + b"\n" for i, c in ids.items()))
+        ids = {f"{self._serial}.{number}": number for number in range(len(commands))}
+        monitor.write(b"".join(_line(command, one) for command, one in zip(commands, ids, strict=True)))
         self._owed = len(ids)
-        answers = {}
+        answers: list[Any] = [None] * len(ids)
         while self._owed:
             answer = await self._answer(monitor)
-            command = ids.get(answer["id"]) if isinstance(answer.get("id"), str) else None
-            if command is None or "return" not in answer:
+            number = ids.pop(answer["id"], None) if isinstance(answer.get("id"), str) else None
+            if number is None or ("return" not in answer and "error" not in answer):
                 raise MalformedError("an answer to nothing that was asked, or an error")
-            answers[command] = answer["return"]
-        if len(answers) != len(ids):
-            raise MalformedError("one command answered twice")
+            answers[number] = answer.get("return")
         return answers
 
     async def _answer(self, monitor: channel.LineChannel) -> dict[str, Any]:
@@ -171,12 +194,35 @@ class VmmReader:
             if "event" not in answer:
                 self._owed -= 1
                 return answer
+            if (name := event_name(answer)) is not None:
+                self._events[name] = self._events.get(name, 0) + 1
         raise MalformedError("nothing but events")
 
     def close(self) -> None:
-        """Close the connection; a later read connects again."""
+        """Close the connection; a later read connects again. What was counted stays."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
         self._greeted = self._asked = self._ready = False
         self._owed = self._unanswered = 0
+        self._deep = None
+
+
+def event_name(event: Mapping[str, Any]) -> str | None:
+    """What an event is counted as; None: not at all. A shutdown is told with its reason."""
+    kind = event.get("event")
+    name = EVENT_NAMES.get(kind) if isinstance(kind, str) else None
+    if name != "shutdown":
+        return name
+    data = event.get("data")
+    reason = data.get("reason") if isinstance(data, dict) else None
+    return f"shutdown: {reason}" if isinstance(reason, str) and reason in SHUTDOWN_REASONS else name
+
+
+def _queue_commands(deep: _Deep) -> list[Command]:
+    return [("x-query-virtio-queue-status", {"path": device.path, "queue": queue}) for device, queue in deep.queues]
+
+
+def _line(command: Command, serial: str) -> bytes:
+    name, arguments = command
+    return json.dumps({"execute": name, "arguments": arguments, "id": serial}).encode() + b"\n"

@@ -25,6 +25,9 @@ Fault = Literal[
 GREETING = {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}
 
 
+_SILENT = {"qmp_capabilities", "block-latency-histogram-set"}
+
+
 def escape(data: bytes) -> str:
     """Bytes as the agent puts them into JSON: one \\u00XX for each that is not printable."""
     return data.decode("latin-1")
@@ -43,6 +46,7 @@ class FakeVm:
     faults: dict[str, Fault] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
     requests: list[str] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     clock_ns: Callable[[], int] | None = None
     _servers: list[asyncio.Server] = field(default_factory=list)
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -79,7 +83,15 @@ class FakeVm:
             while line := await reader.readline():
                 request = json.loads(line)
                 self.requests.append(request["execute"])
-                answer: dict[str, Any] = {"return": self.qmp.get(request["execute"], {})}
+                answer: dict[str, Any]
+                if request["execute"] in _SILENT:
+                    answer = {"return": {}}
+                elif request["execute"] in self.qmp:
+                    answer = {"return": self.qmp[request["execute"]]}
+                else:
+                    answer = {"error": {"class": "DeviceNotActive", "desc": request["execute"]}}
+                while self.events:
+                    await _send(writer, self.events.pop(0))
                 if "id" in request:
                     answer["id"] = request["id"]
                 await self._reply("vmm", writer, answer)

@@ -56,22 +56,26 @@ def guest_files(scenario: str = "base") -> dict[str, bytes]:
 
 def host_root(scenario: str, root: Path) -> Path:
     """Lay out the host's files below `root`."""
-    for folder in (BASE / "host", GOLDEN / scenario / "host"):
+    setting = read_json(scenario, "scenario.json") or {}
+    folders = [BASE, *(GOLDEN / name for name in (setting.get("host_of"), scenario) if name)]
+    for folder in (one / "host" for one in folders):
         if folder.exists():
             shutil.copytree(folder, root, dirs_exist_ok=True)
     return root
 
 
 def fake_vm(state_dir: Path, scenario: str = "base", container_id: str = CONTAINER_ID, **changes: Any) -> FakeVm:
-    """The VM of a scenario, below `state_dir`; `scenario.json` may name cgroups, faults and absent sources."""
+    """The VM of a scenario, below `state_dir`; `scenario.json` names cgroups, QMP returns, faults, absent sources."""
     setting = read_json(scenario, "scenario.json") or {}
     cgroups = setting.get("cgroups", {})
     record = base_record(container_id, cgroups=Cgroups(cgroups.get("v2"), cgroups.get("v1", {})))
+    assert record.vm
+    record = replace(record, vm=replace(record.vm, accel=setting.get("accel", "tcg")))
     agent = read_json(scenario, "agent.json")
     return FakeVm(
         directory=state_dir / "containers" / container_id,
         record=replace(record, **changes),
-        qmp=read_json(scenario, "qmp.json"),
+        qmp={**read_json(scenario, "qmp.json"), **setting.get("qmp", {})},
         status=agent["hyper-status"],
         read=agent["hyper-read"],
         files=guest_files(scenario),

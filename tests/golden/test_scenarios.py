@@ -14,7 +14,7 @@ from collector.rounds import Collector
 from collector.watch import Settings
 from exporter.exposition import Exposition
 from tests.fakevm import running
-from tests.fakevm.scenario import GOLDEN, NOW_S, fake_vm, host_root
+from tests.fakevm.scenario import GOLDEN, NOW_S, fake_vm, host_root, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,13 +24,22 @@ MEASURED_BY_THE_CLOCK = "hyper_collector_"
 
 
 def test_there_are_scenarios() -> None:
-    assert {"cgroup-v1", "cgroup-v2", "cgroup-hybrid", "dead-agent", "wedged-qemu"} <= set(SCENARIOS)
+    assert {"cgroup-v1", "cgroup-v2", "cgroup-hybrid", "dead-agent", "deep", "deep-kvm", "wedged-qemu"} <= set(
+        SCENARIOS
+    )
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_scenario(scenario: str, tmp_path: Path) -> None:
     state_dir = tmp_path / "state"
-    settings = Settings("node1", host_root(scenario, tmp_path / "root"), deadline_s=0.3, clock=lambda: NOW_S)
+    setting = read_json(scenario, "scenario.json")
+    settings = Settings(
+        "node1",
+        host_root(scenario, tmp_path / "root"),
+        deadline_s=0.3,
+        clock=lambda: NOW_S,
+        deep=setting.get("deep", False),
+    )
     collector = Collector(state_dir, settings)
     exposition = Exposition()
     async with running(fake_vm(state_dir, scenario)):

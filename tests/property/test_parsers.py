@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector import channel, kerneltext
+from collector.definitions.microvm import EVENT_NAMES, STARVERS
+from collector.details import guest_details, vmm_details
 from collector.errors import MalformedError
 from collector.reconcile import guest_oom_kills, guest_points, label, vmm_points
-from collector.sources import cgroup, guest, machine, process, runtime_counters, vmm
+from collector.sources import cgroup, guest, machine, process, qmp, runtime_counters, vmm
+from collector.views import Pair, Shares, memory_points, overhead_cpu, residual_seconds, shares
 from exporter.exposition import base_labels, escape, render_points
 from exporter.lineprotocol import tag_value
 from exporter.negotiation import accepts_gzip, choose_format
@@ -31,18 +35,28 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "pressure": kerneltext.parse_pressure,
     "net_dev": kerneltext.parse_net_dev,
     "net_table": kerneltext.parse_net_table,
-    "steal": kerneltext.parse_steal,
+    "wanted_of_net_table": lambda text: kerneltext.parse_net_table(text, frozenset({b"Tcp.CurrEstab", b"TcpExt.TW"})),
+    "value": lambda text: kerneltext.parse_value(text, b"oom_kill"),
+    "values": lambda text: kerneltext.parse_values(text, (b"anon", b"file")),
+    "meminfo_value": lambda text: kerneltext.parse_meminfo_value(text, b"MemFree"),
+    "cpu_times": kerneltext.parse_cpu_times,
+    "tcp_states": kerneltext.parse_tcp_states,
+    "sockets": kerneltext.parse_sockets,
+    "file_count": kerneltext.parse_file_count,
     "io_stat": kerneltext.parse_io_stat,
-    "diskstats": kerneltext.parse_diskstats_names,
+    "diskstats": kerneltext.parse_diskstats,
     "count_lines": kerneltext.count_lines,
     "cgroup_cpu": lambda text: cgroup.parse_cpu(None, text),
     "cgroup_page_cache": lambda text: cgroup.parse_page_cache(None, text),
     "cgroup_oom": lambda text: cgroup.parse_oom_kills(text, None),
+    "cgroup_throttled": lambda text: cgroup.parse_throttled(None, text),
+    "cgroup_memory_limit": lambda text: cgroup.parse_memory_limit(text, None),
     "process_stat": process.parse_stat,
     "schedstat": process.parse_schedstat,
     "process_io": process.parse_io,
     "smaps": lambda text: process.parse_smaps(text, 192 << 20),
     "cpu_count": machine.parse_cpu_count,
+    "topology_id": machine.parse_topology_id,
     "runtime_json": runtime_counters.parse,
     "json_object": channel.parse_object,
 }
@@ -93,15 +107,100 @@ def test_count_beyond_64_bits_is_malformed(number: int) -> None:
 
 @given(answer=json_values)
 def test_answers_of_any_shape(answer: Any) -> None:
-    for parse in (vmm.parse_status, vmm.parse_blockstats, lambda a: vmm.parse_thread_ids(a, a)):
+    for parse in QMP_PARSERS:
         try:
             parse(answer)
         except MalformedError:
             continue
+    for deep in (False, True):
+        try:
+            guest.parse_sample(answer, "/sys/fs/cgroup/container", deep=deep)
+        except MalformedError:
+            continue
+
+
+QMP_PARSERS: tuple[Callable[[object], Any], ...] = (
+    qmp.parse_status,
+    qmp.parse_blockstats,
+    lambda answer: qmp.parse_thread_ids(answer, answer),
+    qmp.parse_balloon,
+    qmp.parse_kvm_exits,
+    qmp.parse_virtio,
+    qmp.parse_queue_count,
+    qmp.parse_inflight,
+)
+
+
+@given(data=st.data())
+def test_a_damaged_answer_of_qemu_fails_cleanly(data: st.DataObject) -> None:
+    """One value somewhere in an honest answer is another: what comes out is counts, or nothing."""
+    answers = read_json("base", "qmp.json") | read_json("deep-kvm", "scenario.json")["qmp"]
+    name, parse = data.draw(
+        st.sampled_from(
+            [
+                ("query-blockstats", qmp.parse_blockstats),
+                ("query-stats", qmp.parse_kvm_exits),
+                ("query-balloon", qmp.parse_balloon),
+                ("x-query-virtio", qmp.parse_virtio),
+                ("x-query-virtio-status", qmp.parse_queue_count),
+                ("x-query-virtio-queue-status", qmp.parse_inflight),
+            ]
+        )
+    )
+    answer = answers[name]
+    place: Any = answer
+    while isinstance(place, dict | list) and place:
+        keys = sorted(place) if isinstance(place, dict) else range(len(place))
+        key = data.draw(st.sampled_from(list(keys)))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
+            place[key] = data.draw(json_values)
+            break
+        place = place[key]
     try:
-        guest.parse_sample(answer, "/sys/fs/cgroup/container")
+        found = parse(answer)
     except MalformedError:
         return
+    if name == "query-blockstats":
+        found = [*vmm_details(vmm.VmmSample("running", {}, vmm.Details(found)))]
+        assert all(len(value) <= 64 and value.isascii() for point in found for value in point.label_values)
+        found = [point.value for point in found]
+    assert all(0 <= number <= kerneltext.MAX_COUNT * 1024 for number in _numbers(found))
+
+
+times = st.floats(0, 1e6) | st.integers(0, 2**64).map(float)
+maybe = st.none() | times
+pairs = st.builds(Pair, times, times, maybe, maybe, times, times, times, maybe, maybe, maybe)
+
+
+@given(before=pairs, now=pairs, vcpus=st.integers(0, 64))
+def test_no_pair_of_samples_gives_a_share_or_a_residual_that_cannot_be(before: Pair, now: Pair, vcpus: int) -> None:
+    ratio = overhead_cpu(before, now)
+    assert ratio is None or 0 <= ratio <= 1
+    residual = residual_seconds(before, now)
+    assert residual is None or 0 <= residual < math.inf
+    found = shares(before, now, vcpus)
+    assert found is None or all(0 <= share <= 1 for share in (found.waiting, found.limit, found.host))
+    assert found is None or found.starved_by in STARVERS
+
+
+@given(waiting=st.floats(0, 1), limit=st.floats(0, 1), host=st.floats(0, 1))
+def test_the_verdict_is_a_cause_that_is_large_enough(waiting: float, limit: float, host: float) -> None:
+    by = Shares(waiting, limit, host).starved_by
+    large = {name for name, share in (("limit", limit), ("host", host), ("self", waiting)) if share >= 0.1}
+    assert by in large | {"none"}
+    assert by != "none" or not large & {"limit", "host"}
+
+
+@given(sizes=st.lists(st.integers(0, 2**64), min_size=6, max_size=6))
+def test_memory_of_two_views_never_wraps(sizes: list[int]) -> None:
+    answer = {**read_json("base", "agent.json")["hyper-read"], "files": []}
+    sample = replace(
+        guest.parse_sample(answer, "/sys/fs/cgroup/container"), memory_bytes=sizes[0], memory_free_bytes=sizes[1]
+    )
+    ran = process.ProcessSample(0.0, None, None, None, None, None, process.VmMemory(*sizes[2:5]), memory_is_new=True)
+    points = [*memory_points(sample, ran, sizes[5], deep=True)]
+    assert len(points) == 2
+    assert all(0 <= point.value <= 2**66 for point in points)
 
 
 @given(data=st.data())
@@ -112,10 +211,10 @@ def test_lying_guest_gives_finite_points_with_clean_labels(data: st.DataObject) 
         files[path] = data.draw(texts)
     answer["files"] = [{"path": path, "data": text.decode("latin-1")} for path, text in files.items()]
     try:
-        sample = guest.parse_sample(answer, "/sys/fs/cgroup/container", host_time_s=0.0)
+        sample = guest.parse_sample(answer, "/sys/fs/cgroup/container", host_time_s=0.0, deep=True)
     except MalformedError:
         return
-    points = [*guest_points(base_record(), sample)]
+    points = [*guest_points(base_record(), sample), *guest_details(base_record(), sample)]
     assert all(math.isfinite(point.value) and point.value >= 0 for point in points)
     assert all(" " <= c <= "~" for point in points for value in point.label_values for c in value)
     assert all(kills >= 0 for kills in guest_oom_kills(sample).values())
@@ -123,9 +222,16 @@ def test_lying_guest_gives_finite_points_with_clean_labels(data: st.DataObject) 
 
 @given(name=st.text(max_size=200), counts=st.lists(st.integers(0, 2**64 - 1), min_size=5, max_size=5))
 def test_lying_vmm_gives_clean_labels(name: str, counts: list[int]) -> None:
-    sample = vmm.VmmSample(name, (vmm.BlockDevice(name, *counts),))
-    for point in vmm_points(sample):
+    inflight = {(name, 0): counts[0]}
+    sample = vmm.VmmSample(name, {}, vmm.Details((qmp.BlockDevice(name, *counts),), inflight))
+    for point in (*vmm_points(sample), *vmm_details(sample)):
         assert all(len(value) <= 64 and value.isprintable() and value.isascii() for value in point.label_values)
+
+
+@given(event=st.dictionaries(st.sampled_from(["event", "data"]), json_values) | st.just({"event": "SHUTDOWN"}))
+def test_any_event_has_a_known_name_or_none(event: dict[str, Any]) -> None:
+    name = vmm.event_name(event)
+    assert name is None or name.partition(":")[0] in set(EVENT_NAMES.values())
 
 
 @given(value=st.text())
@@ -160,7 +266,7 @@ def test_any_accept_header_is_answered(header: str) -> None:
 
 @given(values=st.lists(st.text(max_size=20), min_size=6, max_size=6))
 def test_any_base_labels_make_one_line_per_point(values: list[str]) -> None:
-    points = [*vmm_points(vmm.VmmSample("running", ()))]
+    points = [*vmm_points(vmm.VmmSample("running", {"reset": 1}))]
     families, count = render_points(points, base_labels(values))
     text = "".join(f for f in families if f)
     assert text.count("\n") == count == len(points)

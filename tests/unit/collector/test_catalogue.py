@@ -6,6 +6,7 @@ import pytest
 
 from collector import reference
 from collector.catalogue import (
+    ABSENT,
     BASE_LABELS,
     CATALOGUE,
     EXPORTED,
@@ -71,4 +72,6 @@ def test_reference_page_is_what_the_catalogue_gives() -> None:
 
 def test_reference_page_has_every_metric() -> None:
     page = reference.page()
+    assert [name for name in ABSENT if f"| `{name}` |" not in page] == []
+    assert not set(ABSENT) & set(CATALOGUE)
     assert [name for name in CATALOGUE if f"| `{name}` |" not in page] == []
