@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from collector import channel, reconcile
+from collector import channel, details, reconcile
 from collector.catalogue import EXPORTED
 from collector.errors import UnreachableError
 from collector.sources.guest import GuestReader, GuestSample
@@ -79,14 +79,17 @@ async def _real(tmp_path: Path) -> AsyncIterator[Agent]:
         yield agent
 
 
-async def _read(reader: GuestReader, timeout_s: float = 20.0) -> GuestSample:
+async def _read(reader: GuestReader, timeout_s: float = 20.0, *, deep: bool = False) -> GuestSample:
     async with asyncio.timeout(timeout_s):
-        return await reader.read()
+        return await reader.read(deep=deep)
 
 
-def _written(sample: GuestSample) -> bool:
+def _settled(sample: GuestSample) -> bool:
     assert sample.memory is not None
     assert sample.root is not None
+    assert sample.details is not None
+    if sample.details.processes != 2:
+        return False
     return sample.memory[b"file"] >= 8 << 20 and sample.root.used_bytes >= 8 << 20
 
 
@@ -98,15 +101,20 @@ async def agent(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 async def test_a_sample_makes_every_guest_metric_but_network(agent: Agent) -> None:
     reader = GuestReader(agent.socket, CGROUP, channel.Budget())
-    first, second = await _read(reader), await _read(reader)
+    first, second = await _read(reader), await _read(reader, deep=True)
     reader.close()
-    made = {point.metric.name for point in reconcile.guest_points(base_record(), second)}
-    expected = {
-        metric.name
-        for metric in EXPORTED
-        if metric.source.startswith("guest:") and not metric.name.startswith("container_network_")
-    } - {"container_oom_events_total", "microvm_oom_total"}
-    assert expected - made == set()
+    record = base_record()
+    points = [*reconcile.guest_points(record, second), *details.guest_details(record, second)]
+    made = {point.metric.name for point in points}
+    elsewhere = {"container_oom_events_total", "microvm_oom_total", "container_cpu_load_average_10s"}
+    interfaces = {metric.name for metric in EXPORTED if metric.labels == ("interface",)}
+    asked = {metric.name for metric in EXPORTED if metric.source.startswith("guest:")} - elsewhere - interfaces
+    assert asked - made == set()
+    assert not {point.metric.tier for point in reconcile.guest_points(record, first)} - {"default"}
+    assert second.details is not None
+    assert second.details.cpu is not None
+    assert second.details.cpu.running is not None
+    assert second.details.cpu.running >= 1, "the agent that reads it"
     assert second.uptime_ns >= first.uptime_ns
     assert second.boot_ns is not None
     assert 0 < second.boot_ns < 120e9
@@ -137,7 +145,7 @@ async def test_values_are_those_that_tools_in_the_guest_show() -> None:
     async with _guest("sh", "-c", script) as (agent, vm):
         reader = GuestReader(agent.socket, CGROUP, channel.Budget())
         deadline = time.monotonic() + 30
-        while (sample := await _read(reader)).processes != 2 or not _written(sample):
+        while not _settled(sample := await _read(reader, deep=True)):
             assert time.monotonic() < deadline, "the container did not write its file"
 
         def shown(*command: str) -> int:
@@ -147,9 +155,19 @@ async def test_values_are_those_that_tools_in_the_guest_show() -> None:
 
         # exec adds a process of its own to the group while it looks.
         inside = await asyncio.to_thread(shown, "cat", "/sys/fs/cgroup/memory.current")
+        faults = sample.memory[b"pgfault"] if sample.memory else -1
+        shown_faults = await asyncio.to_thread(
+            shown, "sh", "-c", "awk '$1 == \"pgfault\" {print $2}' /sys/fs/cgroup/memory.stat"
+        )
+        most_threads = await asyncio.to_thread(shown, "cat", "/proc/sys/kernel/threads-max")
         size_kb = await asyncio.to_thread(shown, "sh", "-c", "df -k / | tail -n 1 | awk '{print $2}'")
         reader.close()
     assert sample.threads == 2
+    assert sample.details is not None
+    assert sample.details.threads_max == most_threads
+    assert sample.details.tcp_states == {}
+    assert sample.details.sockets == 0
+    assert 0 < faults <= shown_faults
     assert sample.memory_bytes == pytest.approx(inside, rel=0.1)
     assert sample.root is not None
     assert sample.root.size_bytes == size_kb * 1024

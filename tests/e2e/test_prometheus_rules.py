@@ -54,6 +54,8 @@ class Exposition(http.server.ThreadingHTTPServer):
                       ((ID, "web"), (OTHER, "db"))]  # fmt: skip
         for owner in owners:
             for own in self._own_labels(metric):
+                if metric.name == "container_state" and not self._value(metric, owner["id"], own):
+                    continue  # a state that does not hold has no series
                 labels = ",".join(f'{key}="{value}"' for key, value in {**owner, **own}.items())
                 yield f"{metric.name}{{{labels}}} {self._value(metric, owner.get('id', ''), own)}"
 

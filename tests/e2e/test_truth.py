@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -103,11 +104,34 @@ def test_metrics_are_the_catalogue_and_pass_promtool(host: Host, images: Images)
     exported = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     known = {one.name for one in CATALOGUE.values() if one.scope != "remediation"}
     assert exported <= known, "everything exported is in the catalogue"
-    missing = {name for name in known - exported if not CATALOGUE[name].when}
-    assert missing == set(), "everything in the catalogue is exported, or says when it is not"
+    default = {name for name in known if CATALOGUE[name].tier == "default"}
+    missing = {name for name in default - exported if not CATALOGUE[name].when}
+    assert missing == set(), "everything of the default tier is exported, or says when it is not"
     ours = sum('name="whole"' in line for line in text.splitlines())
     print(f"\n{ours} series of one container, {len(exported)} metrics")
-    assert ours <= 130
+    quota = sum(CATALOGUE[name].when == "only with a CPU quota" for name in exported)
+    assert ours - quota <= 60
+
+
+def test_a_container_with_the_label_has_the_deep_tier(host: Host, images: Images) -> None:
+    script = "while :; do sleep 1; done"
+    host.run("--name", "deep", "--label", "hyper.metrics.tier=deep", images.busybox, "sh", "-c", script)
+    host.run("--name", "shallow", images.busybox, "sh", "-c", script)
+    wait_for(lambda: host.value("microvm_view_residual_seconds", name="deep") is not None, "sampled twice")
+    wait_for(lambda: host.value("container_threads", name="shallow"), "the other is sampled")
+    text = host.metrics()
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    of = {
+        name: {line.partition("{")[0] for line in text.splitlines() if f'name="{name}"' in line}
+        for name in ("deep", "shallow")
+    }
+    names = {re.sub("_(bucket|count)$", "", name) for name in of["deep"]}
+    assert names <= set(CATALOGUE)
+    missing = {one.name for one in CATALOGUE.values() if one.tier == "deep" and not one.when and one.name not in names}
+    assert missing == set(), "everything of the deep tier is exported, or says when it is not"
+    assert {"microvm_block_latency_seconds", "microvm_virtqueue_inflight", "container_network_tcp_usage_total"} <= names
+    assert not [name for name in of["shallow"] if CATALOGUE[name].tier == "deep"]
 
 
 def test_stats_table(host: Host, images: Images) -> None:
