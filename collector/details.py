@@ -75,7 +75,7 @@ def guest_details(record: Record, guest: GuestSample) -> Iterator[Point]:
         return
     yield from some(container.PROCESSES, details.processes)
     yield from some(container.THREADS_MAX, details.threads_max)
-    yield from some(container.FILE_DESCRIPTORS, details.open_files)
+    yield from some(container.FILE_DESCRIPTORS, details.open_files or None)
     yield from some(container.SOCKETS, details.sockets)
     if details.tcp_states is not None:
         for number, state in enumerate(TCP_STATES, 1):
@@ -113,9 +113,14 @@ def vmm_details(vmm: VmmSample) -> Iterator[Point]:
     details = vmm.details
     if details is None:
         return
+    # A template has disks to spare, for volumes: those that nothing was ever asked of are not there for a user.
+    spare = {device.qdev for device in details.devices if not device.reads + device.writes + device.flushes}
     for device in details.devices:
-        yield from _block_points(device)
+        if device.qdev not in spare:
+            yield from _block_points(device)
     for (name, queue), count in details.inflight.items():
+        if name in spare:
+            continue
         yield Point(microvm.VIRTQUEUE_INFLIGHT, (label(name), str(queue)), count)
     yield from some(microvm.BALLOON_ACTUAL_BYTES, details.balloon_bytes)
     for reason, count in details.kvm_exits.items():

@@ -195,9 +195,8 @@ def parse_net_dev(text: bytes, *, max_interfaces: int = 8) -> tuple[Interface, .
         words = rest.split()
         if len(words) < 16:
             raise MalformedError(f"net/dev: {len(words)} columns")
-        columns = [parse_count(word) for word in words[:16]]
-        rx = columns[0:4]
-        tx = columns[8:12]
+        rx = [parse_count(word) for word in words[0:4]]
+        tx = [parse_count(word) for word in words[8:12]]
         result.append(Interface(label.decode("latin-1"), rx[0], rx[1], rx[2], rx[3], tx[0], tx[1], tx[2], tx[3]))
         if len(result) == max_interfaces:
             break
@@ -312,7 +311,10 @@ def parse_sockets(text: bytes) -> int:
 
 
 def parse_file_count(text: bytes) -> int:
-    """/proc/sys/fs/file-nr: open files, the first number less the second (allocated, and free of these)."""
+    """/proc/sys/fs/file-nr: open files, the first number less the second (allocated, and free of these).
+
+    The kernel adds up each CPU's count when it has changed by 32, so that a small guest reads 0.
+    """
     words = text.split()
     if len(words) != 3:
         raise MalformedError(f"file-nr: {text[:40]!r}")

@@ -33,11 +33,13 @@ class Shares:
     """What kept the container from the CPU between two samples, each a share of the time, 0 to 1.
 
     Attributes:
+        wanted: CPUs that the container used, as it believes, and the time that it waited for one; may be above 1.
         waiting: some task of the container was runnable and did not run (PSI of its group).
         limit: a quota held it back, in the guest or on the host, whichever did so more.
         host: a vCPU was runnable and the host ran something else, its quota apart; the mean over the vCPUs.
     """
 
+    wanted: float
     waiting: float
     limit: float
     host: float
@@ -46,8 +48,11 @@ class Shares:
     def starved_by(self) -> str:
         """The cause with the largest share, if that is `STARVED_RATIO` at least; the tasks themselves get the rest.
 
-        PSI sees all three: a task that is throttled waits, and one whose vCPU does not run waits longer.
+        PSI sees all three: a task that is throttled waits, and one whose vCPU does not run waits longer. Who wants no
+        CPU is not starved, however long the guest's own ticks had to wait.
         """
+        if self.wanted < STARVED_RATIO:
+            return "none"
         own = max(0.0, self.waiting - self.limit - self.host)
         causes = (("limit", self.limit), ("host", self.host), ("self", own))
         by, share = max(causes, key=lambda cause: cause[1])
@@ -112,11 +117,15 @@ def shares(before: Pair, now: Pair, vcpus: int) -> Shares | None:
         return None
     if before.waiting_s is None or now.waiting_s is None or before.wait_s is None or now.wait_s is None:
         return None
+    if before.usage_s is None or now.usage_s is None:
+        return None
     host_limit = _share(now.host_throttled_s - before.host_throttled_s, host_s)
     guest_limit = _share(now.guest_throttled_s - before.guest_throttled_s, guest_s)
     host_wait = _share(now.wait_s - before.wait_s, host_s * max(1, vcpus))
+    waiting = _share(now.waiting_s - before.waiting_s, guest_s)
     return Shares(
-        waiting=_share(now.waiting_s - before.waiting_s, guest_s),
+        wanted=max(0.0, now.usage_s - before.usage_s) / guest_s + waiting,
+        waiting=waiting,
         limit=max(host_limit, guest_limit),
         host=max(0.0, host_wait - host_limit),  # run delay goes on while the host's quota holds a vCPU back
     )

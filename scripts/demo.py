@@ -33,7 +33,7 @@ SHOWN = (
     "container_start_time_seconds",
     "container_state",
     "container_pressure_cpu_waiting_seconds_total",
-    "microvm_guest_boot_seconds",
+    "microvm_start_seconds",
     "microvm_host_memory_bytes",
     "microvm_overhead_memory_bytes",
 )

@@ -207,9 +207,9 @@ THREADS_MAX = Metric(
     "container", "guest: container cgroup pids.max; /proc/sys/kernel/threads-max", compat="cAdvisor", tier="deep",
 )  # fmt: skip
 FILE_DESCRIPTORS = Metric(
-    "container_file_descriptors", "gauge", "", "Open files of the whole guest; up to 32 a vCPU are not counted yet.",
+    "container_file_descriptors", "gauge", "", "Open files of the whole guest; up to 32 a vCPU are overlooked.",
     "container", "guest: /proc/sys/fs/file-nr, the kernel's coarse count; processes are not walked", compat="cAdvisor",
-    tier="deep",
+    when="only while there are more than the kernel's count overlooks", tier="deep",
 )  # fmt: skip
 SOCKETS = Metric(
     "container_sockets", "gauge", "", "Sockets in use in the guest, of all families; the agent has none.",

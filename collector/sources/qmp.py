@@ -24,7 +24,7 @@ MAX_QUEUES: Final = 4
 MAX_BINS: Final = 32
 _OPS: Final = (("read", "rd"), ("write", "wr"), ("flush", "flush"))
 _QUEUED: Final = {"virtio-blk", "virtio-net"}
-_ID: Final = re.compile(r"/machine/peripheral(?:-anon)?/([^/]+)")
+_ID: Final = re.compile(r"/machine/peripheral/([^/]+)")
 _EXITS: Final = re.compile(r"(?:([a-z_]{1,32})_)?exits")
 _MAX_STATS: Final = 512
 
@@ -58,7 +58,7 @@ class BlockDevice:
 
 @dataclass(frozen=True, slots=True)
 class VirtioDevice:
-    """One virtio device by its path in QEMU's object tree; `name` is its id, or its place among those without."""
+    """One virtio device by its path in QEMU's object tree; `name` is its id, or its kind if it has none."""
 
     path: str
     name: str
@@ -170,7 +170,7 @@ def parse_virtio(answer: object) -> tuple[VirtioDevice, ...]:
             raise MalformedError("x-query-virtio: a device without a path")
         if kind in _QUEUED and len(result) < MAX_DEVICES:
             found = _ID.match(path)
-            result.append(VirtioDevice(path, found[1] if found else path))
+            result.append(VirtioDevice(path, found[1] if found else kind))
     return tuple(result)
 
 

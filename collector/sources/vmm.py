@@ -134,10 +134,13 @@ class VmmReader:
         if deep is None:
             deep = self._deep = await self._look_deep(monitor, devices, next(rest), balloon=balloon is not None)
             rest = iter(await self._ask(monitor, _queue_commands(deep)))
-        queues = zip(deep.queues, rest, strict=True)
+        inflight: dict[tuple[str, int], int] = {}
+        for (device, n), answer in zip(deep.queues, rest, strict=True):
+            if answer is not None:  # devices without an id share a name
+                inflight[device.name, n] = inflight.get((device.name, n), 0) + qmp.parse_inflight(answer)
         return Details(
             devices,
-            {(device.name, n): qmp.parse_inflight(answer) for (device, n), answer in queues if answer is not None},
+            inflight,
             None if balloon is None else qmp.parse_balloon(balloon),
             {} if exits is None else qmp.parse_kvm_exits(exits),
         )

@@ -180,12 +180,13 @@ def test_no_pair_of_samples_gives_a_share_or_a_residual_that_cannot_be(before: P
     assert residual is None or 0 <= residual < math.inf
     found = shares(before, now, vcpus)
     assert found is None or all(0 <= share <= 1 for share in (found.waiting, found.limit, found.host))
+    assert found is None or 0 <= found.wanted < math.inf
     assert found is None or found.starved_by in STARVERS
 
 
 @given(waiting=st.floats(0, 1), limit=st.floats(0, 1), host=st.floats(0, 1))
 def test_the_verdict_is_a_cause_that_is_large_enough(waiting: float, limit: float, host: float) -> None:
-    by = Shares(waiting, limit, host).starved_by
+    by = Shares(1.0, waiting, limit, host).starved_by
     large = {name for name, share in (("limit", limit), ("host", host), ("self", waiting)) if share >= 0.1}
     assert by in large | {"none"}
     assert by != "none" or not large & {"limit", "host"}

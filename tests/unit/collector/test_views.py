@@ -51,7 +51,7 @@ def test_overhead_goes_by_the_time_that_each_view_was_read() -> None:
 def test_what_one_view_does_not_tell_is_absent(unknown: str) -> None:
     now = replace(after(host_cpu_s=4.0), **{unknown: None})
     assert (overhead_cpu(START, now) is None) == (unknown == "usage_s")
-    assert (shares(START, now, 1) is None) == (unknown != "usage_s")
+    assert shares(START, now, 1) is None
 
 
 def test_samples_too_close_tell_nothing() -> None:
@@ -68,8 +68,9 @@ def test_samples_too_close_tell_nothing() -> None:
         ({"waiting_s": 3.0}, 1, "self"),
         ({"waiting_s": 5.0, "guest_throttled_s": 4.5}, 1, "limit"),
         ({"waiting_s": 5.0, "wait_s": 4.0}, 1, "host"),
-        ({"waiting_s": 0.0, "wait_s": 4.0}, 1, "host"),
-        ({"wait_s": 4.0}, 8, "none"),
+        ({"usage_s": 9.0, "wait_s": 4.0}, 1, "host"),
+        ({"usage_s": 0.1, "wait_s": 4.0}, 1, "none"),
+        ({"usage_s": 9.0, "wait_s": 4.0}, 8, "none"),
         ({"waiting_s": 5.0, "wait_s": 4.5, "host_throttled_s": 4.4}, 1, "limit"),
         ({"waiting_s": -5.0, "wait_s": -4.0, "guest_throttled_s": -1.0}, 1, "none"),
     ],
@@ -81,8 +82,9 @@ def test_verdict(grown: dict[str, float], vcpus: int, by: str) -> None:
 
 
 def test_the_threshold_is_the_constant() -> None:
-    assert Shares(0.0, STARVED_RATIO, 0.0).starved_by == "limit"
-    assert Shares(0.0, STARVED_RATIO - 0.001, 0.0).starved_by == "none"
+    assert Shares(1.0, 0.0, STARVED_RATIO, 0.0).starved_by == "limit"
+    assert Shares(1.0, 0.0, STARVED_RATIO - 0.001, 0.0).starved_by == "none"
+    assert Shares(STARVED_RATIO - 0.001, 0.0, 1.0, 1.0).starved_by == "none"
 
 
 @pytest.mark.parametrize(
