@@ -116,7 +116,7 @@ async def test_samples_arrive_under_the_prometheus_names(vm: FakeVm, tmp_path: P
     root = str(host_root("cgroup-v2", tmp_path / "root"))
     async with (
         victoriametrics(port, tmp_path / "storage") as url,
-        exporter(tmp_path / "state", "--root", root, environment=_environment(port, tmp_path)) as process,
+        exporter(tmp_path / "state", "--root", root, "--deep", environment=_environment(port, tmp_path)) as process,
     ):
         text = await process.until(r"^hyper_influx_written_total [1-9]")
         (rss,) = await until_stored(url, '{__name__="container_memory_rss"}', 1)
@@ -129,6 +129,8 @@ async def test_samples_arrive_under_the_prometheus_names(vm: FakeVm, tmp_path: P
         parts = await until_stored(url, '{__name__="microvm_host_memory_bytes"}', 4)
         assert {one["metric"]["part"] for one in parts} == {"guest_ram", "template_shared", "vmm", "page_cache"}
         assert await until_answered(url, 'container_spec_memory_limit_bytes{namespace="shop"}') == ["134217728"]
+        for later in ("microvm_starved_by", "microvm_view_residual_seconds"):  # from the second sample on
+            await until_stored(url, f'{{__name__="{later}"}}', 1)
         names = set(re.findall(r"^((?:container|microvm|machine)_[a-z_0-9]+)", text, re.MULTILINE))
         found = await until_stored(url, '{__name__=~"(container|microvm|machine)_.*"}', len(names))
         assert names - {one["metric"]["__name__"] for one in found} == set()

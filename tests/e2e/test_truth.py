@@ -107,6 +107,7 @@ def test_metrics_are_the_catalogue_and_pass_promtool(host: Host, images: Images)
     default = {name for name in known if CATALOGUE[name].tier == "default"}
     missing = {name for name in default - exported if not CATALOGUE[name].when}
     assert missing == set(), "everything of the default tier is exported, or says when it is not"
+    assert {"hyper_operations_total", "hyper_starts_total", "hyper_pool_waiting"} <= exported, "hyperd's own counters"
     ours = sum('name="whole"' in line for line in text.splitlines())
     print(f"\n{ours} series of one container, {len(exported)} metrics")
     quota = sum(CATALOGUE[name].when == "only with a CPU quota" for name in exported)

@@ -16,7 +16,7 @@ from collector.definitions.microvm import EVENT_NAMES, STARVERS
 from collector.details import guest_details, vmm_details
 from collector.errors import MalformedError
 from collector.reconcile import guest_oom_kills, guest_points, label, vmm_points
-from collector.sources import cgroup, guest, machine, process, qmp, runtime_counters, vmm
+from collector.sources import alertmanager, cgroup, guest, machine, process, qmp, runtime_counters, vmm
 from collector.views import Pair, Shares, memory_points, overhead_cpu, residual_seconds, shares
 from exporter.exposition import base_labels, escape, render_points
 from exporter.lineprotocol import tag_value
@@ -59,6 +59,7 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "topology_id": machine.parse_topology_id,
     "runtime_json": runtime_counters.parse,
     "json_object": channel.parse_object,
+    "alerts": alertmanager.parse_alerts,
 }
 REAL = sorted(path for path in BASE.rglob("*") if path.is_file() and path.suffix != ".json")
 
@@ -227,6 +228,16 @@ def test_lying_vmm_gives_clean_labels(name: str, counts: list[int]) -> None:
     sample = vmm.VmmSample(name, {}, vmm.Details((qmp.BlockDevice(name, *counts),), inflight))
     for point in (*vmm_points(sample), *vmm_details(sample)):
         assert all(len(value) <= 64 and value.isprintable() and value.isascii() for value in point.label_values)
+
+
+@given(answer=json_values)
+def test_alerts_of_any_shape_name_containers_or_nothing(answer: Any) -> None:
+    for value in (answer, [answer], [{"labels": answer}], [{"labels": {"id": answer}}]):
+        try:
+            found = alertmanager.parse_alerts(json.dumps(value).encode())
+        except MalformedError:
+            continue
+        assert all(len(one) == 64 for one in found)
 
 
 @given(event=st.dictionaries(st.sampled_from(["event", "data"]), json_values) | st.just({"event": "SHUTDOWN"}))
