@@ -104,8 +104,8 @@ def _disk_details(record: Record, guest: GuestSample) -> Iterator[Point]:
         for operation, size in (("Read", io.rbytes), ("Write", io.wbytes), ("Discard", io.dbytes)):
             yield Point(container.BLKIO_DEVICE_USAGE_TOTAL, (name, major, minor, operation), size)
     if guest.root is not None and writable:
-        yield Point(container.FS_INODES_TOTAL, (f"/dev/{writable}",), guest.root.inodes)
-        yield Point(container.FS_INODES_FREE, (f"/dev/{writable}",), guest.root.inodes_free)
+        yield from some(container.FS_INODES_TOTAL, guest.root.inodes, labels=(f"/dev/{writable}",))
+        yield from some(container.FS_INODES_FREE, guest.root.inodes_free, labels=(f"/dev/{writable}",))
 
 
 def vmm_details(vmm: VmmSample) -> Iterator[Point]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from collector import channel, kerneltext
 from collector.errors import MalformedError, TooLargeError
+from collector.sources import stockagent
 from collector.sources.qmp import parse_number
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class FileSystem:
 
     size_bytes: int
     used_bytes: int
-    inodes: int
-    inodes_free: int
+    inodes: int | None = None
+    inodes_free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class GuestSample:
     """
 
     time_ns: int
-    uptime_ns: int
+    uptime_ns: int | None
     boot_ns: int | None
     clock_skew_s: float | None
     cpu: Mapping[bytes, int] | None
@@ -221,6 +222,38 @@ def parse_sample(
     )
 
 
+def parse_stock_sample(answers: Mapping[str, object], *, host_time_s: float | None, deep: bool) -> GuestSample:
+    """The answers of a stock qemu-ga by command; of a command that it does not know there is none."""
+    time_ns = stockagent.parse_time(answers.get("guest-get-time"))
+    interfaces, diskstats, fsinfo, cpustats = (answers.get(command) for command in stockagent.DEEP_COMMANDS[1:])
+    io, disks = (None, {}) if diskstats is None else stockagent.parse_disks(diskstats)
+    root = None if fsinfo is None else stockagent.parse_root(fsinfo)
+    cpu = None if cpustats is None else stockagent.parse_cpus(cpustats)
+    return GuestSample(
+        time_ns=time_ns,
+        uptime_ns=None,
+        boot_ns=None,
+        clock_skew_s=None if host_time_s is None else time_ns / kerneltext.NSEC_PER_S - host_time_s,
+        cpu=None,
+        memory_bytes=None,
+        memory=None,
+        memory_peak_bytes=None,
+        swap_bytes=None,
+        memory_events=None,
+        threads=None,
+        io=io,
+        disks=disks if deep else {},
+        pressure={},
+        interfaces=() if interfaces is None else stockagent.parse_interfaces(interfaces),
+        tcp={},
+        memory_available_bytes=None,
+        memory_free_bytes=None,
+        oom_kills=None,
+        root=None if root is None else FileSystem(*root),
+        details=Details(cpu, None, None, None, None, None) if deep else None,
+    )
+
+
 def _parse_details(machine: Callable[[str], bytes | None], group: Callable[[str], bytes | None]) -> Details:
     limits = (
         _maybe(kerneltext.parse_limit, group("pids.max")),
@@ -275,6 +308,7 @@ class GuestReader:
         self._waits = 0
         self._boot_ns: int | None = None
         self._asked_status = False
+        self._stock = False
         self._requests = {deep: _request(cgroup, deep=deep) for deep in (False, True)}
 
     async def read(self, *, deep: bool = False) -> GuestSample:
@@ -299,15 +333,27 @@ class GuestReader:
             await self._synchronise(self._channel)
         self._synced = False  # until the answers have come
         sent_at = self._clock()
-        if self._asked_status:
-            self._channel.write(self._requests[deep])
-        else:  # of all that it tells, only what never changes is used
-            self._channel.write(_line({"execute": "hyper-status"}) + self._requests[deep])
-            self._boot_ns = parse_boot(await self._answer(self._channel))
+        if not self._asked_status:  # of all that it tells, only what never changes is used
+            self._channel.write(_line({"execute": "hyper-status"}))
+            status = await self._answer(self._channel, unknown_is_none=True)
+            self._stock = status is None
+            self._boot_ns = parse_boot(status)
+            self._asked_status = True
+        if self._stock:
+            sample = await self._read_stock(self._channel, sent_at, deep=deep)
+            self._synced = True
+            return sample
+        self._channel.write(self._requests[deep])
         answer = await self._answer(self._channel)
         middle = (sent_at + self._clock()) / 2
-        self._synced = self._asked_status = True
+        self._synced = True
         return parse_sample(answer, self._cgroup, boot_ns=self._boot_ns, host_time_s=middle, deep=deep)
+
+    async def _read_stock(self, agent: channel.LineChannel, sent_at: float, *, deep: bool) -> GuestSample:
+        commands = stockagent.DEEP_COMMANDS if deep else stockagent.COMMANDS
+        agent.write(b"".join(_line({"execute": command}) for command in commands))
+        answers = {command: await self._answer(agent, unknown_is_none=True) for command in commands}
+        return parse_stock_sample(answers, host_time_s=(sent_at + self._clock()) / 2, deep=deep)
 
     async def _synchronise(self, agent: channel.LineChannel) -> None:
         # To a guest that does not answer the request is repeated ever more seldom, so that little piles up.
@@ -327,12 +373,14 @@ class GuestReader:
                 return
         raise MalformedError("no answer to guest-sync-delimited")
 
-    async def _answer(self, agent: channel.LineChannel) -> Any:
+    async def _answer(self, agent: channel.LineChannel, *, unknown_is_none: bool = False) -> Any:
         answer = channel.parse_object(await agent.read_line())
         if "return" in answer:
             return answer["return"]
         error = answer.get("error")
         kind = error.get("class") if isinstance(error, dict) else None
+        if kind == "CommandNotFound" and unknown_is_none:
+            return None
         raise MalformedError(f"the agent answers with the error {str(kind)[:40]!r}")
 
     def close(self) -> None:

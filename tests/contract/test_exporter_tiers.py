@@ -281,3 +281,21 @@ async def test_series_of_a_container_have_a_budget(tmp_path: Path) -> None:
     assert len(snapshot.containers[vm.record.id].points) == MAX_SERIES
     assert value(snapshot, hyper.COLLECTOR_SERIES_DROPPED_TOTAL) > 0
     assert values(snapshot.containers[vm.record.id], container.MEMORY_USAGE_BYTES)
+
+
+async def test_a_stock_agent_is_asked_what_it_knows_and_comes_back(tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "qemu-ga")
+    one = collector(tmp_path)
+    async with running(vm):
+        first = (await one.round()).containers[vm.record.id]
+        vm.faults["guest"] = "mute"
+        assert "guest" in (await one.round()).containers[vm.record.id].down
+        del vm.faults["guest"]
+        after = (await until(one, lambda s: not s.containers[vm.record.id].down)).containers[vm.record.id]
+        one.close()
+    assert values(first, container.NETWORK_RECEIVE_BYTES_TOTAL) == {("eth0",): 110}
+    assert values(first, container.MEMORY_USAGE_BYTES) == {}, "it knows no control group"
+    assert values(after, container.FS_USAGE_BYTES) == values(first, container.FS_USAGE_BYTES)
+    assert vm.requests.count("hyper-status") == 1
+    assert "hyper-read" not in vm.requests
+    assert "guest-get-cpustats" not in vm.requests, "that is for the deep tier"

@@ -47,6 +47,7 @@ class FakeVm:
     absent: frozenset[str] = frozenset()
     requests: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    stock: dict[str, Any] | None = None  # answers of a stock qemu-ga, which is there in place of our agent
     clock_ns: Callable[[], int] | None = None
     _servers: list[asyncio.Server] = field(default_factory=list)
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -107,6 +108,10 @@ class FakeVm:
                     if self.faults.get("guest") not in {"wedged", "mute"}:
                         writer.write(b"\xff")
                         await _send(writer, {"return": arguments["id"]})
+                elif self.stock is not None and command in self.stock:
+                    await self._reply("guest", writer, {"return": self.stock[command]})
+                elif self.stock is not None:
+                    await _send(writer, {"error": {"class": "CommandNotFound", "desc": command}})
                 elif command == "hyper-status":
                     await self._reply("guest", writer, {"return": self.status})
                 elif command == "hyper-read":

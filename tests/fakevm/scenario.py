@@ -81,4 +81,5 @@ def fake_vm(state_dir: Path, scenario: str = "base", container_id: str = CONTAIN
         files=guest_files(scenario),
         faults=dict(setting.get("faults", {})),
         absent=frozenset(setting.get("absent", ())),
+        stock=read_json(scenario, "qemu-ga.json"),
     )

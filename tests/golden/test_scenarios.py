@@ -24,9 +24,16 @@ MEASURED_BY_THE_CLOCK = "hyper_collector_"
 
 
 def test_there_are_scenarios() -> None:
-    assert {"cgroup-v1", "cgroup-v2", "cgroup-hybrid", "dead-agent", "deep", "deep-kvm", "wedged-qemu"} <= set(
-        SCENARIOS
-    )
+    assert {
+        "cgroup-v1",
+        "cgroup-v2",
+        "cgroup-hybrid",
+        "dead-agent",
+        "deep",
+        "deep-kvm",
+        "qemu-ga",
+        "wedged-qemu",
+    } <= set(SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -16,7 +16,7 @@ from collector.definitions.microvm import EVENT_NAMES, STARVERS
 from collector.details import guest_details, vmm_details
 from collector.errors import MalformedError
 from collector.reconcile import guest_oom_kills, guest_points, label, vmm_points
-from collector.sources import alertmanager, cgroup, guest, machine, process, qmp, runtime_counters, vmm
+from collector.sources import alertmanager, cgroup, guest, machine, process, qmp, runtime_counters, stockagent, vmm
 from collector.views import Pair, Shares, memory_points, overhead_cpu, residual_seconds, shares
 from exporter.exposition import base_labels, escape, render_points
 from exporter.lineprotocol import tag_value
@@ -129,13 +129,19 @@ QMP_PARSERS: tuple[Callable[[object], Any], ...] = (
     qmp.parse_virtio,
     qmp.parse_queue_count,
     qmp.parse_inflight,
+    stockagent.parse_time,
+    stockagent.parse_interfaces,
+    stockagent.parse_disks,
+    stockagent.parse_root,
+    stockagent.parse_cpus,
 )
 
 
 @given(data=st.data())
-def test_a_damaged_answer_of_qemu_fails_cleanly(data: st.DataObject) -> None:
+def test_a_damaged_answer_of_qemu_or_its_agent_fails_cleanly(data: st.DataObject) -> None:
     """One value somewhere in an honest answer is another: what comes out is counts, or nothing."""
     answers = read_json("base", "qmp.json") | read_json("deep-kvm", "scenario.json")["qmp"]
+    answers |= read_json("qemu-ga", "qemu-ga.json")
     name, parse = data.draw(
         st.sampled_from(
             [
@@ -145,6 +151,11 @@ def test_a_damaged_answer_of_qemu_fails_cleanly(data: st.DataObject) -> None:
                 ("x-query-virtio", qmp.parse_virtio),
                 ("x-query-virtio-status", qmp.parse_queue_count),
                 ("x-query-virtio-queue-status", qmp.parse_inflight),
+                ("guest-get-time", stockagent.parse_time),
+                ("guest-network-get-interfaces", stockagent.parse_interfaces),
+                ("guest-get-diskstats", stockagent.parse_disks),
+                ("guest-get-fsinfo", stockagent.parse_root),
+                ("guest-get-cpustats", stockagent.parse_cpus),
             ]
         )
     )
