@@ -41,7 +41,6 @@ TCP_STATES: Final = (
 )  # fmt: skip
 """cAdvisor's words, in the order of the kernel's numbers, which begin at 1 (include/net/tcp_states.h)."""
 _LATENCY_BUCKET: Final = microvm.BLOCK_LATENCY_SECONDS.part("bucket", "le")
-_LATENCY_COUNT: Final = microvm.BLOCK_LATENCY_SECONDS.part("count")
 
 
 def guest_details(record: Record, guest: GuestSample) -> Iterator[Point]:
@@ -144,13 +143,12 @@ def _block_points(device: BlockDevice) -> Iterator[Point]:
 
 def _latency_points(name: str, op: str, latency: Latency) -> Iterator[Point]:
     # QEMU's bins hold what took less than their bound, Prometheus' also what took exactly so long: a nanosecond.
+    # OpenMetrics allows no count without a sum; the last bucket is the count.
     total = 0
     for bound_ns, count in zip(latency.bounds_ns, latency.bins[:-1], strict=True):
         total += count
         yield Point(_LATENCY_BUCKET, (name, op, repr(bound_ns / NSEC_PER_S)), total)
-    total += latency.bins[-1]
-    yield Point(_LATENCY_BUCKET, (name, op, "+Inf"), total)
-    yield Point(_LATENCY_COUNT, (name, op), total)
+    yield Point(_LATENCY_BUCKET, (name, op, "+Inf"), total + latency.bins[-1])
 
 
 def host_details(process: ProcessSample, cgroup: CgroupSample) -> Iterator[Point]:

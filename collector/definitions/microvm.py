@@ -115,7 +115,7 @@ BLOCK_MERGED_TOTAL = Metric(
 )  # fmt: skip
 BLOCK_LATENCY_SECONDS = Metric(
     "microvm_block_latency_seconds", "histogram", "seconds",
-    "How long operations of the virtual disk took, from when the deep tier was first asked for. It has no sum.",
+    "How long operations of the virtual disk took, from when the deep tier was first asked for; buckets alone.",
     "microvm_block", "vmm: QMP block-latency-histogram-set, query-blockstats", labels=("device", "op"),
     when="only with disks", tier="deep",
 )  # fmt: skip

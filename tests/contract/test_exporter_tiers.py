@@ -12,10 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from collector.catalogue import CATALOGUE, container, hyper, microvm
 from collector.rounds import Collector
 from collector.watch import MAX_SERIES, Settings
+from exporter.exposition import Exposition
 from tests.fakevm import running
 from tests.fakevm.scenario import NOW_S, fake_vm, host_root
 
@@ -299,3 +302,21 @@ async def test_a_stock_agent_is_asked_what_it_knows_and_comes_back(tmp_path: Pat
     assert vm.requests.count("hyper-status") == 1
     assert "hyper-read" not in vm.requests
     assert "guest-get-cpustats" not in vm.requests, "that is for the deep tier"
+
+
+async def test_both_formats_of_the_deep_tier_parse(tmp_path: Path) -> None:
+    vm = ordinary(tmp_path)
+    one = collector(tmp_path, deep=True)
+    exposition = Exposition()
+    async with running(vm):
+        exposition.update(await one.round())
+        one.close()
+    text = parse_text(exposition.render("text", [], NOW_S).decode())
+    openmetrics = list(parse_openmetrics(exposition.render("openmetrics", [], NOW_S).decode()))
+    found, again = (
+        {(s.name, tuple(sorted(s.labels.items())), s.value) for family in families for s in family.samples}
+        for families in (text, openmetrics)
+    )
+    assert found == again
+    latency = next(family for family in openmetrics if family.name == microvm.BLOCK_LATENCY_SECONDS.name)
+    assert (latency.type, latency.unit) == ("histogram", "seconds")
