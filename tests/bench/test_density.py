@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from collector.sources.process import parse_smaps, parse_stat
-from runtime import command
+from runtime import cgroups, command
+from runtime.cgroups import HostCgroups, detect
 from runtime.client import Client
 from runtime.config import Config
 from runtime.errors import GuestFailed
+from runtime.network import links
 from runtime.vm import kernel, launch, machine, monitor, process, qemu, tsc
+from runtime.vm.template import Templates
 from tests.bench.measuring import goal
 from tests.host import KERNELS, Host, running_host
 
@@ -30,6 +34,7 @@ CONTAINERS = int(os.environ.get("HYPER_BENCH_CONTAINERS", "100"))
 AT_ONCE = 4  # commands under way: two for each processor of a small host
 IDLE_CLONES = 20
 IDLE_S = 20.0
+FIRST_UID = 905_100
 MIB = 1024**2
 VMM_TO_REACH_MIB = {"the distribution's QEMU": 18, "QEMU of 'make qemu'": 12}
 
@@ -139,29 +144,61 @@ def qemus() -> dict[str, str]:
 
 
 def measure_memory(name: str, program: str, image: str, place: Path) -> None:
-    """Print what clones weigh beside their guests' RAM with this QEMU, and how fast they are made."""
+    """Print what clones weigh beside their guests' RAM with this QEMU: idle ones, and such as run a container."""
+    idle, parts, starts_ms = asyncio.run(idle_clones(program, place))
+    print(f"\nmemory beside guest RAM, PSS, {IDLE_CLONES} idle clones, tcg, {name}")
+    goal("  median, MiB", statistics.median(idle), VMM_TO_REACH_MIB[name])
+    print("  of that: " + ", ".join(f"{kind} {mib:.1f}" for kind, mib in sorted(parts.items(), key=lambda p: -p[1])))
+    print(f"  from a template to its agent: median {statistics.median(starts_ms):.0f} ms")
     with running_host(image, pool_depth=0, qemu=program) as host:
         for number in range(IDLE_CLONES):
             host.run("--name", f"idle{number}", image, "sleep", "86400")
         found = running(host)
         assert {one["vm"]["start_path"] for one in found} == {"template"}
         each = [vmm_bytes(one) / MIB for one in found]
-        print(f"\nmemory beside guest RAM, PSS, {IDLE_CLONES} idle clones, {found[0]['vm']['accel']}, {name}")
-        goal("  median, MiB", statistics.median(each), VMM_TO_REACH_MIB[name])
-        starts = [sum(one["start_phases"][phase] for phase in ("vm", "agent")) * 1000 for one in found]
-        print(f"  from a template to its agent: median {statistics.median(starts):.0f} ms")
-        parts = pieces(found[0]["vm"]["pid"], found[0]["vm"]["ram_bytes"])
-        print(
-            "  of that: " + ", ".join(f"{kind} {mib:.1f}" for kind, mib in sorted(parts.items(), key=lambda p: -p[1]))
-        )
-        assert sum(parts.values()) == pytest.approx(vmm_bytes(found[0]) / MIB, rel=0.1), "the pieces are the whole"
-        for accel in ("tcg", "kvm"):
-            print(f"  a VM that does not run yet, {accel}: {not_running(program, accel, place / accel)}")
+        print(f"  with a container that sleeps: median {statistics.median(each):.1f} MiB")
+    for accel in ("tcg", "kvm"):
+        print(f"  a VM that does not run yet, {accel}: {not_running(program, accel, place / accel)}")
+
+
+async def idle_clones(program: str, place: Path) -> tuple[list[float], dict[str, float], list[float]]:
+    """MiB beside guest RAM of clones whose agent has answered, the pieces of the first, and ms to that answer."""
+    place.mkdir(parents=True)
+    config = Config(data_dir=place)
+    (place / "kernels").symlink_to(KERNELS)
+    version = await qemu.version(program)
+    host = launch.Host(program, version, kernel.find(config), tsc.measure_khz())
+    groups = HostCgroups(detect(), "hyper-bench")
+    inside = groups.create("bench")
+    shape = machine.Shape(192 * MIB, 1, "tcg")
+    templates = Templates(place / "templates", host, FIRST_UID, groups)
+    clones: list[launch.Started] = []
+    try:
+        ready = await templates.settled(shape)
+        for number in range(IDLE_CLONES):
+            order = launch.Order(
+                f"bench{number}", place / f"vm{number}", shape, FIRST_UID + 1 + number, cgroups.directories(inside),
+                links.tap_name(secrets.token_hex(8)), None, place / f"console{number}",
+            )  # fmt: skip
+            clones.append(await launch.start(host, order, "clone", template=ready))
+        await asyncio.sleep(1)  # what they do of themselves, they have done
+        pids = [clone.process.pid for clone in clones]
+        found = [vmm_bytes({"vm": {"pid": pid, "ram_bytes": shape.ram_bytes}}) / MIB for pid in pids]
+        parts = pieces(pids[0], shape.ram_bytes)
+        assert sum(parts.values()) == pytest.approx(found[0], rel=0.1), "the pieces are the whole"
+    finally:
+        for clone in clones:
+            clone.agent.close()
+            await clone.process.kill()
+        await templates.close()
+        await groups.remove(inside)
+        groups.remove_parent()
+    return found, parts, [sum(clone.phases.values()) * 1000 for clone in clones]
 
 
 def not_running(program: str, accel: str, directory: Path) -> str:
     """PSS beside guest RAM of a VM that was created and not started, with this accelerator."""
-    directory.mkdir(parents=True)
+    directory.mkdir()
     (directory / "kernels").symlink_to(KERNELS)
     config = Config(data_dir=directory)
     found = kernel.find(config)
