@@ -36,5 +36,10 @@ def show(name: str, runs: list[float]) -> float:
 
 
 def goal(what: str, value: float, most: float) -> None:
+    """Print a figure beside the one to stay below."""
+    print(f"{what}: {value:.2f}, at most {most:g}: {'reached' if value <= most else 'MISSED'}")
+
+
+def reach(what: str, value: float, least: float) -> None:
     """Print a figure beside the one to reach."""
-    print(f"{what}: {value:.2f}, to reach: {most:g}: {'reached' if value <= most else 'MISSED'}")
+    print(f"{what}: {value:.2f}, at least {least:g}: {'reached' if value >= least else 'MISSED'}")

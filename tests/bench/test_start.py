@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,20 +12,18 @@ from runtime import cgroups
 from runtime.cgroups import HostCgroups, detect
 from runtime.config import Config
 from runtime.vm import kernel, launch, machine, template, tsc
-from tests.host import KERNELS
+from tests import kernels
+from tests.bench.measuring import reach
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-COLD_RUNS = 5
+COLD_RUNS = 7
 CLONE_RUNS = 20
 LEAST_RATIO = 8
 
 
 @pytest.mark.timeout(300)
-async def test_a_clone_is_many_times_faster_than_a_cold_boot(tmp_path: Path) -> None:
-    (tmp_path / "kernels").symlink_to(KERNELS)
-    config = Config(data_dir=tmp_path)
+@pytest.mark.parametrize("path", kernels.present(), ids=kernels.name)
+async def test_a_clone_is_many_times_faster_than_a_cold_boot(path: Path, tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path, kernel=path)
     found = kernel.find(config)
     host = launch.Host("/usr/bin/qemu-system-x86_64", "bench", found, tsc.measure_khz())
     groups = HostCgroups(detect(), "hyper-bench")
@@ -40,13 +39,17 @@ async def test_a_clone_is_many_times_faster_than_a_cold_boot(tmp_path: Path) -> 
         started = await launch.start(host, order, mode, template=source)
         started.agent.close()
         await started.process.kill()
+        while Path("/sys/class/net", order.tap).exists():  # noqa: ASYNC110 -- nothing there could wake us
+            await asyncio.sleep(0.01)  # the kernel takes it away with a lock held that the next start needs
         return sum(started.phases.values())
 
     try:
-        cold = [await once("cold") for _ in range(COLD_RUNS)]
         ready = await templates.settled(shape)
         await once("clone", ready)  # the first one reads the state file from disk
-        clone = [await once("clone", ready) for _ in range(CLONE_RUNS)]
+        cold, clone = [], []
+        for _ in range(COLD_RUNS):  # in turn: a machine that becomes slower does so for both
+            cold.append(await once("cold"))
+            clone += [await once("clone", ready) for _ in range(-(-CLONE_RUNS // COLD_RUNS))]
     finally:
         await templates.close()
         await groups.remove(inside)
@@ -55,5 +58,4 @@ async def test_a_clone_is_many_times_faster_than_a_cold_boot(tmp_path: Path) -> 
     print(f"\nkernel {found.version}, TCG, 192 MiB, start of QEMU to the agent's first answer, seconds")
     for name, runs in (("cold", cold), ("clone", clone)):
         print(f"{name:>6}  median {statistics.median(runs):.3f}  of {len(runs)}: {' '.join(f'{t:.3f}' for t in runs)}")
-    print(f" ratio  {ratio:.1f} (cold / clone)")
-    assert ratio >= LEAST_RATIO
+    reach("ratio cold / clone", ratio, LEAST_RATIO)
