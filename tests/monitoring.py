@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-QUICK = Thresholds(evaluation_interval="1s", container_down_for="2s")
+QUICK = Thresholds(evaluation_interval="1s", slo_interval="1s", container_down_for="2s", watchdog=False)
 
 
 @contextmanager

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -10,10 +11,13 @@ import yaml
 from alerts import generate, rules
 from alerts.errors import BadSetting
 from alerts.remediation import policy
-from alerts.thresholds import Routing, Thresholds, override
+from alerts.thresholds import Routing, Thresholds, override, seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+QUIET = Thresholds(watchdog=False)
 
 
 @pytest.mark.parametrize("name", sorted(generate.contents()))
@@ -24,6 +28,10 @@ def test_the_committed_file_is_what_the_generator_writes(name: str) -> None:
 
 def test_there_is_no_other_committed_file() -> None:
     assert {path.name for path in generate.GENERATED.iterdir()} == set(generate.contents())
+
+
+def rule_of(document: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(rule for group in document["groups"] for rule in group["rules"] if rule.get("alert") == name)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +45,7 @@ def test_the_command_writes_other_thresholds_where_it_is_told(tmp_path: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = yaml.safe_load((tmp_path / generate.RULES_FILE).read_text())
-    down = next(rule for rule in document["groups"][0]["rules"] if rule["alert"] == "HyperContainerDown")
+    down = rule_of(document, "HyperContainerDown")
     assert down["for"] == "5s"
     assert "down for 5s" in down["annotations"]["description"]
     routes = yaml.safe_load((tmp_path / generate.ALERTMANAGER_FILE).read_text())
@@ -55,6 +63,11 @@ def test_the_command_writes_other_thresholds_where_it_is_told(tmp_path: Path) ->
         ("memory_near_limit_ratio=90", "ratio"),
         ("memory_near_limit_ratio=nan", "ratio"),
         ("webhook_url=ftp://x", "URL"),
+        ("watchdog=no", "true or false"),
+        ("many_down_count=2.5", "whole number"),
+        ("influx_backlog_bytes=-1", "whole number"),
+        ("slo_start_s=inf", "number above 0"),
+        ("host_overcommit_factor=much", "number above 0"),
         ('exporter_job=x"} or vector(1)', "letters"),
     ],
 )
@@ -76,7 +89,39 @@ def test_settings_are_laid_over_one_another() -> None:
 def test_what_is_labelled_for_remediation_is_what_the_controller_acts_on() -> None:
     labelled = {
         rule["alert"]: rule["labels"]["remediation"]
-        for rule in rules.rule_file(Thresholds())["groups"][0]["rules"]
-        if "remediation" in rule["labels"]
+        for group in rules.rule_file(Thresholds())["groups"]
+        for rule in group["rules"]
+        if "remediation" in rule.get("labels", ())
     }
     assert labelled == dict(policy.ACTIONS)
+
+
+def test_the_watchdog_can_be_left_out() -> None:
+    names = {alert.name for alert in rules.alerts(Thresholds())} - {alert.name for alert in rules.alerts(QUIET)}
+    assert names == {"HyperWatchdog"}
+
+
+def test_every_threshold_is_in_a_rule() -> None:
+    """A setting that changes nothing is a promise that is not kept."""
+    before = generate.contents()
+    for name, value in asdict(Thresholds()).items():
+        other: Any = not value if isinstance(value, bool) else value * 0.9 if isinstance(value, float) else value
+        other = value + 1 if type(value) is int else other
+        if isinstance(value, str):
+            other = "7m" if name.endswith(("_for", "_window", "_interval")) else f"{value}/other"
+        assert generate.contents(replace(Thresholds(), **{name: other})) != before, name
+
+
+def test_durations_have_a_length() -> None:
+    assert [seconds(one) for one in ("10s", "1h30m", "500ms", "3d")] == [10, 5400, 0.5, 259200]
+
+
+def test_the_command_writes_who_is_told(tmp_path: Path) -> None:
+    settings = tmp_path / "receivers.toml"
+    settings.write_text("[[receivers]]\nname = 'hook'\nkind = 'webhook'\nurl = 'http://127.0.0.1:1/x'\n")
+    done = command("--write", "--out", str(tmp_path), "--receivers", str(settings))
+    assert done.returncode == 0, done.stderr
+    routes = yaml.safe_load((tmp_path / generate.ALERTMANAGER_FILE).read_text())
+    assert routes["receivers"][-1]["name"] == "hook"
+    done = command("--write", "--out", str(tmp_path), "--receivers", str(tmp_path / "none.toml"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

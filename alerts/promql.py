@@ -1,0 +1,45 @@
+"""Pieces of PromQL, made from metrics of the catalogue and checked against their labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from collector.catalogue import BASE_LABELS, container
+
+if TYPE_CHECKING:
+    from collector.catalogue import Metric
+
+DOWN_STATES: Final = ("created", "exited", "dead")
+"""States in which a container is known not to run; those on the way somewhere are not among them."""
+
+
+def select(metric: Metric, **matchers: str | tuple[str, ...]) -> str:
+    """A selector of a metric; a tuple of values means any of them.
+
+    Raises:
+        ValueError: the metric has no such label.
+    """
+    known = {*metric.labels, *(BASE_LABELS if metric.scope == "container" else ())}
+    parts = []
+    for label, value in matchers.items():
+        if label not in known:
+            raise ValueError(f"{metric.name} has no label {label}")
+        parts.append(f'{label}="{value}"' if isinstance(value, str) else f'{label}=~"{"|".join(value)}"')
+    return f"{metric.name}{{{', '.join(parts)}}}" if parts else metric.name
+
+
+def rate(metric: Metric, window: str = "5m", **matchers: str | tuple[str, ...]) -> str:
+    """Growth of a counter a second."""
+    return f"rate({select(metric, **matchers)}[{window}])"
+
+
+def increase(metric: Metric, window: str, **matchers: str | tuple[str, ...]) -> str:
+    """Growth of a counter over a window."""
+    return f"increase({select(metric, **matchers)}[{window}])"
+
+
+# A state set may have a series for every member or for the one that holds alone: `== 1` is right for both.
+WANTED: Final = f"{select(container.DESIRED_RUNNING)} == 1"
+RUNNING: Final = f"{select(container.STATE, state='running')} == 1"
+DOWN: Final = f"{WANTED} and on (id) {select(container.STATE, state=DOWN_STATES)} == 1"
+"""Evidence that it is down, not a lack of evidence that it is up: absent series fire nothing."""
