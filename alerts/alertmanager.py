@@ -103,7 +103,7 @@ def inhibitions() -> list[dict[str, Any]]:
         # A container that is down has neither an agent nor memory to complain about. Why it died is still told.
         rule(
             ['alertname = "HyperContainerDown"', 'id != ""'],
-            ['id != ""', 'alertname !~ "HyperContainerDown|HyperContainerFlapping|HyperOomKill"'],
+            ['id != ""', 'alertname !~ "HyperContainerDown|HyperContainerFlapping|HyperOomKill|HyperVmEvent"'],
             ["id"],
         ),
         # A guest that stands still does not answer either.
@@ -116,9 +116,10 @@ def inhibitions() -> list[dict[str, Any]]:
             [f'alertname =~ "{symptoms}|HyperContainerFlapping"', 'id != ""'], [f'alertname =~ "{burns}"', 'id != ""'],
             ["id"],
         ),
-        # A host without CPU or memory explains its containers' waiting for it.
+        # A host without CPU explains that its containers wait for it.
         rule(
-            ['alertname = "HyperHostMemoryLow"'], ['alertname = "HyperHostOvercommitted"'], ["instance"],
+            ['alertname = "HyperHostCpuSaturated"'], ['alertname = "HyperStarvedByHost"', 'instance != ""'],
+            ["instance"],
         ),
         # A page silences tickets of the same cause: of the same container, of the same host.
         rule(

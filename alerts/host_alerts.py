@@ -86,6 +86,19 @@ def _exporter(t: Thresholds) -> tuple[Alert, ...]:
             scope="host",
         ),
         Alert(
+            name="HyperSeriesDropped",
+            expr=f"{increase(hyper.COLLECTOR_SERIES_DROPPED_TOTAL, t.series_dropped_window)} > 0",
+            for_="0s",
+            severity="ticket",
+            cause="collector",
+            summary=f"hyper-exporter on {HOST} leaves series out",
+            description=(
+                f"hyper-exporter on {HOST} left out about {_COUNT} series within {t.series_dropped_window}, as a "
+                "container had more than its budget allows: what they would tell is not seen."
+            ),
+            scope="host",
+        ),
+        Alert(
             name="HyperRecordsUnreadable",
             expr=f"{hyper.RECORDS_UNREADABLE.name} > 0",
             for_=t.records_unreadable_for,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from alerts.alert import WHO, WHO_EXACTLY, Alert
 from alerts.promql import RUNNING, select
+from alerts.thresholds import seconds
 from collector.catalogue import microvm
 
 if TYPE_CHECKING:
@@ -13,10 +14,14 @@ if TYPE_CHECKING:
 
 _STOPPED: Final = ("paused", "internal-error", "io-error", "guest-panicked", "shutdown")
 """QEMU's run states in which the guest does not go on."""
+_EVENTS: Final = ("guest_panicked", "watchdog", "block_io_error", "memory_failure")
+_STEP: Final = "30s"
+"""How finely the past is looked at where only the member of a state set that holds has a series."""
 
 
 def alerts(t: Thresholds) -> tuple[Alert, ...]:
     """All alerts about micro-VMs."""
+    events = select(microvm.EVENTS_TOTAL, event=_EVENTS)
     return (
         Alert(
             name="HyperAgentUnhealthy",
@@ -66,6 +71,49 @@ def alerts(t: Thresholds) -> tuple[Alert, ...]:
             description=(
                 f"{WHO_EXACTLY} is said to run, but QEMU has been in state {{{{ $labels.status }}}} for "
                 f"{t.vm_stopped_for}: nothing in it goes on."
+            ),
+        ),
+        Alert(
+            name="HyperVmEvent",
+            # The first event brings the series along, which increase() alone does not see.
+            expr=(
+                f"increase({events}[{t.vm_event_window}]) > 0 or ({events} unless {events} offset {t.vm_event_window})"
+            ),
+            for_="0s",
+            severity="ticket",
+            cause="vm",
+            summary="QEMU reports {{ $labels.event }} for {{ $labels.name }} of {{ $labels.namespace }}",
+            description=(
+                f"QEMU of {WHO_EXACTLY[0].lower()}{WHO_EXACTLY[1:]} has reported {{{{ $labels.event }}}} about "
+                f'{{{{ $value | printf "%.0f" }}}} times within {t.vm_event_window}.'
+            ),
+        ),
+        Alert(
+            name="HyperStarvedByHost",
+            expr=(
+                f"count_over_time(({select(microvm.STARVED_BY, by='host')} == 1)[{t.starved_window}:{_STEP}]) "
+                f"/ {seconds(t.starved_window) / seconds(_STEP):g} > {t.starved_ratio:g}"
+            ),
+            for_="0s",
+            severity="ticket",
+            cause="cpu",
+            summary=f"{WHO} is starved by its host",
+            description=(
+                f"{WHO_EXACTLY} could not run for want of the host's CPU in {{{{ $value | humanizePercentage }}}} of "
+                f"the last {t.starved_window}. It is the host, neither the container nor its limit."
+            ),
+        ),
+        Alert(
+            name="HyperOverheadHigh",
+            expr=f"{microvm.OVERHEAD_MEMORY_BYTES.name} > {t.overhead_memory_bytes}",
+            for_=t.overhead_memory_for,
+            severity="info",
+            cause="overhead",
+            summary=f"The micro-VM of {WHO[0].lower()}{WHO[1:]} costs much memory",
+            description=(
+                f"The micro-VM of {WHO_EXACTLY[0].lower()}{WHO_EXACTLY[1:]} takes "
+                "{{ $value | humanize1024 }}B of memory beside what the container uses, above "
+                f"{t.overhead_memory_bytes / (1 << 20):g} MiB for {t.overhead_memory_for}."
             ),
         ),
         Alert(

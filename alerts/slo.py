@@ -48,7 +48,7 @@ def recordings(t: Thresholds) -> tuple[Recording, ...]:
     wanted = f"({WANTED} unless on (id) {select(container.STATE, state='paused')} == 1)"
     answers = f"{select(microvm.SOURCE_UP, source='guest')} == 1"
     available = f"{wanted} and on (id) {RUNNING} and on (id) {answers} and on (id) {container.HEALTH_STATE.name} != 0"
-    took_s = f"sum by (id, instance, job) ({microvm.START_PHASE_SECONDS.name})"
+    took_s = microvm.START_SECONDS.name
     shares = []
     for window in _WINDOWS:
         share = _digits(seconds(t.slo_interval) / seconds(window))

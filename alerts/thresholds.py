@@ -61,6 +61,11 @@ class Thresholds:
         qemu_silent_for: How long QEMU of a running container may be silent.
         host_view_for: How long the host's files of a running container may be unreadable.
         vm_stopped_for: How long QEMU may have stopped the guest of a container that is said to run.
+        vm_event_window: How long a bad event of QEMU keeps its alert alive.
+        starved_ratio: Share of the time in which the host keeps it from the CPU.
+        starved_window: The time that is looked at.
+        overhead_memory_bytes: Memory that the VM takes beside its container's.
+        overhead_memory_for: How long it may be above it.
         clock_skew_s: Difference between the guest's clock and the host's.
         clock_skew_for: How long it may be above it.
         starts_failing_ratio: Share of starts that fail.
@@ -91,6 +96,7 @@ class Thresholds:
         host_overcommit_for: How long it may be above it.
         host_cpu_ratio: CPU of the host that micro-VMs take.
         host_cpu_for: How long it may be above it.
+        series_dropped_window: How long a series left out keeps its alert alive.
         records_unreadable_for: How long a record may be unreadable.
         influx_backlog_bytes: Samples on disk that InfluxDB has not taken. Less than the spool holds (256 MiB).
         influx_backlog_for: How long it may be above it.
@@ -136,6 +142,11 @@ class Thresholds:
     qemu_silent_for: str = "2m"
     host_view_for: str = "5m"
     vm_stopped_for: str = "1m"
+    vm_event_window: str = "10m"
+    starved_ratio: float = 0.5
+    starved_window: str = "10m"
+    overhead_memory_bytes: int = 256 << 20
+    overhead_memory_for: str = "1h"
     clock_skew_s: float = 5.0
     clock_skew_for: str = "5m"
     starts_failing_ratio: float = 0.5
@@ -166,6 +177,7 @@ class Thresholds:
     host_overcommit_for: str = "30m"
     host_cpu_ratio: float = 0.9
     host_cpu_for: str = "15m"
+    series_dropped_window: str = "15m"
     records_unreadable_for: str = "5m"
     influx_backlog_bytes: int = 64 << 20
     influx_backlog_for: str = "15m"

@@ -146,6 +146,7 @@ def silences(source: dict[str, str], target: dict[str, str]) -> bool:
 OF_CONTAINER = {name for name, alert in ALERTS.items() if alert.scope == "container"}
 OF_HOST = {name for name, alert in ALERTS.items() if alert.scope == "host"}
 BURNS = {"HyperAvailabilityBurnsFast", "HyperAvailabilityBurnsSlowly"}
+TOLD_STILL = {"HyperContainerFlapping", "HyperOomKill", "HyperVmEvent"}
 BLIND = {"HyperExporterDown", "HyperCollectorStalled"}
 
 
@@ -155,7 +156,7 @@ BLIND = {"HyperExporterDown", "HyperCollectorStalled"}
         ("HyperExporterDown", (OF_CONTAINER | OF_HOST) - BLIND),
         ("HyperCollectorStalled", (OF_CONTAINER | OF_HOST) - BLIND),
         ("HyperManyContainersDown", {"HyperContainerDown", *BURNS}),
-        ("HyperContainerDown", OF_CONTAINER - {"HyperContainerDown", "HyperContainerFlapping", "HyperOomKill"}),
+        ("HyperContainerDown", OF_CONTAINER - {"HyperContainerDown", *TOLD_STILL}),
         ("HyperContainerFlapping", BURNS),
         ("HyperContainerUnhealthy", BURNS),
         ("HyperVmStopped", {"HyperAgentUnhealthy", "HyperContainerUnhealthy", "HyperHostViewLost", *BURNS}),
@@ -165,6 +166,7 @@ BLIND = {"HyperExporterDown", "HyperCollectorStalled"}
         ("HyperDiskFull", {"HyperDiskFillsSoon"}),
         ("HyperInodesFull", {"HyperDiskFillsSoon"}),
         ("HyperHostMemoryLow", {"HyperHostOvercommitted"}),
+        ("HyperHostCpuSaturated", {"HyperStarvedByHost"}),
     ],
 )
 def test_what_silences_what(source: str, silenced: set[str]) -> None:
@@ -173,7 +175,7 @@ def test_what_silences_what(source: str, silenced: set[str]) -> None:
 
 
 def test_nothing_else_silences_anything() -> None:
-    quiet = {name for name, alert in ALERTS.items() if alert.severity != "page"} | {
+    quiet = {name for name, alert in ALERTS.items() if alert.severity != "page"} - {"HyperHostCpuSaturated"} | {
         "HyperRuntimeDown",
         "HyperExporterMissing",
     }
