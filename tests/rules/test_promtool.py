@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from alerts import generate, rules
 from alerts.thresholds import Routing, Thresholds
+from collector.catalogue import CATALOGUE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -91,10 +93,10 @@ def test_every_alert_has_a_runbook_with_what_somebody_on_call_wants() -> None:
         assert f"[{name}](../runbooks/{name}.md) | {alert.severity} |" in reference
 
 
-def test_runbooks_name_only_commands_and_settings_that_there_are() -> None:
-    known = set(re.findall(r"^  ([a-z]+) ", run(ROOT / ".venv/bin/hyper", "--help").stdout, re.MULTILINE))
+def test_runbooks_name_only_commands_settings_and_metrics_that_there_are() -> None:
+    known = set(re.findall(r"^  ([a-z]+) ", run(Path(sys.executable).parent / "hyper", "--help").stdout, re.MULTILINE))
     assert {"ps", "inspect", "redeploy"} <= known
-    settings = set(Thresholds.__dataclass_fields__)
+    settings = {*Thresholds.__dataclass_fields__, *Routing.__dataclass_fields__}
     for path in (ROOT / "docs/runbooks").glob("Hyper*.md"):
         text = path.read_text()
         commands = set(re.findall(r"(?:^ *|`)hyper ([a-z]+)", text, re.MULTILINE))
@@ -102,6 +104,8 @@ def test_runbooks_name_only_commands_and_settings_that_there_are() -> None:
         named = set(re.findall(r"--set ([a-z_]+)=", text))
         named |= {word for word in re.findall(r"`([a-z_]+)`", text) if word.endswith(("_for", "_window", "_ratio"))}
         assert named <= settings, f"{path.name}: {named - settings}"
+        metrics = set(re.findall(r"\b(?:container|microvm|machine|hyper)_[a-z0-9_]+\b(?!:)", text)) - settings
+        assert metrics <= CATALOGUE.keys(), f"{path.name}: nothing exports {metrics - CATALOGUE.keys()}"
 
 
 @pytest.mark.parametrize(

@@ -103,13 +103,13 @@ def test_the_watchdog_can_be_left_out() -> None:
 
 def test_every_threshold_is_in_a_rule() -> None:
     """A setting that changes nothing is a promise that is not kept."""
-    before = generate.contents()
+    before = rules.rule_file(Thresholds())
     for name, value in asdict(Thresholds()).items():
         other: Any = not value if isinstance(value, bool) else value * 0.9 if isinstance(value, float) else value
         other = value + 1 if type(value) is int else other
         if isinstance(value, str):
             other = "7m" if name.endswith(("_for", "_window", "_interval")) else f"{value}/other"
-        assert generate.contents(replace(Thresholds(), **{name: other})) != before, name
+        assert rules.rule_file(replace(Thresholds(), **{name: other})) != before, name
 
 
 def test_durations_have_a_length() -> None:
