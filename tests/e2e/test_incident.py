@@ -32,7 +32,7 @@ def test_a_container_that_dies_is_seen_told_and_redeployed(host: Host, images: I
             script = "while [ ! -e /die ]; do sleep 0.1; done; exit 3"
             host.run("--name", "shop", images.busybox, "sh", "-c", script)
             wait_for(lambda: query(url, 'container_state{name="shop",state="running"} == 1'), "seen running")
-            assert query(url, "ALERTS") == []
+            assert query(url, 'ALERTS{alertstate="firing"}') == []
             first = host.inspect("shop")
 
             began = time.monotonic()

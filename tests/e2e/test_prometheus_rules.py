@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import http.server
 import json
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 OTHER = "ab" * 32
+
+# A well world: of what all others show as 1 there is enough, and nothing is broken.
+SIZES = {
+    "container_spec_memory_limit_bytes": 2, "container_fs_limit_bytes": 2, "container_fs_inodes_total": 2,
+    "machine_memory_bytes": 100, "machine_cpu_cores": 100, "hyper_records_unreadable": 0,
+}  # fmt: skip
+TROUBLE = re.compile("oom|throttled|pressure|overflows|retransmits|dropped|fallbacks|restarts")
 
 
 class Exposition(http.server.ThreadingHTTPServer):
@@ -74,10 +82,12 @@ class Exposition(http.server.ThreadingHTTPServer):
             return float(own["state"] == ("exited" if id_ in self.down else "running"))
         if metric.name == "container_exit_code":
             return 3
-        if metric.name == "container_spec_memory_limit_bytes":
-            return 2  # half of it is in use, by the 1 of all others
-        # OOM kills would fire an alert of their own; they stand still here.
-        return self.scrapes if metric.type == "counter" and "oom" not in metric.name else 1
+        if metric.name in SIZES:
+            return SIZES[metric.name]
+        if "timestamp" in metric.name or metric.name in {"container_last_seen", "container_start_time_seconds"}:
+            return time.time()
+        # Counters of trouble would fire alerts of their own; they stand still here.
+        return self.scrapes if metric.type == "counter" and not TROUBLE.search(metric.name) else 1
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
