@@ -2,234 +2,289 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from grafanalib import core
+from collector.catalogue import container, hyper, machine, microvm, remediation
+from dashboards import links, marks
+from dashboards.layout import dashboard
+from dashboards.panels import ORANGE, RED, Code, Column, Panel, Query, stat, steps, table, time_series
+from dashboards.promql import PER_CONTAINER, Chosen, per_container
+from dashboards.variables import chain
 
-from collector.catalogue import Metric, container, hyper, microvm, remediation
-from dashboards.panels import ORANGE, RED, SOURCE, Panel, Query, arrange, render, stat, steps, table, time_series
-from dashboards.promql import count, increase, rate, select
+if TYPE_CHECKING:
+    from collector.catalogue import Metric
 
-UID = "hyper-fleet"
+UID: Final = links.FLEET
 
-_NOT_RUNNING = "created|exited|dead"
-_WHO = "{{namespace}}/{{container}}"
-_RUNNING = f"{select(container.STATE, state='running')} == 1"
-_WANTED = f"{select(container.DESIRED_RUNNING)} == 1"
-_NO_CONTAINERS = "No container is seen"
+_NAMES: Final = ("instance", "namespace", "pod", "container")
+_ALL: Final = Chosen(_NAMES)
+_WHO: Final = "{{namespace}}/{{container}}"
+_NO_CONTAINERS: Final = "No container is seen"
+_NO_EXPORTER: Final = "No exporter is scraped"
 
 
 def fleet() -> dict[str, Any]:
     """The dashboard as JSON."""
-    dashboard = core.Dashboard(
-        title="Hyperpulse / Fleet",
-        uid=UID,
-        description="Every container of every host: what is down, what is short of something, what was done about it.",
-        tags=["hyperpulse"],
-        timezone="browser",
-        refresh="10s",
-        graphTooltip=1,
-        time=core.Time("now-1h", "now"),
-        templating=core.Templating(list=_variables()),
-        panels=arrange(
-            [
-                ("Now", _now()),
-                ("Containers", _containers()),
-                ("Top consumers", _consumers()),
-                ("Out of memory and restarts", _trouble()),
-                ("Starts", _starts()),
-                ("Remediation", _remediation()),
-                ("The collector and its cost", _collector()),
-            ]
-        ),
+    return dashboard(
+        UID,
+        "Every container of every host: what is down, what is short of something, what was done about it.",
+        chain(_NAMES),
+        [
+            ("Is anything wrong, and with how many?", _now()),
+            ("Which containers, which tenants, which hosts?", _containers()),
+            ("Who uses the most?", _consumers()),
+            ("What is short of something?", _saturation()),
+            ("What died or came back?", _trouble()),
+            ("How fast do containers start?", _starts()),
+            ("What was done about it?", _remediation()),
+            ("Can the numbers be believed, and what do they cost?", _collector()),
+        ],
+        [marks.digests(_ALL), marks.actions()],
     )
-    return render(dashboard)
-
-
-def _variables() -> list[Any]:
-    info = container.INFO.name
-
-    def of_containers(name: str, label: str, query: str) -> Any:
-        return core.Template(
-            name=name,
-            label=label,
-            query=query,
-            dataSource=SOURCE,
-            type="query",
-            refresh=2,
-            multi=True,
-            includeAll=True,
-            allValue=".*",
-            default="$__all",
-        )
-
-    return [
-        core.Template(name="datasource", label="Data source", query="prometheus", type="datasource", default=None),
-        of_containers("namespace", "Namespace", f"label_values({info}, namespace)"),
-        of_containers("container", "Container", f'label_values({info}{{namespace=~"$namespace"}}, container)'),
-    ]
 
 
 def _now() -> list[Panel]:
-    down = f"{select(container.STATE, state=_NOT_RUNNING)} == 1 and on (id) {_WANTED}"
-    silent = f"{select(microvm.SOURCE_UP)} == 0 and on (id) {_RUNNING}"
+    silent = f"{_ALL.select(microvm.SOURCE_UP)} == 0 and on (id) {_ALL.running}"
+    unhealthy = f"{_ALL.select(container.HEALTH_STATE)} == 0 and on (id) {_ALL.running}"
     red_from_one = steps((1, RED))
     return [
         stat(
-            "Running", "Containers whose process runs.", count(_RUNNING, container.STATE), empty=_NO_CONTAINERS
+            "Running", "Containers whose process runs.", _ALL.count(_ALL.running, container.STATE),
+            empty=_NO_CONTAINERS, width=3,
         ),
         stat(
             "Down", "Containers that should be running and are not. The table below names them.",
-            count(down, container.STATE), empty=_NO_CONTAINERS, thresholds=red_from_one,
+            _ALL.count(_ALL.down, container.STATE), empty=_NO_CONTAINERS, thresholds=red_from_one, filled=True, width=3,
+        ),
+        stat(
+            "Unhealthy", "Running containers whose health check fails or has not passed yet.",
+            _ALL.count(unhealthy, container.HEALTH_STATE), empty=_NO_CONTAINERS, thresholds=steps((1, ORANGE)), width=3,
         ),
         stat(
             "Sources down", "Sources (host, vmm, guest) of running containers without a good sample in the last round.",
-            count(silent, microvm.SOURCE_UP), empty=_NO_CONTAINERS, thresholds=red_from_one,
+            _ALL.count(silent, microvm.SOURCE_UP), empty=_NO_CONTAINERS, thresholds=red_from_one, width=3,
         ),
         stat(
             "OOM kills, 1 h", "Processes killed for want of memory in the last hour.",
-            f"sum({increase(container.OOM_EVENTS_TOTAL, '1h')})", empty=_NO_CONTAINERS,
-            thresholds=steps((0.5, ORANGE)),
+            f"sum({_ALL.increase(container.OOM_EVENTS_TOTAL, '1h')})", empty=_NO_CONTAINERS,
+            thresholds=steps((0.5, ORANGE)), width=3,
         ),
         stat(
             "Restarts, 1 h", "Starts after the first in the last hour, by whomever.",
-            f"sum({increase(container.RESTARTS_TOTAL, '1h')})", empty=_NO_CONTAINERS,
-            thresholds=steps((1, ORANGE), (10, RED)),
+            f"sum({_ALL.increase(container.RESTARTS_TOTAL, '1h')})", empty=_NO_CONTAINERS,
+            thresholds=steps((1, ORANGE), (10, RED)), width=3,
         ),
         stat(
             "Remediation actions, 24 h", "What the remediation controller did to containers in the last day.",
-            f"sum({increase(remediation.ACTIONS_TOTAL, '24h')})", empty="No controller is scraped",
-            thresholds=steps((1, ORANGE)),
+            f"sum({_ALL.increase(remediation.ACTIONS_TOTAL, '24h')})", empty="No controller is scraped",
+            thresholds=steps((1, ORANGE)), width=3,
+        ),
+        stat(
+            "Hosts that answer", "Hosts whose exporter answers.", f"count({_ALL.select(hyper.CONTAINERS)})",
+            empty=_NO_EXPORTER, width=3,
         ),
     ]  # fmt: skip
 
 
 def _containers() -> list[Panel]:
-    state_now = f"({select(container.STATE, state=_NOT_RUNNING)} == 1)"
-    exit_code = f"{select(container.EXIT_CODE)} * on (id) group_left (state) {state_now}"
+    exit_code = f"{_ALL.select(container.EXIT_CODE)} * on (id) group_left (state) {_ALL.down}"
+    who = {"instance": "Host", "namespace": "Tenant", "pod": "Pod", "container": "Container"}
+    by_host = "by (instance)"
     return [
         time_series(
             "Containers by state", "How many containers are in each state.",
-            [Query(f"sum by (state) ({select(container.STATE)}) > 0", "{{state}}")],
+            [Query(f"count by (state) ({_ALL.select(container.STATE)} == 1)", "{{state}}")],
             unit="short", empty=_NO_CONTAINERS, stacked=True,
         ),
         table(
             "Down containers",
             "Containers that should be running and are not, with the exit code of their last run. "
             "`hyper logs NAME` has their last words.",
-            # A container that never ran has no exit code: it gets -1, which no process can exit with.
-            f"({exit_code} or on (id) {state_now} - 2) and on (id) {_WANTED}",
-            columns={"namespace": "Namespace", "container": "Container", "state": "State", "Value": "Exit code",
-                     "image": "Image", "id": "Id"},
-            unit="none", empty="Nothing is down", value_texts={"-1": "never ran"},
+            [
+                *(Column(heading, label=label) for label, heading in who.items()),
+                Column("State", label="state"),
+                # A container that never ran has no exit code: it gets -1, which no process can exit with.
+                Column("Exit code", expr=f"{exit_code} or on (id) {_ALL.down} - 2", unit="none",
+                       codes=(Code(-1, "never ran", ORANGE),)),
+                Column("Image", label="image"),
+                Column("Id", label="id"),
+            ],
+            empty="Nothing is down", links=[links.from_row(links.CONTAINER, who)],
+        ),
+        time_series(
+            "Containers by tenant", "Running containers of each tenant.",
+            [Query(f"count by (namespace) {_ALL.running}", "{{namespace}}")],
+            unit="short", empty=_NO_CONTAINERS, stacked=True,
+        ),
+        table(
+            "Hosts",
+            "What each host has and what its containers take. Memory committed is the sum of the limits of its running "
+            "containers; above 100 % they cannot all have what they were promised.",
+            [
+                Column("Host", label="instance"),
+                Column("Running", expr=f"count {by_host} {_ALL.running}"),
+                Column(
+                    "CPU", unit="percentunit", thresholds=((0.8, ORANGE), (0.95, RED)),
+                    expr=f"sum {by_host} ({_ALL.rate(microvm.HOST_CPU_SECONDS_TOTAL)}) / "
+                    f"sum {by_host} ({_ALL.select(machine.CPU_CORES)})",
+                ),
+                Column(
+                    "Memory committed", unit="percentunit", thresholds=((1, ORANGE), (1.5, RED)),
+                    expr=f"sum {by_host} ({_ALL.select(container.SPEC_MEMORY_LIMIT_BYTES)} and on (id) {_ALL.running})"
+                    f" / sum {by_host} ({_ALL.select(machine.MEMORY_BYTES)})",
+                ),
+                Column(
+                    "Memory taken", unit="percentunit", thresholds=((0.8, ORANGE), (0.95, RED)),
+                    expr=f"sum {by_host} ({_ALL.select(microvm.HOST_MEMORY_BYTES)}) / "
+                    f"sum {by_host} ({_ALL.select(machine.MEMORY_BYTES)})",
+                ),
+            ],
+            empty=_NO_EXPORTER, links=[links.from_row(links.HOST, {"instance": "Host"})],
         ),
     ]  # fmt: skip
 
 
-def _consumers() -> list[Panel]:
-    def top(expr: str) -> list[Query]:
-        return [Query(f"topk(10, sum by (namespace, container) ({expr}))", _WHO)]
+def _top(expr: str) -> list[Query]:
+    return [Query(f"topk(10, {per_container(expr)})", _WHO)]
 
-    limit = select(container.SPEC_MEMORY_LIMIT_BYTES)
+
+def _consumers() -> list[Panel]:
+    there = links.to_container()
     return [
         time_series(
             "CPU, top 10", "CPUs in use by the containers' own processes, as the guest counts them.",
-            top(rate(container.CPU_USAGE_SECONDS_TOTAL)), unit="suffix: CPUs", empty=_NO_CONTAINERS,
+            _top(_ALL.rate(container.CPU_USAGE_SECONDS_TOTAL)), unit="suffix: CPUs", empty=_NO_CONTAINERS, links=there,
         ),
         time_series(
             "CPU of the host, top 10", "CPUs of the host that the micro-VMs cost, with QEMU's own threads.",
-            top(rate(microvm.HOST_CPU_SECONDS_TOTAL)), unit="suffix: CPUs", empty=_NO_CONTAINERS,
+            _top(_ALL.rate(microvm.HOST_CPU_SECONDS_TOTAL)), unit="suffix: CPUs", empty=_NO_CONTAINERS, links=there,
         ),
         time_series(
             "Memory, top 10", "Working set: memory in use without the page cache that can be dropped first.",
-            top(select(container.MEMORY_WORKING_SET_BYTES)), unit="bytes", empty=_NO_CONTAINERS,
+            _top(_ALL.select(container.MEMORY_WORKING_SET_BYTES)), unit="bytes", empty=_NO_CONTAINERS, links=there,
         ),
         time_series(
+            "Memory of the host, top 10", "Memory that the micro-VMs take of the host, without what they share.",
+            _top(_ALL.select(microvm.HOST_MEMORY_BYTES, part="guest_ram|vmm")), unit="bytes", empty=_NO_CONTAINERS,
+            links=there,
+        ),
+        time_series(
+            "Network, top 10", "Bytes a second, received and sent.",
+            _top(f"{_ALL.rate(container.NETWORK_RECEIVE_BYTES_TOTAL)} + "
+                 f"{_ALL.rate(container.NETWORK_TRANSMIT_BYTES_TOTAL)}"),
+            unit="Bps", empty=_NO_CONTAINERS, links=there,
+        ),
+        time_series(
+            "Disk, top 10", "Bytes a second that the containers read from their disks and write to them.",
+            _top(f"{_ALL.rate(container.FS_READS_BYTES_TOTAL)} + {_ALL.rate(container.FS_WRITES_BYTES_TOTAL)}"),
+            unit="Bps", empty=_NO_CONTAINERS, links=there,
+        ),
+    ]  # fmt: skip
+
+
+def _saturation() -> list[Panel]:
+    there = links.to_container()
+    memory = f"{_ALL.select(container.MEMORY_WORKING_SET_BYTES)} / {_ALL.select(container.SPEC_MEMORY_LIMIT_BYTES)}"
+    return [
+        time_series(
             "Memory of the limit, top 10", "Working set as a share of the memory limit; at 100 % processes are killed.",
-            [Query(f"topk(10, {select(container.MEMORY_WORKING_SET_BYTES)} / {limit})", _WHO)],
-            unit="percentunit", empty=_NO_CONTAINERS, maximum=1, thresholds=steps((0.9, RED)),
+            _top(memory), unit="percentunit", empty=_NO_CONTAINERS, maximum=1, thresholds=steps((0.9, RED)),
+            links=there,
+            width=8,
+        ),
+        time_series(
+            "Waiting for a CPU, top 10", "Share of time in which some task of the container waited for a CPU.",
+            _top(_ALL.rate(container.PRESSURE_CPU_WAITING_SECONDS_TOTAL)), unit="percentunit", empty=_NO_CONTAINERS,
+            maximum=1, links=there, width=8,
+        ),
+        time_series(
+            "Waiting for memory or disk, top 10",
+            "Share of time in which some task of the container waited for memory to be reclaimed, or for a disk.",
+            _top(f"{_ALL.rate(container.PRESSURE_MEMORY_WAITING_SECONDS_TOTAL)} + "
+                 f"{_ALL.rate(container.PRESSURE_IO_WAITING_SECONDS_TOTAL)}"),
+            unit="percentunit", empty=_NO_CONTAINERS, links=there, width=8,
         ),
     ]  # fmt: skip
 
 
 def _trouble() -> list[Panel]:
     def events(metric: Metric) -> list[Query]:
-        return [Query(f"sum by (namespace, container) ({increase(metric, '$__rate_interval')}) > 0", _WHO)]
+        return [Query(f"sum by ({PER_CONTAINER}) ({_ALL.increase(metric)}) > 0", _WHO)]
 
     return [
         time_series(
             "OOM kills", "Processes killed for want of memory, by container.",
             events(container.OOM_EVENTS_TOTAL), unit="short", empty="No OOM kill in this time", bars=True,
+            links=links.to_container(),
         ),
         time_series(
             "Restarts", "Starts after the first, by container: of people, of the runtime, of remediation.",
             events(container.RESTARTS_TOTAL), unit="short", empty="No restart in this time", bars=True,
+            links=links.to_container(),
         ),
     ]  # fmt: skip
 
 
 def _starts() -> list[Panel]:
-    seconds = rate(hyper.OPERATION_SECONDS_TOTAL, kind="start")
-    starts = rate(hyper.OPERATIONS_TOTAL, kind="start")
+    seconds = f"sum by (instance) ({_ALL.rate(hyper.OPERATION_SECONDS_TOTAL, kind='start')})"
+    starts = f"sum by (instance) ({_ALL.rate(hyper.OPERATIONS_TOTAL, kind='start')})"
     return [
         time_series(
             "Starts by path", "How VMs were started: from the pool, as clones of a template, or cold.",
-            [Query(f"sum by (path) ({increase(hyper.STARTS_TOTAL, '$__rate_interval')}) > 0", "{{path}}")],
+            [Query(f"sum by (path) ({_ALL.events(hyper.STARTS_TOTAL)}) > 0", "{{path}}")],
             unit="short", empty="No start in this time", bars=True, stacked=True, width=8,
         ),
         time_series(
             "Slower than they could be", "Starts that took a slower path than they could have, by reason.",
-            [Query(f"sum by (reason) ({increase(hyper.START_FALLBACKS_TOTAL, '$__rate_interval')}) > 0", "{{reason}}")],
+            [Query(f"sum by (reason) ({_ALL.events(hyper.START_FALLBACKS_TOTAL)}) > 0", "{{reason}}")],
             unit="short", empty="No fallback in this time", bars=True, stacked=True, width=8,
         ),
         time_series(
             "Mean start time", "Time that hyperd took for a start, on average, by host.",
-            [Query(
-                f"sum by (instance) ({seconds}) / (sum by (instance) ({starts}) > 0)", "{{instance}}",
-            )],
-            unit="s", empty="No start in this time", width=8,
+            [Query(f"{seconds} / ({starts} > 0)", "{{instance}}")],
+            unit="s", empty="No start in this time", width=8, links=links.to_host(),
         ),
         time_series(
-            "Time of the last start",
-            "Mean over the containers of how long their last start took, and its phases where they are sampled deep.",
-            [Query(f"avg ({select(microvm.START_SECONDS)})", "start"),
-             Query(f"avg by (phase) ({select(microvm.START_PHASE_SECONDS)})", "{{phase}}")],
-            unit="s", empty=_NO_CONTAINERS,
+            "Phases of the last start", "Mean over the containers of how long each phase of their last start took.",
+            [Query(f"avg by (phase) ({_ALL.select(microvm.START_PHASE_SECONDS)})", "{{phase}}")],
+            unit="s", empty=_NO_CONTAINERS, stacked=True,
         ),
         time_series(
             "Paths of running containers", "How the containers that run now were started, and why not faster.",
-            [Query(f"count by (path, reason) ({select(microvm.START_PATH)})", "{{path}} {{reason}}")],
+            [Query(f"count by (path, reason) ({_ALL.select(microvm.START_PATH)})", "{{path}} {{reason}}")],
             unit="short", empty=_NO_CONTAINERS, stacked=True,
         ),
     ]  # fmt: skip
 
 
 def _remediation() -> list[Panel]:
-    actions = increase(remediation.ACTIONS_TOTAL, "$__rate_interval")
-    decisions = increase(remediation.DECISIONS_TOTAL, "$__rate_interval")
+    there = [links.from_choice(links.REMEDIATION, _NAMES)]
     empty = "No controller is scraped, or it had nothing to do"
     return [
         time_series(
             "Actions", "What was done to containers, and how it ended. `/audit` of the controller says why.",
-            [Query(f"sum by (action, outcome) ({actions}) > 0", "{{action}}: {{outcome}}")],
-            unit="short", empty=empty, bars=True, stacked=True, width=10,
+            [Query(f"sum by (action, outcome) ({_ALL.increase(remediation.ACTIONS_TOTAL)}) > 0",
+                   "{{action}}: {{outcome}}")],
+            unit="short", empty=empty, bars=True, stacked=True, width=10, links=there,
         ),
         time_series(
             "Decisions", "What was decided about the alerts that came in, with the reason for doing nothing.",
-            [Query(f"sum by (decision, reason) ({decisions}) > 0", "{{decision}}: {{reason}}")],
-            unit="short", empty=empty, bars=True, stacked=True, width=10,
+            [Query(f"sum by (decision, reason) ({_ALL.increase(remediation.DECISIONS_TOTAL)}) > 0",
+                   "{{decision}}: {{reason}}")],
+            unit="short", empty=empty, bars=True, stacked=True, width=10, links=there,
         ),
         stat(
             "Last action", "When a container was last acted on.",
-            f"max({select(remediation.LAST_ACTION_TIMESTAMP_SECONDS)}) * 1000", unit="dateTimeFromNow",
-            empty="Never",
+            f"max({_ALL.select(remediation.LAST_ACTION_TIMESTAMP_SECONDS)}) * 1000", unit="dateTimeFromNow",
+            empty="Never", links=there,
         ),
     ]  # fmt: skip
 
 
 def _collector() -> list[Panel]:
-    silent = f"count by (source) ({select(microvm.SOURCE_UP)} == 0)"
-    per_container = f"{rate(hyper.EXPORTER_CPU_SECONDS_TOTAL)} / ({hyper.CONTAINERS.name} > 0)"
+    silent = f"count by (source) ({_ALL.select(microvm.SOURCE_UP)} == 0)"
+    per = f"{_ALL.rate(hyper.EXPORTER_CPU_SECONDS_TOTAL)} / ({_ALL.select(hyper.CONTAINERS)} > 0)"
+    there = links.to_host()
     return [
         time_series(
             "Sources down by kind", "Sources without a good sample: host (cgroups, /proc), vmm (QMP), guest (agent).",
@@ -237,27 +292,27 @@ def _collector() -> list[Panel]:
         ),
         time_series(
             "Age of the oldest sample", "How old the numbers are; it grows while a source is down.",
-            [Query(f"max by (source) ({select(microvm.SAMPLE_AGE_SECONDS)})", "{{source}}")],
+            [Query(f"max by (source) ({_ALL.select(microvm.SAMPLE_AGE_SECONDS)})", "{{source}}")],
             unit="s", empty=_NO_CONTAINERS, width=8,
         ),
         time_series(
             "Time to collect", "Wall time of a round over all containers, and of answering a scrape.",
-            [Query(select(hyper.COLLECTOR_ROUND_SECONDS), "{{instance}} round"),
-             Query(select(hyper.SCRAPE_DURATION_SECONDS), "{{instance}} scrape")],
-            unit="s", empty="No exporter is scraped", width=8,
+            [Query(_ALL.select(hyper.COLLECTOR_ROUND_SECONDS), "{{instance}} round"),
+             Query(_ALL.select(hyper.SCRAPE_DURATION_SECONDS), "{{instance}} scrape")],
+            unit="s", empty=_NO_EXPORTER, width=8, links=there,
         ),
         time_series(
             "CPU of the exporter for a container", "CPU time a second that the exporter spends, by container.",
-            [Query(per_container, "{{instance}}")], unit="s", empty="No exporter is scraped", width=8,
+            [Query(per, "{{instance}}")], unit="s", empty=_NO_EXPORTER, width=8, links=there,
         ),
         time_series(
             "Memory of the exporter", "Resident memory of the exporter.",
-            [Query(select(hyper.EXPORTER_RESIDENT_MEMORY_BYTES), "{{instance}}")],
-            unit="bytes", empty="No exporter is scraped", width=8,
+            [Query(_ALL.select(hyper.EXPORTER_RESIDENT_MEMORY_BYTES), "{{instance}}")],
+            unit="bytes", empty=_NO_EXPORTER, width=8, links=there,
         ),
         time_series(
             "Series", "Series that the exporter exports for containers and host.",
-            [Query(select(hyper.EXPORTER_SERIES), "{{instance}}")],
-            unit="short", empty="No exporter is scraped", width=8,
+            [Query(_ALL.select(hyper.EXPORTER_SERIES), "{{instance}}")],
+            unit="short", empty=_NO_EXPORTER, width=8, links=there,
         ),
     ]  # fmt: skip

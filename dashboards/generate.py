@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from dashboards.container import container_dashboard
 from dashboards.fleet import fleet
+from dashboards.host import host
+from dashboards.images import images
+from dashboards.remediation import remediation_dashboard
+from dashboards.slo import slo
 
-GENERATED = Path(__file__).parent / "generated"
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+GENERATED: Final = Path(__file__).parent / "generated"
+
+DASHBOARDS: Final[Mapping[str, Callable[[], dict[str, Any]]]] = {
+    "fleet": fleet,
+    "host": host,
+    "container": container_dashboard,
+    "images": images,
+    "remediation": remediation_dashboard,
+    "slo": slo,
+}
+"""Every dashboard by the name of its file."""
 
 
 def contents() -> dict[str, str]:
     """Text of every dashboard by its file's name."""
-    return {"fleet.json": json.dumps(fleet(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"}
+    return {
+        f"{name}.json": json.dumps(make(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        for name, make in DASHBOARDS.items()
+    }
 
 
 def write_all(directory: Path) -> list[Path]:

@@ -1,33 +1,21 @@
-"""Panels as this project has them, and the one place where grafanalib's output is put right for today's Grafana.
-
-Every panel has a description, a unit, and words for when there is nothing to show.
-"""
+"""Panels as this project has them. Every one has a description, a unit, and words for when there is nothing to show."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from grafanalib import core
-from grafanalib._gen import DashboardEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-SCHEMA_VERSION = 39
-COLUMNS = 24
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-GREEN, ORANGE, RED = "green", "orange", "red"
+GREEN, ORANGE, RED, BLUE, PURPLE, GRAY = "green", "orange", "red", "blue", "purple", "gray"
 
-_OBSOLETE_IN_DASHBOARD = ("__inputs", "gnetId", "hideControls", "rows", "sharedCrosshair", "style", "id")
-_OBSOLETE_IN_PANEL = (
-    "cacheTimeout", "color", "columns", "editable", "error", "fontSize", "height", "hideTimeOverride", "mappings",
-    "maxPerRow", "minSpan", "repeat", "repeatDirection", "span",
-)  # fmt: skip
-_OBSOLETE_IN_TARGET = ("intervalFactor", "metric", "query", "step", "target")
-_OBSOLETE_IN_VARIABLE = ("auto", "auto_count", "auto_min", "tagsQuery", "tagValuesQuery", "useTags")
+SHORT_DIGESTS = {"id": "renameByRegex", "options": {"regex": "sha256:([0-9a-f]{12})[0-9a-f]*", "renamePattern": "$1"}}
+"""Legends with the first twelve digits of a digest, as `hyper images` shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +24,36 @@ class Query:
 
     expr: str
     legend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A number that stands for a word."""
+
+    value: float
+    text: str
+    color: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: a label, or the value of a query.
+
+    Attributes:
+        heading: what stands above it.
+        label: the label that it shows; "" for a value.
+        expr: PromQL of the value; "" for a label.
+        unit: Grafana's unit of the value.
+        codes: words instead of certain values.
+        thresholds: colours of the value; none: it is not coloured.
+    """
+
+    heading: str
+    label: str = ""
+    expr: str = ""
+    unit: str = "short"
+    codes: tuple[Code, ...] = ()
+    thresholds: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +70,12 @@ def steps(*above: tuple[float, str], base: str = GREEN) -> list[dict[str, Any]]:
     return [{"color": base, "value": None}, *({"color": color, "value": value} for value, color in above)]
 
 
+def codes_mapping(codes: Sequence[Code]) -> list[dict[str, Any]]:
+    """Grafana's mapping of values to words; none for no codes."""
+    options = {f"{code.value:g}": {"text": code.text, "color": code.color} for code in codes}
+    return [{"type": "value", "options": options}] if options else []
+
+
 def stat(
     title: str,
     description: str,
@@ -60,20 +84,29 @@ def stat(
     unit: str = "short",
     empty: str,
     thresholds: Sequence[Mapping[str, Any]] | None = None,
+    codes: Sequence[Code] = (),
+    legend: str = "",
+    show: Literal["value", "name", "value_and_name"] = "value",
+    links: Sequence[Mapping[str, Any]] = (),
+    filled: bool = False,
     width: int = 4,
 ) -> Panel:
-    """One number, now."""
+    """One number, now; with `show="name"` the legend instead of it, `filled` with its colour as the background."""
     panel = core.Stat(
         title=title,
         description=description,
         dataSource=SOURCE,
-        targets=_targets([Query(expr)], instant=True),
+        targets=_targets([Query(expr, legend)], instant=True),
         format=unit,
         noValue=empty,
         reduceCalc="lastNotNull",
         graphMode="none",
+        textMode=show,
+        colorMode="background" if filled else "value",
         color={"mode": "thresholds"},
+        mappings=codes_mapping(codes),
         thresholds=list(thresholds or steps()),
+        extraJson={"fieldConfig": {"defaults": {"links": list(links)}}},
     )
     return Panel(panel, width, 4)
 
@@ -89,6 +122,8 @@ def time_series(
     bars: bool = False,
     maximum: int | None = None,
     thresholds: Sequence[Mapping[str, Any]] | None = None,
+    links: Sequence[Mapping[str, Any]] = (),
+    transformations: Sequence[Mapping[str, Any]] = (),
     width: int = 12,
 ) -> Panel:
     """Lines over time; with `thresholds` they are drawn as dashed lines."""
@@ -104,97 +139,120 @@ def time_series(
         fillOpacity=60 if bars else 30 if stacked else 10,
         stacking={"mode": "normal" if stacked else "none", "group": "A"},
         showPoints="never",
-        legendDisplayMode="table",
-        legendPlacement="right",
+        legendDisplayMode="table" if width >= 12 else "list",
+        legendPlacement="right" if width >= 12 else "bottom",
         legendCalcs=["lastNotNull", "max"],
         tooltipMode="multi",
         tooltipSort="desc",
         thresholds=list(thresholds or steps()),
         thresholdsStyleMode="dashed" if thresholds else "off",
+        transformations=[*transformations],
         maxDataPoints=None,
-        extraJson={"fieldConfig": {"defaults": {"noValue": empty}}},
+        extraJson={"fieldConfig": {"defaults": {"noValue": empty, "links": list(links)}}},
     )
     return Panel(panel, width, 8)
+
+
+def state_timeline(
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    *,
+    codes: Sequence[Code],
+    empty: str,
+    transformations: Sequence[Mapping[str, Any]] = (),
+    width: int = 24,
+    height: int = 5,
+) -> Panel:
+    """One line a series, coloured by what state it was in; each value is one of the codes."""
+    panel = core.StateTimeline(
+        title=title,
+        description=description,
+        dataSource=SOURCE,
+        targets=_targets(queries, instant=False),
+        mappings=codes_mapping(codes),
+        thresholds=steps(base=GRAY),
+        legendDisplayMode="hidden",
+        showValue="auto",
+        transformations=[*transformations],
+        maxDataPoints=None,
+        extraJson={"fieldConfig": {"defaults": {"unit": "none", "noValue": empty}}},
+    )
+    return Panel(panel, width, height)
 
 
 def table(
     title: str,
     description: str,
-    expr: str,
+    columns: Sequence[Column],
     *,
-    columns: Mapping[str, str],
-    unit: str,
     empty: str,
-    value_texts: Mapping[str, str] | None = None,
+    links: Sequence[Mapping[str, Any]] = (),
     width: int = 12,
+    height: int = 8,
 ) -> Panel:
-    """The series of an expression now, one a row.
+    """The series of one or more expressions now, one a row: those with the same labels share it.
 
     Args:
         title: Title of the panel.
         description: What it shows, and what to do about it.
-        expr: PromQL.
-        columns: Label (`Value` for the number) and the heading it gets, in order; other labels are left out.
-        unit: Grafana's unit of the number.
+        columns: Labels and values, in order; other labels are left out.
         empty: What to say when there is no series.
-        value_texts: Words instead of certain numbers.
+        links: Where a click on a cell leads.
         width: In columns of 24.
+        height: In Grafana's units.
     """
-    order = list(columns)
-    mappings = [{"type": "value", "options": {value: {"text": text} for value, text in (value_texts or {}).items()}}]
+    values = [column for column in columns if column.expr]
+    fields = {}
+    for column in columns:
+        reference = _reference(values.index(column)) if column.expr else ""
+        # A single query's value has no reference in its name.
+        fields[column] = column.label or ("Value" if len(values) == 1 else f"Value #{reference}")
+    names = [fields[column] for column in columns]
+    merge = [{"id": "merge", "options": {}}] if len(values) > 1 else []
     panel = core.Table(
         title=title,
         description=description,
         dataSource=SOURCE,
-        targets=_targets([Query(expr)], instant=True, form="table"),
-        unit=unit,
+        targets=_targets([Query(column.expr) for column in values], instant=True, form="table"),
+        unit=values[0].unit,
         thresholds=steps(),
+        overrides=[_override(column) for column in values],
         transformations=[
-            {"id": "filterFieldsByName", "options": {"include": {"names": order}}},
+            *merge,
+            {"id": "filterFieldsByName", "options": {"include": {"names": names}}},
             {
                 "id": "organize",
                 "options": {
                     "excludeByName": {},
-                    "indexByName": {name: index for index, name in enumerate(order)},
-                    "renameByName": dict(columns),
+                    "indexByName": {name: index for index, name in enumerate(names)},
+                    "renameByName": {fields[column]: column.heading for column in columns},
                 },
             },
         ],
         extraJson={
-            "fieldConfig": {"defaults": {"noValue": empty, "mappings": mappings, "color": {"mode": "thresholds"}}}
+            "fieldConfig": {
+                "defaults": {"noValue": empty, "color": {"mode": "thresholds"}, "links": list(links), "mappings": []}
+            }
         },
     )
-    return Panel(panel, width, 8)
+    return Panel(panel, width, height)
 
 
-def arrange(sections: Iterable[tuple[str, Sequence[Panel]]]) -> list[Any]:
-    """Lay panels out: a title row a section, below it the panels from left to right, wrapped at 24 columns."""
-    placed: list[Any] = []
-    y = 0
-    for title, panels in sections:
-        placed.append(core.RowPanel(title=title, gridPos=core.GridPos(h=1, w=COLUMNS, x=0, y=y)))
-        y += 1
-        x = line_height = 0
-        for panel in panels:
-            if x + panel.width > COLUMNS:
-                x, y, line_height = 0, y + line_height, 0
-            panel.core.gridPos = core.GridPos(h=panel.height, w=panel.width, x=x, y=y)
-            placed.append(panel.core)
-            x += panel.width
-            line_height = max(line_height, panel.height)
-        y += line_height
-    return placed
+def _override(column: Column) -> dict[str, Any]:
+    properties: list[dict[str, Any]] = [{"id": "unit", "value": column.unit}]
+    if column.codes:
+        properties.append({"id": "mappings", "value": codes_mapping(column.codes)})
+    if column.thresholds:
+        properties += [
+            {"id": "thresholds", "value": {"mode": "absolute", "steps": steps(*column.thresholds)}},
+            {"id": "custom.cellOptions", "value": {"type": "color-text"}},
+        ]
+    return {"matcher": {"id": "byName", "options": column.heading}, "properties": properties}
 
 
-def render(dashboard: Any) -> dict[str, Any]:
-    """A grafanalib dashboard as the JSON that Grafana keeps, without what has gone from Grafana since."""
-    raw: dict[str, Any] = json.loads(json.dumps(dashboard.auto_panel_ids().to_json_data(), cls=DashboardEncoder))
-    for name in _OBSOLETE_IN_DASHBOARD:
-        raw.pop(name, None)
-    raw["schemaVersion"] = SCHEMA_VERSION
-    raw["panels"] = [_panel(panel) for panel in raw["panels"]]
-    raw["templating"] = {"list": [_variable(variable) for variable in raw["templating"]["list"]]}
-    return raw
+def _reference(index: int) -> str:
+    return chr(ord("A") + index)
 
 
 def _targets(queries: Sequence[Query], *, instant: bool, form: str = "time_series") -> list[Any]:
@@ -202,43 +260,10 @@ def _targets(queries: Sequence[Query], *, instant: bool, form: str = "time_serie
         core.Target(
             expr=query.expr,
             legendFormat=query.legend or "__auto",
-            refId=chr(ord("A") + index),
+            refId=_reference(index),
             instant=instant,
             format=form,
             datasource=SOURCE,
         )
         for index, query in enumerate(queries)
     ]
-
-
-def _panel(raw: dict[str, Any]) -> dict[str, Any]:
-    panel = {key: value for key, value in raw.items() if key not in _OBSOLETE_IN_PANEL and value is not None}
-    if panel["type"] == "row":
-        # A row only has a title: what Panel adds to it is not part of Grafana's row.
-        return {key: panel[key] for key in ("collapsed", "gridPos", "id", "panels", "title", "type")}
-    panel["targets"] = [
-        {key: value for key, value in target.items() if key not in _OBSOLETE_IN_TARGET and value not in (None, "")}
-        for target in panel["targets"]
-    ]
-    defaults = panel["fieldConfig"]["defaults"]
-    for name in ("min", "max", "decimals"):
-        if defaults.get(name, 0) is None:
-            del defaults[name]
-    custom = defaults.get("custom", {})
-    for name in ("axisSoftMin", "axisSoftMax"):
-        if custom.get(name, 0) is None:
-            del custom[name]
-    if panel["type"] == "table":
-        custom["cellOptions"] = {"type": custom.pop("displayMode")}
-    panel["fieldConfig"].setdefault("overrides", [])
-    return panel
-
-
-def _variable(raw: dict[str, Any]) -> dict[str, Any]:
-    variable = {key: value for key, value in raw.items() if key not in _OBSOLETE_IN_VARIABLE and value is not None}
-    variable["current"] = {}
-    if variable["type"] == "query":
-        variable["current"] = {"selected": True, "text": ["All"], "value": ["$__all"]}
-        variable["definition"] = variable["query"]
-        variable["query"] = {"query": variable["definition"], "refId": variable["name"]}
-    return variable

@@ -2,47 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from collector.catalogue import BASE_LABELS
+from collector.catalogue import BASE_LABELS, container
 
 if TYPE_CHECKING:
     from collector.catalogue import Metric
 
-CHOSEN = 'namespace=~"$namespace", container=~"$container"'
-"""The containers that the dashboard's variables choose."""
+PER_CONTAINER = "instance, namespace, pod, container"
+"""Labels that tell containers apart for people, and that a link to one of them carries."""
+
+NOT_RUNNING = "created|exited|dead"
+"""States in which nothing of the container runs, as a regular expression."""
 
 
-def select(metric: Metric, **matchers: str) -> str:
-    """A selector of a metric, of the chosen containers if it is one of containers.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a dashboard's variables choose; every selector made by it is narrowed to that.
 
-    Args:
-        metric: What to select.
-        **matchers: Label and the regular expression that its value has to match, anchored.
-
-    Raises:
-        ValueError: the metric has no such label.
+    Attributes:
+        variables: names of the variables that are labels of containers; `instance` is also one of the host's metrics.
     """
-    of_container = metric.scope == "container"
-    known = {*metric.labels, *(BASE_LABELS if of_container else ())}
-    parts = [CHOSEN] if of_container else []
-    for label, pattern in matchers.items():
-        if label not in known:
-            raise ValueError(f"{metric.name} has no label {label}")
-        parts.append(f'{label}=~"{pattern}"')
-    return f"{metric.name}{{{', '.join(parts)}}}" if parts else metric.name
+
+    variables: tuple[str, ...]
+
+    def select(self, metric: Metric, **matchers: str) -> str:
+        """A selector of a metric.
+
+        Args:
+            metric: What to select.
+            **matchers: Label and the regular expression that its value has to match, anchored.
+
+        Raises:
+            ValueError: the metric has no such label.
+        """
+        parts = [f'{name}=~"${name}"' for name in self.variables if name in _narrowed_by(metric)]
+        for label, pattern in matchers.items():
+            if label not in {*metric.labels, *_narrowed_by(metric)}:
+                raise ValueError(f"{metric.name} has no label {label}")
+            parts.append(f'{label}=~"{pattern}"')
+        return f"{metric.name}{{{', '.join(parts)}}}" if parts else metric.name
+
+    def rate(self, metric: Metric, window: str = "$__rate_interval", **matchers: str) -> str:
+        """Growth of a counter a second, over the interval that suits the zoom unless told otherwise."""
+        return f"rate({self.select(metric, **matchers)}[{window}])"
+
+    def increase(self, metric: Metric, window: str = "$__rate_interval", **matchers: str) -> str:
+        """Growth of a counter over a window, a Prometheus duration or `$__rate_interval`."""
+        return f"increase({self.select(metric, **matchers)}[{window}])"
+
+    def events(self, metric: Metric, window: str = "$__rate_interval", **matchers: str) -> str:
+        """Growth of a counter whose series begin with their first event: a new one counts with all it has."""
+        series = self.select(metric, **matchers)
+        return f"(({series} unless {series} offset {window}) or increase({series}[{window}]))"
+
+    def count(self, expr: str, among: Metric) -> str:
+        """How many series the expression has, and 0 only if there is a series of `among` at all: unseen is not zero."""
+        return f"count({expr}) or count({self.select(among)}) * 0"
+
+    @property
+    def running(self) -> str:
+        """The containers whose process runs."""
+        return f"({self.select(container.STATE, state='running')} == 1)"
+
+    @property
+    def wanted(self) -> str:
+        """The containers that should be running."""
+        return f"({self.select(container.DESIRED_RUNNING)} == 1)"
+
+    @property
+    def down(self) -> str:
+        """The containers that should be running and are not, each with its state."""
+        return f"({self.select(container.STATE, state=NOT_RUNNING)} == 1 and on (id) {self.wanted})"
 
 
-def rate(metric: Metric, **matchers: str) -> str:
-    """Growth of a counter a second, over the interval that suits the zoom."""
-    return f"rate({select(metric, **matchers)}[$__rate_interval])"
+def per_container(expr: str) -> str:
+    """The sum of an expression by container, with the labels that a link to the container carries."""
+    return f"sum by ({PER_CONTAINER}) ({expr})"
 
 
-def increase(metric: Metric, window: str, **matchers: str) -> str:
-    """Growth of a counter over a window, a Prometheus duration or `$__rate_interval`."""
-    return f"increase({select(metric, **matchers)}[{window}])"
-
-
-def count(expr: str, among: Metric) -> str:
-    """How many series the expression has, and 0 only if there is a series of `among` at all: unseen is not zero."""
-    return f"count({expr}) or count({select(among)}) * 0"
+def _narrowed_by(metric: Metric) -> tuple[str, ...]:
+    """Labels of the metric that a variable may choose among."""
+    if metric.scope == "container":
+        return ("instance", *BASE_LABELS, *metric.labels)
+    return () if metric.scope == "remediation" else ("instance",)

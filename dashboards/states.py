@@ -1,0 +1,46 @@
+"""States as words and colours: PromQL gives a number for each, as a panel can only map numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from collector.catalogue import CONTAINER_STATES, HEALTH_VALUES, container
+from dashboards.panels import BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, Code
+
+if TYPE_CHECKING:
+    from collector.catalogue import Metric
+    from dashboards.promql import Chosen
+
+_STATE_COLORS: Final = {
+    "created": GRAY, "starting": BLUE, "running": GREEN, "paused": PURPLE, "stopping": ORANGE, "exited": RED,
+    "dead": RED, "removing": GRAY,
+}  # fmt: skip
+
+STATES: Final = tuple(Code(number, name, _STATE_COLORS[name]) for number, name in enumerate(CONTAINER_STATES))
+"""States of a container, by the numbers that `number_of` gives them."""
+
+HEALTH: Final = (
+    Code(HEALTH_VALUES["healthy"], "healthy", GREEN),
+    Code(HEALTH_VALUES["unhealthy"], "unhealthy or starting", RED),
+    Code(HEALTH_VALUES["none"], "no health check", GRAY),
+)
+
+WANTED: Final = (Code(1, "yes", GREEN), Code(0, "no, stopped on purpose", GRAY))
+
+SEEN: Final = (Code(1, "runs here", BLUE),)
+
+UP: Final = (Code(1, "answers", GREEN), Code(0, "silent", RED))
+
+
+def number_of(chosen: Chosen, metric: Metric, label: str, codes: tuple[Code, ...]) -> str:
+    """The number of the member of a state set that holds now; the label with its name is left in.
+
+    A set has no series, or one of 0, for what does not hold: both come to the same here.
+    """
+    members = [f"({chosen.select(metric, **{label: code.text})} == 1) * {code.value:g}" for code in codes]
+    return " or ".join(members)
+
+
+def state(chosen: Chosen) -> str:
+    """The number of each chosen container's state, without the label that names it."""
+    return f"max without (state) ({number_of(chosen, container.STATE, 'state', STATES)})"
