@@ -15,6 +15,7 @@ TIMEOUT_S = 120.0
 GENERATORS = {
     "alerts": Path("alerts/generated"),
     "dashboards": Path("dashboards/generated"),
+    "dashboards.picture": Path("docs/explanation/dashboards"),
     "scripts.compose": Path("scripts/stack/compose"),
 }
 
