@@ -13,7 +13,7 @@ from dashboards.variables import chain
 
 UID: Final = links.SLO
 
-AVAILABILITY: Final = 0.999
+AVAILABILITY: Final = 0.995
 """Share of the time in which containers that should be running have to run."""
 
 MEASUREMENT: Final = 0.99
