@@ -169,15 +169,20 @@ def _consumers() -> list[Panel]:
             links=there,
         ),
         time_series(
+            "Overhead of memory, top 10", "Memory that the micro-VMs take for themselves, beyond what their "
+            "containers use.",
+            _top(_ALL.select(microvm.OVERHEAD_MEMORY_BYTES)), unit="bytes", empty=_NO_CONTAINERS, links=there, width=8,
+        ),
+        time_series(
             "Network, top 10", "Bytes a second, received and sent.",
             _top(f"{_ALL.rate(container.NETWORK_RECEIVE_BYTES_TOTAL)} + "
                  f"{_ALL.rate(container.NETWORK_TRANSMIT_BYTES_TOTAL)}"),
-            unit="Bps", empty=_NO_CONTAINERS, links=there,
+            unit="Bps", empty=_NO_CONTAINERS, links=there, width=8,
         ),
         time_series(
             "Disk, top 10", "Bytes a second that the containers read from their disks and write to them.",
             _top(f"{_ALL.rate(container.FS_READS_BYTES_TOTAL)} + {_ALL.rate(container.FS_WRITES_BYTES_TOTAL)}"),
-            unit="Bps", empty=_NO_CONTAINERS, links=there,
+            unit="Bps", empty=_NO_CONTAINERS, links=there, width=8,
         ),
     ]  # fmt: skip
 
@@ -185,7 +190,21 @@ def _consumers() -> list[Panel]:
 def _saturation() -> list[Panel]:
     there = links.to_container()
     memory = f"{_ALL.select(container.MEMORY_WORKING_SET_BYTES)} / {_ALL.select(container.SPEC_MEMORY_LIMIT_BYTES)}"
+    starved = _ALL.select(microvm.STARVED_BY, by="limit|host|self")
     return [
+        time_series(
+            "Kept from the CPU, by whom", "Containers that do not get the CPU they want: as their limit, the host, or "
+            "they "
+            "themselves keep it from them. Many by the host: it is full.",
+            [Query(f"count by (by) ({starved} == 1)", "{{by}}")], unit="short", empty="No container is starved",
+            stacked=True,
+        ),
+        time_series(
+            "Waiting for a CPU of the host, top 10", "Seconds a second that the vCPUs wanted to run and the host ran "
+            "something else.",
+            _top(_ALL.rate(microvm.HOST_VCPU_WAIT_SECONDS_TOTAL)), unit="percentunit", empty=_NO_CONTAINERS,
+            links=there,
+        ),
         time_series(
             "Memory of the limit, top 10", "Working set as a share of the memory limit; at 100 % processes are killed.",
             _top(memory), unit="percentunit", empty=_NO_CONTAINERS, maximum=1, thresholds=steps((0.9, RED)),
@@ -245,9 +264,12 @@ def _starts() -> list[Panel]:
             unit="s", empty="No start in this time", width=8, links=links.to_host(),
         ),
         time_series(
-            "Phases of the last start", "Mean over the containers of how long each phase of their last start took.",
-            [Query(f"avg by (phase) ({_ALL.select(microvm.START_PHASE_SECONDS)})", "{{phase}}")],
-            unit="s", empty=_NO_CONTAINERS, stacked=True,
+            "Time of the last start", "How long the last starts of the containers took: half of them, and 19 of 20, "
+            "took "
+            "less.",
+            [Query(f"quantile(0.5, {_ALL.select(microvm.START_SECONDS)})", "half"),
+             Query(f"quantile(0.95, {_ALL.select(microvm.START_SECONDS)})", "19 of 20")],
+            unit="s", empty=_NO_CONTAINERS,
         ),
         time_series(
             "Paths of running containers", "How the containers that run now were started, and why not faster.",

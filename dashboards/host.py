@@ -113,6 +113,19 @@ def _capacity() -> list[Panel]:
             unit="suffix: CPUs", empty=_NO_CONTAINERS, links=there,
         ),
         time_series(
+            "Overhead of the micro-VMs", "Memory that they take for themselves, beyond what their containers use, in "
+            "all.",
+            [Query(f"sum({_HERE.select(microvm.OVERHEAD_MEMORY_BYTES)})", "memory")], unit="bytes",
+            empty=_NO_CONTAINERS,
+        ),
+        time_series(
+            "CPU that is overhead", "Share of the CPU time of the micro-VMs that was not their containers' own work, "
+            "mean "
+            "over the containers.",
+            [Query(f"avg({_HERE.select(microvm.OVERHEAD_CPU_RATIO)})", "mean")], unit="percentunit",
+            empty=_NO_CONTAINERS, maximum=1,
+        ),
+        time_series(
             "Memory of the host, top 10", "Memory of the host that each micro-VM takes for itself alone.",
             [Query(f"topk(10, {per_container(_HERE.select(microvm.HOST_MEMORY_BYTES, part='guest_ram|vmm'))})", _WHO)],
             unit="bytes", empty=_NO_CONTAINERS, links=there,
@@ -131,6 +144,17 @@ def _overcommit() -> list[Panel]:
             "taken of the host"),
              Query(_MEMORY, "memory of the host")],
             unit="bytes", empty=_NO_CONTAINERS,
+        ),
+        time_series(
+            "Waiting for a CPU of the host, top 10", "Seconds a second that the vCPUs wanted to run and the host ran "
+            "something else. Many at once: the host has promised more CPUs than it has.",
+            [Query(f"topk(10, {per_container(_HERE.rate(microvm.HOST_VCPU_WAIT_SECONDS_TOTAL))})", _WHO)],
+            unit="percentunit", empty=_NO_CONTAINERS, links=links.to_container(),
+        ),
+        time_series(
+            "Kept from the CPU, by whom", "Containers that do not get the CPU they want, by what keeps it from them.",
+            [Query(f"count by (by) ({_HERE.select(microvm.STARVED_BY, by='limit|host|self')} == 1)", "{{by}}")],
+            unit="short", empty="No container is starved", stacked=True,
         ),
         time_series(
             "Waiting for a CPU in the guests, top 10", "Share of time in which some task of the container waited for a "
@@ -188,7 +212,10 @@ def _starts() -> list[Panel]:
             unit="percentunit", empty="No start from the pool", width=6,
         ),
         stat(
-            "Images", "Images on this host.", f"sum({_HERE.select(hyper.IMAGES)})", empty=_NO_RUNTIME, width=6,
+            "Waiting in the pool", "VMs of the pool that can be handed out now. 0 all the time: starts come faster "
+            "than it "
+            "fills, or it is off.",
+            f"sum({_HERE.select(hyper.POOL_WAITING)})", empty=_NO_RUNTIME, width=6,
         ),
         stat(
             "hyperd up since", "When hyperd was started last. Containers outlive it.",
@@ -263,6 +290,22 @@ def _exporter() -> list[Panel]:
             "that it could not read.",
             [Query(f"sum({_HERE.select(hyper.EXPORTER_OPEN_FDS)})", "open files"),
              Query(f"sum({_HERE.select(hyper.RECORDS_UNREADABLE)})", "unreadable records")],
+            unit="short", empty=_NO_EXPORTER, width=8,
+        ),
+        time_series(
+            "CPU of a round for a container", "CPU time of the last round for each container.",
+            [Query(f"max({_HERE.select(hyper.COLLECTOR_CONTAINER_CPU_SECONDS)})", "for a container")],
+            unit="s", empty=_NO_CONTAINERS, width=8,
+        ),
+        time_series(
+            "Sampled deep", "Containers that were sampled deep in the last round: as asked for, or while they have an "
+            "alert.",
+            [Query(f"sum({_HERE.select(hyper.COLLECTOR_DEEP_CONTAINERS)})", "containers")],
+            unit="short", empty=_NO_EXPORTER, width=8,
+        ),
+        time_series(
+            "Series left out", "Series a second that were left out as a container had too many.",
+            [Query(f"sum({_HERE.rate(hyper.COLLECTOR_SERIES_DROPPED_TOTAL)})", "left out")],
             unit="short", empty=_NO_EXPORTER, width=8,
         ),
         time_series(

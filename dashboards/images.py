@@ -70,7 +70,7 @@ def _waiting(window: str = "$__rate_interval") -> str:
 
 
 def _start_time() -> str:
-    return f"sum by (id, image) ({_ALL.select(microvm.START_PHASE_SECONDS)})"
+    return f"sum by (id, image) ({_ALL.select(microvm.START_SECONDS)})"
 
 
 def _ratio(expr: str) -> str:

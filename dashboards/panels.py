@@ -26,13 +26,18 @@ class Query:
     legend: str = ""
 
 
+NOT_DEEP = "Only in the deep tier (label hyper.metrics.tier=deep)"
+"""For panels of metrics that are exported on request alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A number that stands for a word."""
+    """A number that stands for a word; `member` is the state's name in its state set, if the word is another."""
 
     value: float
     text: str
     color: str
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ def time_series(
     links: Sequence[Mapping[str, Any]] = (),
     transformations: Sequence[Mapping[str, Any]] = (),
     width: int = 12,
+    height: int = 8,
 ) -> Panel:
     """Lines over time; with `thresholds` they are drawn as dashed lines."""
     panel = core.TimeSeries(
@@ -150,7 +156,7 @@ def time_series(
         maxDataPoints=None,
         extraJson={"fieldConfig": {"defaults": {"noValue": empty, "links": list(links)}}},
     )
-    return Panel(panel, width, 8)
+    return Panel(panel, width, height)
 
 
 def state_timeline(

@@ -52,6 +52,11 @@ class Chosen:
         """Growth of a counter over a window, a Prometheus duration or `$__rate_interval`."""
         return f"increase({self.select(metric, **matchers)}[{window}])"
 
+    def quantile(self, share: float, metric: Metric, by: str, window: str = "$__rate_interval") -> str:
+        """Below what this share of a histogram's observations of the window were; without any there is no series."""
+        bucket = self.select(metric).replace(metric.name, f"{metric.name}_bucket", 1)
+        return f"histogram_quantile({share:g}, sum by ({by}, le) (increase({bucket}[{window}]))) >= 0"
+
     def events(self, metric: Metric, window: str = "$__rate_interval", **matchers: str) -> str:
         """Growth of a counter whose series begin with their first event: a new one counts with all it has."""
         series = self.select(metric, **matchers)

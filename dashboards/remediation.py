@@ -101,15 +101,12 @@ def _actions() -> list[Panel]:
         ),
         time_series(
             "How long actions take", "Half of them took less, and 19 of 20 did, from the decision to the end.",
-            [Query(_quantile(0.5), "{{action}}, half"), Query(_quantile(0.95), "{{action}}, 19 of 20")],
+            [Query(_ALL.quantile(share, remediation.ACTION_DURATION_SECONDS, "action", "$__range"),
+            "{{action}}, " + name)
+             for share, name in ((0.5, "half"), (0.95, "19 of 20"))],
             unit="s", empty=_NO_ACTION,
         ),
     ]  # fmt: skip
-
-
-def _quantile(share: float) -> str:
-    bucket = f"{remediation.ACTION_DURATION_SECONDS.name}_bucket"
-    return f"histogram_quantile({share:g}, sum by (action, le) (increase({bucket}[$__range]))) > 0"
 
 
 def _decisions() -> list[Panel]:

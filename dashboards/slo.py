@@ -19,6 +19,11 @@ AVAILABILITY: Final = 0.995
 MEASUREMENT: Final = 0.99
 """Share of the samples of running containers that have to be good."""
 
+START: Final = 0.95
+"""Share of the containers whose last start has to have taken no longer than `START_S`."""
+
+START_S: Final = 5.0
+
 _NAMES: Final = ("instance", "namespace", "pod", "container")
 _ALL: Final = Chosen(_NAMES)
 _NO_CONTAINERS: Final = "No container is wanted running"
@@ -149,7 +154,15 @@ def _starts() -> list[Panel]:
 
     failed = f"sum({_ALL.events(hyper.OPERATIONS_TOTAL, '1d', kind='start|create|redeploy', outcome='failed')})"
     tried = f"sum({_ALL.events(hyper.OPERATIONS_TOTAL, '1d', kind='start|create|redeploy')})"
+    all_starts = f"count({_ALL.select(microvm.START_SECONDS)})"
+    quick = f"(count({_ALL.select(microvm.START_SECONDS)} <= {START_S:g}) or {all_starts} * 0) / {all_starts}"
     return [
+        stat(
+            f"Started within {START_S:g} s", f"Share of the containers whose last start took no longer; the objective "
+            f"is "
+            f"{START * 100:g} %.",
+            quick, unit="percentunit", empty=_NO_CONTAINERS, thresholds=_kept(START), filled=True, width=6,
+        ),
         stat(
             "Mean start, 1 h", "Time that hyperd took to make or start a container, mean of the last hour.", mean("1h"),
             unit="s", empty="No start in the last hour", thresholds=steps((1, ORANGE), (5, RED)), width=6,
@@ -159,9 +172,14 @@ def _starts() -> list[Panel]:
             f"{failed} / ({tried} > 0)", unit="percentunit", empty="No start in the last day",
             thresholds=steps((0.001, ORANGE), (0.01, RED)), width=6,
         ),
+        stat(
+            "Slowest start", "The longest that the last start of a container took.",
+            f"max({_ALL.select(microvm.START_SECONDS)})", unit="s", empty=_NO_CONTAINERS,
+            thresholds=steps((START_S, ORANGE)), width=6,
+        ),
         time_series(
-            "Mean start", "The same over time.", [Query(mean("$__rate_interval"), "mean")], unit="s",
-            empty="No start in this time",
+            "Mean start", "The mean over time.", [Query(mean("$__rate_interval"), "mean")], unit="s",
+            empty="No start in this time", width=24,
         ),
     ]  # fmt: skip
 

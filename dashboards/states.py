@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from collector.catalogue import CONTAINER_STATES, HEALTH_VALUES, container
+from collector.catalogue import CONTAINER_STATES, HEALTH_VALUES, container, microvm
 from dashboards.panels import BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, Code
 
 if TYPE_CHECKING:
@@ -29,6 +29,14 @@ WANTED: Final = (Code(1, "yes", GREEN), Code(0, "no, stopped on purpose", GRAY))
 
 SEEN: Final = (Code(1, "runs here", BLUE),)
 
+STARVED: Final = (
+    Code(0, "nobody", GREEN, member="none"),
+    Code(1, "itself", BLUE, member="self"),
+    Code(2, "its limit", ORANGE, member="limit"),
+    Code(3, "the host", RED, member="host"),
+)
+"""Who keeps a container from the CPU, by the numbers that `number_of` gives them."""
+
 UP: Final = (Code(1, "answers", GREEN), Code(0, "silent", RED))
 
 
@@ -37,8 +45,15 @@ def number_of(chosen: Chosen, metric: Metric, label: str, codes: tuple[Code, ...
 
     A set has no series, or one of 0, for what does not hold: both come to the same here.
     """
-    members = [f"({chosen.select(metric, **{label: code.text})} == 1) * {code.value:g}" for code in codes]
+    members = [
+        f"({chosen.select(metric, **{label: code.member or code.text})} == 1) * {code.value:g}" for code in codes
+    ]
     return " or ".join(members)
+
+
+def starved(chosen: Chosen) -> str:
+    """The number of who keeps each chosen container from the CPU."""
+    return f"max without (by) ({number_of(chosen, microvm.STARVED_BY, 'by', STARVED)})"
 
 
 def state(chosen: Chosen) -> str:

@@ -25,6 +25,11 @@ def filled(expr: str, **values: str) -> str:
     return re.sub(r"\$(\w+)", lambda match: known.get(match[1], ".*"), expr)
 
 
+def young(expr: str) -> str:
+    """The expression for a Prometheus that is seconds old: it has no point yet at which a long window is looked at."""
+    return re.sub(r"\[\w+:\w+\]", "[10s:1s]", expr)
+
+
 def queries() -> Iterator[tuple[str, str, str]]:
     """Dashboard, panel and expression of everything that a panel or a mark asks for."""
     for name, board in dashboards().items():
