@@ -32,7 +32,7 @@ def images() -> dict[str, Any]:
             of_label("baseline", "Old digest", digests, "digest", single=True),
         ],
         [
-            ("Is the new digest worse than the old one? (1 = the same)", _regression()),
+            ("Is the new digest worse than the old one?", _regression()),
             ("How healthy are the containers of each digest?", _health()),
             ("What does a container of each digest use?", _resources()),
             ("Which digests run where?", _inventory()),
@@ -87,29 +87,31 @@ def _regression() -> list[Panel]:
     restarts, kills = (_ALL.increase(metric, "1h") for metric in (container.RESTARTS_TOTAL, container.OOM_EVENTS_TOTAL))
     return [
         stat(
-            "CPU", "CPU time of a container of the new digest, as a multiple of the old one's; means of an hour.",
+            "CPU: new / old", "CPU time of a container of the new digest, as a multiple of the old one's; means of an "
+            "hour.",
             _ratio(_cpu("1h")), unit="suffix:x", empty=_NOT_BOTH, thresholds=worse, filled=True, width=4,
         ),
         stat(
-            "Memory", "Working set of a container of the new digest, as a multiple of the old one's.",
+            "Memory: new / old", "Working set of a container of the new digest, as a multiple of the old one's.",
             _ratio(_memory()), unit="suffix:x", empty=_NOT_BOTH, thresholds=worse, filled=True, width=4,
         ),
         stat(
-            "Time to start", "Time that the last start of a container took, as a multiple of the old one's.",
+            "Time to start: new / old", "Time that the last start of a container took, as a multiple of the old one's.",
             _ratio(_start_time()), unit="suffix:x", empty=_NOT_BOTH, thresholds=worse, width=4,
         ),
         stat(
-            "Restarts", "Restarts of a container in an hour, more than with the old digest.",
+            "Restarts: more than old", "Restarts of a container in an hour, more than with the old digest.",
             _difference(restarts), unit="short", empty=_NOT_BOTH, thresholds=steps((0.5, ORANGE), (2, RED)),
             filled=True,
             width=4,
         ),
         stat(
-            "OOM kills", "OOM kills in a container in an hour, more than with the old digest.",
+            "OOM kills: more than old", "OOM kills in a container in an hour, more than with the old digest.",
             _difference(kills), unit="short", empty=_NOT_BOTH, thresholds=steps((0.5, RED)), filled=True, width=4,
         ),
         stat(
-            "Waiting for a CPU", "Share of an hour in which some task waited for a CPU, more than with the old digest.",
+            "Waiting: more than old", "Share of an hour in which some task waited for a CPU, more than with the old "
+            "digest.",
             _difference(_waiting("1h")), unit="percentunit", empty=_NOT_BOTH, thresholds=steps((0.1, ORANGE), (0.3,
             RED)),
             width=4,

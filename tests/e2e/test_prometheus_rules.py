@@ -71,7 +71,7 @@ class Exposition(http.server.ThreadingHTTPServer):
     @staticmethod
     def _own_labels(metric: Metric) -> list[dict[str, str]]:
         several = {"state": CONTAINER_STATES, "source": SOURCES, "kind": ("start", "stop"),
-                   "part": ("vcpu", "guest_ram")}  # fmt: skip
+                   "part": ("vcpu", "guest_ram"), "by": ("host", "self")}  # fmt: skip
         sets: list[dict[str, str]] = [{}]
         for label in metric.labels:
             # What only describes has one series; what splits has several.
