@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from collector.catalogue import hyper, microvm
+from collector.catalogue import container, hyper, microvm
 from dashboards import links, marks
 from dashboards.layout import dashboard
 from dashboards.panels import GREEN, ORANGE, RED, Column, Panel, Query, stat, steps, table, time_series
@@ -14,7 +14,7 @@ from dashboards.variables import chain
 UID: Final = links.SLO
 
 AVAILABILITY: Final = 0.995
-"""Share of the time in which containers that should be running have to run."""
+"""Share of the time in which a container that should be running has to run, to answer, and not to be unhealthy."""
 
 MEASUREMENT: Final = 0.99
 """Share of the samples of running containers that have to be good."""
@@ -36,7 +36,7 @@ def slo() -> dict[str, Any]:
     """The dashboard as JSON."""
     return dashboard(
         UID,
-        f"Objectives: containers that should be running run {AVAILABILITY * 100:g} % of the time, and "
+        f"Objectives: containers that should be running are available {AVAILABILITY * 100:g} % of the time, and "
         f"{MEASUREMENT * 100:g} % of the samples of running containers are good.",
         chain(_NAMES),
         [
@@ -51,12 +51,18 @@ def slo() -> dict[str, Any]:
     )
 
 
+_WANTED: Final = f"({_ALL.wanted} unless on (id) {_ALL.select(container.STATE, state='paused')} == 1)"
+_AVAILABLE: Final = (
+    f"({_WANTED} and on (id) {_ALL.running} and on (id) {_ALL.select(microvm.SOURCE_UP, source='guest')} == 1 "
+    f"and on (id) {_ALL.select(container.HEALTH_STATE)} != 0)"
+)
+
+
 def _up(by: str = "") -> str:
-    """Share of the wanted containers that run, now; absent if none is wanted."""
+    """Share of the wanted containers that are available, now; absent if none is wanted."""
     grouped = f" by ({by})" if by else ""
-    both = f"{_ALL.running} and on (id) {_ALL.wanted}"
-    wanted = f"count{grouped} ({_ALL.wanted})"
-    return f"((count{grouped} ({both}) or {wanted} * 0) / {wanted})"
+    wanted = f"count{grouped} {_WANTED}"
+    return f"((count{grouped} {_AVAILABLE} or {wanted} * 0) / {wanted})"
 
 
 def _over(expr: str, window: str) -> str:
@@ -75,7 +81,8 @@ def _kept(objective: float) -> list[dict[str, Any]]:
 def _now() -> list[Panel]:
     return [
         stat(
-            "Up now", "Share of the containers that should be running and do.", _up(), unit="percentunit",
+            "Up now", "Share of the containers that should be running, and do: they run, answer, and are not "
+            "unhealthy.", _up(), unit="percentunit",
             empty=_NO_CONTAINERS, thresholds=_kept(AVAILABILITY), filled=True, width=4,
         ),
         stat(
@@ -138,7 +145,7 @@ def _who() -> list[Panel]:
         table(
             "Tenants, 1 day", "What each tenant got in the last day, and how fast its budget is used up.",
             [Column("Tenant", label="namespace"),
-             Column("Wanted", expr=f"count by (namespace) ({_ALL.wanted})"),
+             Column("Wanted", expr=f"count by (namespace) {_WANTED}"),
              Column("Up", unit="percentunit", expr=_over(_up("namespace"), "1d")),
              Column("Burn rate", unit="suffix:x", thresholds=((1, ORANGE), (14.4, RED)),
                     expr=_burned(_up("namespace"), "1d"))],
