@@ -189,6 +189,7 @@ def _containers() -> list[Panel]:
 
 def _starts() -> list[Panel]:
     seconds = f"sum by (kind) ({_HERE.rate(hyper.OPERATION_SECONDS_TOTAL, kind='start|create|redeploy')})"
+    started = f"sum({_HERE.events(hyper.STARTS_TOTAL, '1h')})"
     starts = f"sum by (kind) ({_HERE.rate(hyper.OPERATIONS_TOTAL, kind='start|create|redeploy')})"
     return [
         time_series(
@@ -207,9 +208,8 @@ def _starts() -> list[Panel]:
         ),
         stat(
             "From the pool", "Share of the starts of the last hour that a waiting VM of the pool served.",
-            f"sum({_HERE.events(hyper.STARTS_TOTAL, '1h', path='pool')}) / "
-            f"(sum({_HERE.events(hyper.STARTS_TOTAL, '1h')}) > 0)",
-            unit="percentunit", empty="No start from the pool", width=6,
+            f"(sum({_HERE.events(hyper.STARTS_TOTAL, '1h', path='pool')}) or {started} * 0) / ({started} > 0)",
+            unit="percentunit", empty="No start in the last hour", width=6,
         ),
         stat(
             "Waiting in the pool", "VMs of the pool that can be handed out now. 0 all the time: starts come faster "
