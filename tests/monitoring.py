@@ -71,8 +71,8 @@ def prometheus(root: Path, exporter: str, alertmanager_url: str, remediation: st
         yield url
 
 
-def query(url: str, expr: str) -> list[dict[str, Any]]:
-    answer = httpx.post(f"{url}/api/v1/query", data={"query": expr}).json()
+def query(url: str, expr: str, client: httpx.Client | None = None) -> list[dict[str, Any]]:
+    answer = (client or httpx).post(f"{url}/api/v1/query", data={"query": expr}).json()
     assert answer["status"] == "success", f"{expr}: {answer}"
     result: list[dict[str, Any]] = answer["data"]["result"]
     return result

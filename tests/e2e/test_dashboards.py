@@ -1,0 +1,121 @@
+"""Every panel of every dashboard has data on a real Prometheus, of a real host with containers under load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from tests.contract.remediation.harness import webhook
+from tests.host import Daemon, free_port, get, wait_for
+from tests.monitoring import prometheus, query
+from tests.panels import filled, queries, young
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.e2e.conftest import Images
+    from tests.host import Host
+
+DEADLINE_S = 60.0
+DEEP = ("--label", "hyper.metrics.tier=deep")
+
+BUSY = "while :; do dd if=/dev/zero of=/data bs=64k count=32 conv=fsync 2>/dev/null; cat /data >/dev/null; done"
+HUNGRY = "while [ ! -e /go ]; do sleep 0.1; done; tail /dev/zero; sleep 600"
+
+# What has no data in this world, and why. A panel of which every query has data after all fails the test.
+EMPTY = {
+    "marks: Image changes": "no container changed its image; tests/rules has one that does",
+    "Events of QEMU": "QEMU told of nothing; the series begin with the first event",
+    "InfluxDB backlog": "the exporter of this host writes to no InfluxDB",
+    "InfluxDB writes": "the exporter of this host writes to no InfluxDB",
+}
+
+Asked = tuple[str, str, str]
+"""Dashboard, panel, expression."""
+
+
+def test_every_panel_has_data(host: Host, images: Images, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    program = str(Path(sys.executable).parent / "hyper-remediation")
+    controller = Daemon([program], {**host.env, "HYPER_REMEDIATION_LISTEN": address}, tmp_path / "remediation.log")
+    controller.start()
+    try:
+        controller.ready(lambda: get(f"http://{address}/healthz"))
+        with prometheus(tmp_path, host.exporter, "http://127.0.0.1:1", address) as url:
+            # Counters are first seen at 0, so that what happens afterwards is an increase.
+            wait_for(lambda: query(url, "hyper_remediation_actions_total"), "the controller is scraped")
+            port = free_port()
+            load(host, images, url, port, address)
+            values = {
+                "digest": host.inspect("web")["image_digest"],
+                "baseline": host.inspect("busy")["image_digest"],
+            }
+            stop = threading.Event()
+            visitor = threading.Thread(target=visit, args=(port, stop))
+            visitor.start()
+            silent = host.inspect("hungry")["vm"]["pid"]
+            os.kill(silent, signal.SIGSTOP)
+            try:
+                missing = unanswered(url, list(queries()), values, DEADLINE_S)
+            finally:
+                os.kill(silent, signal.SIGCONT)
+                stop.set()
+                visitor.join()
+    finally:
+        controller.stop()
+    unexpected = [f"{name}: {title}: {expr}" for name, title, expr in missing if title not in EMPTY]
+    assert unexpected == []
+    assert {title for _, title, _ in missing} == set(EMPTY), "what is told to have no data has some"
+
+
+def load(host: Host, images: Images, url: str, port: int, controller: str) -> None:
+    """What the dashboards are for: work, an end, a kill for memory, a restart, silence, a failure, and remediation."""
+    host.run("--name", "web", *DEEP, "-p", f"{port}:80", images.nginx)
+    check = ("--health-cmd", "true", "--health-interval", "1s")
+    host.run("--name", "busy", *DEEP, "--cpus", "0.3", "-m", "64m", *check, images.busybox, "sh", "-c", BUSY)
+    host.run("--name", "hungry", "-m", "32m", images.busybox, "sh", "-c", HUNGRY)
+    host.run("--name", "ends", images.busybox, "sh", "-c", "exit 3")
+    seen = "count by (name) (container_exit_code or container_cpu_usage_seconds_total)"
+    wait_for(lambda: len(query(url, seen)) == 4, "all are seen")
+    host.hyper("restart", "-t", "0", "busy")
+    host.hyper("exec", "hungry", "touch", "/go")
+    assert host.hyper("run", "-d", "--name", "late", "-p", f"{port}:80", images.nginx, check=False).returncode != 0
+    alert = {"alertname": "HyperContainerDown", "id": host.inspect("ends")["id"], "name": "ends"}
+    for _ in range(2):  # the second one comes too soon, and is decided against
+        httpx.post(f"http://{controller}/alertmanager", json=webhook(labels=alert)).raise_for_status()
+        wait_for(lambda: query(url, 'hyper_remediation_actions_total{outcome="done"} > 0'), "it was acted on")
+    wait_for(lambda: query(url, 'container_oom_events_total{name="hungry"} > 0'), "the kill is seen")
+
+
+def visit(port: int, stop: threading.Event) -> None:
+    """Ask nginx for its page until told to stop."""
+    while not stop.wait(0.05):
+        get(f"http://127.0.0.1:{port}/")
+
+
+def unanswered(url: str, asked: Sequence[Asked], values: dict[str, str], deadline_s: float) -> list[Asked]:
+    """What has no data until the deadline; less if nothing is missing any more but what is expected to."""
+    began = time.monotonic()
+    missing = list(asked)
+    with httpx.Client() as client:  # to make one for each query takes longer than to ask
+        while True:
+            missing = [one for one in missing if not answered(url, one, values, client)]
+            waited_s = time.monotonic() - began
+            if all(title in EMPTY for _, title, _ in missing) or waited_s > deadline_s:
+                print(f"\n{len(asked)} queries, {len(missing)} of them without data after {waited_s:.1f} s")
+                return missing
+            time.sleep(0.5)  # between two looks at what is still missing
+
+
+def answered(url: str, one: Asked, values: dict[str, str], client: httpx.Client) -> bool:
+    """Whether a query has data; on the dashboard of one container, of any of them."""
+    name, _, expr = one
+    containers = ("busy", "hungry", "ends") if name == "container.json" else (".*",)
+    return any(query(url, filled(young(expr), container=container, **values), client) for container in containers)
