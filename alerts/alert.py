@@ -22,7 +22,7 @@ Severity = Literal["page", "ticket", "info", "none"]
 Scope = Literal["container", "host", "remediation", "all"]
 
 DASHBOARDS: Final[Mapping[Scope, str]] = {
-    "container": "hyper-fleet", "host": "hyper-fleet", "remediation": "hyper-fleet", "all": "hyper-fleet",
+    "container": "hyper-container", "host": "hyper-host", "remediation": "hyper-remediation", "all": "hyper-fleet",
 }  # fmt: skip
 """Grafana's uid of the dashboard that an alert of each scope leads to."""
 

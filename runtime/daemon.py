@@ -30,7 +30,7 @@ from runtime.network.ports import PortReservations
 from runtime.startup import Starter
 from runtime.store import Store
 from runtime.version import VERSION
-from runtime.vm import accel, kernel, qemu
+from runtime.vm import accel, kernel, process, qemu
 from runtime.vm.launch import Host
 from runtime.vm.pool import Pool
 from runtime.vm.template import Templates
@@ -84,6 +84,7 @@ async def serve(config: Config) -> None:
     """
     if os.geteuid() != 0:
         raise HostUnable("must run as root: it makes network devices and control groups. QEMU itself runs unprivileged")
+    process.without_huge_pages()
     with contextlib.ExitStack() as stack:
         _make_directories(config)
         _lock(config.state_dir / "hyperd.lock", stack)

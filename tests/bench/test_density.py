@@ -145,6 +145,7 @@ def qemus() -> dict[str, str]:
 
 def measure_memory(name: str, program: str, image: str, place: Path) -> None:
     """Print what clones weigh beside their guests' RAM with this QEMU: idle ones, and such as run a container."""
+    process.without_huge_pages()  # as hyperd does
     idle, parts, starts_ms = asyncio.run(idle_clones(program, place))
     print(f"\nmemory beside guest RAM, PSS, {IDLE_CLONES} idle clones, tcg, {name}")
     goal("  median, MiB", statistics.median(idle), VMM_TO_REACH_MIB[name])

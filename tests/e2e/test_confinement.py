@@ -75,6 +75,7 @@ def test_the_kernel_tells_of_it(machines: dict[str, list[dict[str, Any]]], path:
                 "CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0,
             }  # fmt: skip
             assert (told["NoNewPrivs"], told["Seccomp"]) == ("1", "2")
+            assert told.get("THP_enabled", "0") == "0"
         ours, theirs = Path("/proc/self/ns"), Path(f"/proc/{pid}/ns")
         for namespace in ("mnt", "net", "ipc", "uts"):
             assert (ours / namespace).readlink() != (theirs / namespace).readlink(), namespace
