@@ -113,6 +113,7 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
         lambda: {
             "templates_ready": len(templates.ready()),
             "pool_waiting": pool.waiting,
+            "images": images.count(),
             "containers": len(engine.lives.all()),
         },
     )

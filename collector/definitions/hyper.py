@@ -47,7 +47,7 @@ POOL_WAITING = Metric(
 )  # fmt: skip
 IMAGES = Metric(
     "hyper_images", "gauge", "", "Images on this host.",
-    "hyper", "runtime.json images", scope="host", when="once runtime.json tells of them",
+    "hyper", "runtime.json images", scope="host", when=_RUNTIME,
 )  # fmt: skip
 CONTAINERS = Metric(
     "hyper_containers", "gauge", "", "Containers on this host, running or not.",

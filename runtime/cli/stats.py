@@ -28,6 +28,11 @@ HEADERS = (
     "CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS", "OVERHEAD",
 )  # fmt: skip
 
+SORTED_BY = {
+    "cpu": ("cpu_ratio",), "mem": ("memory_bytes",), "net": ("network_rx_bytes", "network_tx_bytes"),
+    "block": ("block_read_bytes", "block_write_bytes"), "pids": ("pids",), "overhead": ("overhead_bytes",),
+}  # fmt: skip
+
 FIELDS = {
     "Container": "CONTAINER", "ID": "CONTAINER ID", "Name": "NAME", "CPUPerc": "CPU %",
     "MemUsage": "MEM USAGE / LIMIT", "MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O", "PIDs": "PIDS",
@@ -41,6 +46,10 @@ def stats_arguments(parser: Parser) -> None:
     parser.add_argument("-a", "--all", action="store_true", help="also those that do not run")
     parser.add_argument("--no-stream", action="store_true", help="once, instead of again and again")
     parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
+    parser.add_argument(
+        "--sort", choices=("name", *SORTED_BY), default="name", metavar="COLUMN",
+        help=f"the most first, by {', '.join(SORTED_BY)}; or by name (default)",
+    )  # fmt: skip
     parser.add_template()
 
 
@@ -49,7 +58,7 @@ def stats(args: argparse.Namespace, client: Client) -> int:
     del client  # the exporter knows, not the daemon
     url = setting("exporter_url", DEFAULT_URL)
     while True:
-        found = _choose(_fetch(url), args.refs, everything=args.all)
+        found = _ranked(_choose(_fetch(url), args.refs, everything=args.all), args.sort)
         if args.format == "json":
             output.print_json({"containers": found})
         elif args.format != "table":
@@ -103,6 +112,19 @@ def _choose(found: list[dict[str, Any]], refs: list[str], *, everything: bool) -
             raise ClientError(f"{len(matching)} containers have an id that begins with {ref}: write more of it")
         chosen += matching
     return chosen
+
+
+def _ranked(found: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    """The containers with the most first; those of which it is not known last."""
+    members = SORTED_BY.get(column)
+    if members is None:
+        return found
+
+    def amount(one: Mapping[str, Any]) -> float:
+        known = [one[member] for member in members if one.get(member) is not None]
+        return sum(known) if known else -1.0
+
+    return sorted(found, key=amount, reverse=True)
 
 
 def _row(one: Mapping[str, Any], *, full: bool) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import shutil
 import tempfile
 import time
@@ -183,6 +184,11 @@ class ImageStore(Shelf):
         except _SPOILED:
             self._drop(names)
             raise
+
+    def count(self) -> int:
+        """How many image files are here, those in the making among them."""
+        with os.scandir(self._images_dir) as found:
+            return sum(1 for _ in found)
 
     async def sweep(self) -> None:
         """Remove what a crash has left: temporaries, files without a row, rows without a file.

@@ -387,6 +387,13 @@ def test_stats(hyper: Any) -> None:
         found = json.loads(hyper("stats", "--no-stream", "-a", "--format", "json", HYPER_EXPORTER_URL=url).stdout)
         assert [entry["name"] for entry in found["containers"]] == ["web", "old"]
         form = "table {{.Name}}\t{{.MemUsage}}\t{{.PIDs}}"
+        more = [{**one, "name": f"n{pids}", "pids": pids, "cpu_ratio": None} for pids in (5, 9, 1)]
+        daemon.answers["GET /stats"] = {"containers": [*more, one]}
+        for column, names in (("name", "n5 n9 n1 web"), ("pids", "n9 n5 web n1"), ("cpu", "web n5 n9 n1")):
+            told = hyper("stats", "--no-stream", "--sort", column, "--format", "{{.Name}}", HYPER_EXPORTER_URL=url)
+            assert told.stdout.split() == names.split()
+        assert hyper("stats", "--sort", "age", HYPER_EXPORTER_URL=url).returncode == 125
+        daemon.answers["GET /stats"] = {"containers": [one]}
         lines = hyper("stats", "--no-stream", "--format", form, HYPER_EXPORTER_URL=url).stdout.splitlines()
         assert [re.split(r" {3,}", line) for line in lines] == [
             ["NAME", "MEM USAGE / LIMIT", "PIDS"], ["web", "50MiB / 200MiB", "3"],
