@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 from tests.contract.remediation.harness import webhook
 from tests.host import Daemon, free_port, get, wait_for
@@ -32,15 +33,18 @@ HUNGRY = "while [ ! -e /go ]; do sleep 0.1; done; tail /dev/zero; sleep 600"
 # What has no data in this world, and why. A panel of which every query has data after all fails the test.
 EMPTY = {
     "marks: Image changes": "no container changed its image; tests/rules has one that does",
-    "Events of QEMU": "QEMU told of nothing; the series begin with the first event",
     "InfluxDB backlog": "the exporter of this host writes to no InfluxDB",
     "InfluxDB writes": "the exporter of this host writes to no InfluxDB",
 }
+
+# What a VM says at its end is seen if it is said while the exporter listens.
+PERHAPS = {"Events of QEMU"}
 
 Asked = tuple[str, str, str]
 """Dashboard, panel, expression."""
 
 
+@pytest.mark.timeout(300)
 def test_every_panel_has_data(host: Host, images: Images, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     program = str(Path(sys.executable).parent / "hyper-remediation")
@@ -70,6 +74,7 @@ def test_every_panel_has_data(host: Host, images: Images, tmp_path: Path) -> Non
                 visitor.join()
     finally:
         controller.stop()
+    missing = [one for one in missing if one[1] not in PERHAPS]
     unexpected = [f"{name}: {title}: {expr}" for name, title, expr in missing if title not in EMPTY]
     assert unexpected == []
     assert {title for _, title, _ in missing} == set(EMPTY), "what is told to have no data has some"
@@ -82,8 +87,8 @@ def load(host: Host, images: Images, url: str, port: int, controller: str) -> No
     host.run("--name", "busy", *DEEP, "--cpus", "0.3", "-m", "64m", *check, images.busybox, "sh", "-c", BUSY)
     host.run("--name", "hungry", "-m", "32m", images.busybox, "sh", "-c", HUNGRY)
     host.run("--name", "ends", images.busybox, "sh", "-c", "exit 3")
-    seen = "count by (name) (container_exit_code or container_cpu_usage_seconds_total)"
-    wait_for(lambda: len(query(url, seen)) == 4, "all are seen")
+    # What an earlier test removed from this host may still be told of.
+    wait_for(lambda: {"web", "busy", "hungry", "ends"} <= seen(url), "all are seen")
     host.hyper("restart", "-t", "0", "busy")
     host.hyper("exec", "hungry", "touch", "/go")
     assert host.hyper("run", "-d", "--name", "late", "-p", f"{port}:80", images.nginx, check=False).returncode != 0
@@ -92,6 +97,12 @@ def load(host: Host, images: Images, url: str, port: int, controller: str) -> No
         httpx.post(f"http://{controller}/alertmanager", json=webhook(labels=alert)).raise_for_status()
         wait_for(lambda: query(url, 'hyper_remediation_actions_total{outcome="done"} > 0'), "it was acted on")
     wait_for(lambda: query(url, 'container_oom_events_total{name="hungry"} > 0'), "the kill is seen")
+
+
+def seen(url: str) -> set[str]:
+    """Names of the containers that Prometheus has values of."""
+    found = query(url, "count by (name) (container_exit_code or container_cpu_usage_seconds_total)")
+    return {one["metric"]["name"] for one in found}
 
 
 def visit(port: int, stop: threading.Event) -> None:
@@ -108,7 +119,7 @@ def unanswered(url: str, asked: Sequence[Asked], values: dict[str, str], deadlin
         while True:
             missing = [one for one in missing if not answered(url, one, values, client)]
             waited_s = time.monotonic() - began
-            if all(title in EMPTY for _, title, _ in missing) or waited_s > deadline_s:
+            if all(title in EMPTY or title in PERHAPS for _, title, _ in missing) or waited_s > deadline_s:
                 print(f"\n{len(asked)} queries, {len(missing)} of them without data after {waited_s:.1f} s")
                 return missing
             time.sleep(0.5)  # between two looks at what is still missing
