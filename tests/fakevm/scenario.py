@@ -46,8 +46,17 @@ def read_json(scenario: str, name: str) -> Any:
 
 def guest_files(scenario: str = "base") -> dict[str, bytes]:
     """Guest files by path; a scenario's own come over those of `base`."""
+    return _files(BASE / "guest", GOLDEN / scenario / "guest")
+
+
+def later_files(scenario: str) -> dict[str, bytes]:
+    """Guest files that are others from the second round on."""
+    return _files(GOLDEN / scenario / "later")
+
+
+def _files(*folders: Path) -> dict[str, bytes]:
     files = {}
-    for folder in (BASE / "guest", GOLDEN / scenario / "guest"):
+    for folder in folders:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 files["/" + str(path.relative_to(folder))] = path.read_bytes()

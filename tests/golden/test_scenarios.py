@@ -1,5 +1,7 @@
 """Each folder beside this file is a scenario: raw input laid over `base`, and `expected.prom`.
 
+A guest that lies is honest once: `later` holds its files, and `faults_later` its faults, of the second of two rounds.
+
 `REGENERATE=1 pytest tests/golden` writes what comes out now; look at the difference before you commit it.
 """
 
@@ -10,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from collector import views
 from collector.rounds import Collector
 from collector.watch import Settings
 from exporter.exposition import Exposition
 from tests.fakevm import running
-from tests.fakevm.scenario import GOLDEN, NOW_S, fake_vm, host_root, read_json
+from tests.fakevm.scenario import GOLDEN, NOW_S, fake_vm, host_root, later_files, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,13 +34,18 @@ def test_there_are_scenarios() -> None:
         "dead-agent",
         "deep",
         "deep-kvm",
+        "lying-2-64",
+        "lying-backwards",
+        "lying-labels",
+        "lying-nan",
         "qemu-ga",
         "wedged-qemu",
     } <= set(SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_scenario(scenario: str, tmp_path: Path) -> None:
+async def test_scenario(scenario: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "MIN_INTERVAL_S", 0.0)  # however soon the second round comes, it is compared
     state_dir = tmp_path / "state"
     setting = read_json(scenario, "scenario.json")
     settings = Settings(
@@ -49,8 +57,13 @@ async def test_scenario(scenario: str, tmp_path: Path) -> None:
     )
     collector = Collector(state_dir, settings)
     exposition = Exposition()
-    async with running(fake_vm(state_dir, scenario)):
-        exposition.update(await collector.round())
+    async with running(fake_vm(state_dir, scenario)) as vm:
+        snapshot = await collector.round()
+        if setting.get("rounds") == 2:
+            vm.files.update(later_files(scenario))
+            vm.faults.update(setting.get("faults_later", {}))
+            snapshot = await collector.round()
+        exposition.update(snapshot)
         collector.close()
     lines = exposition.render("text", [], NOW_S).decode().splitlines(keepends=True)
     text = "".join(line for line in lines if MEASURED_BY_THE_CLOCK not in line)
