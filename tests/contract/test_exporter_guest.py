@@ -16,6 +16,7 @@ from collector.catalogue import EXPORTED
 from collector.errors import UnreachableError
 from collector.sources.guest import GuestReader, GuestSample
 from tests.contract import agent_vm
+from tests.fakevm.fleet import fleet
 from tests.fakevm.scenario import base_record, fake_vm
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ async def _fake(tmp_path: Path) -> AsyncIterator[Agent]:
         )
     finally:
         await vm.stop()
+
+
+@contextlib.asynccontextmanager
+async def _one_of_many(tmp_path: Path) -> AsyncIterator[Agent]:
+    async with fleet(tmp_path, 1) as vms:
+        yield Agent(vms.directory_of(0) / "agent-stats.sock", lambda: vms.tell("stop 1"), lambda: vms.tell("go"))
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +100,7 @@ def _settled(sample: GuestSample) -> bool:
     return sample.memory[b"file"] >= 8 << 20 and sample.root.used_bytes >= 8 << 20
 
 
-@pytest.fixture(params=[_fake, _real], ids=["fake", "real"])
+@pytest.fixture(params=[_fake, _one_of_many, _real], ids=["fake", "one of many", "real"])
 async def agent(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Agent]:
     async with request.param(tmp_path) as one:
         yield one

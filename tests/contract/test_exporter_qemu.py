@@ -18,7 +18,9 @@ from collector.catalogue import microvm
 from collector.errors import UnreachableError
 from collector.sources.vmm import LATENCY_BOUNDS_NS, VmmReader
 from collector.watch import Settings, Watch
+from runtime import record as records
 from runtime.record import Record, Vm
+from tests.fakevm.fleet import fleet
 from tests.fakevm.scenario import base_record, fake_vm, host_root
 
 if TYPE_CHECKING:
@@ -54,6 +56,13 @@ async def _fake(tmp_path: Path) -> AsyncIterator[Machine]:
         )
     finally:
         await vm.stop()
+
+
+@contextlib.asynccontextmanager
+async def _one_of_many(tmp_path: Path) -> AsyncIterator[Machine]:
+    async with fleet(tmp_path, 1) as vms:
+        directory = vms.directory_of(0)
+        yield Machine(directory, records.read(directory), vms.root, lambda: vms.tell("stop 1"), lambda: vms.tell("go"))
 
 
 @contextlib.asynccontextmanager
@@ -99,7 +108,7 @@ def _read(path: str) -> str:
         return file.read()
 
 
-@pytest.fixture(params=[_fake, _qemu], ids=["fake", "qemu"])
+@pytest.fixture(params=[_fake, _one_of_many, _qemu], ids=["fake", "one of many", "qemu"])
 async def machine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Machine]:
     async with request.param(tmp_path) as one:
         yield one

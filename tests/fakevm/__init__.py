@@ -1,6 +1,7 @@
 """A micro-VM made of real files and real unix sockets that speak QMP and the agent protocol.
 
-`tests/contract/test_exporter_fakevm.py` holds it against a real QEMU. A test sets `faults` to let one source misbehave.
+`tests/contract/test_exporter_qemu.py` holds it against a real QEMU, `test_exporter_guest.py` against the real agent. A
+test sets `faults` to let one source misbehave.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ def escape(data: bytes) -> str:
     return data.decode("latin-1")
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class FakeVm:
     """One VM. `qmp` maps a command to its return, `files` a guest path to its bytes."""
@@ -49,6 +56,7 @@ class FakeVm:
     events: list[dict[str, Any]] = field(default_factory=list)
     stock: dict[str, Any] | None = None  # answers of a stock qemu-ga, which is there in place of our agent
     clock_ns: Callable[[], int] | None = None
+    going: asyncio.Event = field(default_factory=_set_event)  # cleared: stopped, as QEMU by SIGSTOP
     _servers: list[asyncio.Server] = field(default_factory=list)
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
@@ -80,8 +88,10 @@ class FakeVm:
         with _closing(writer, keep=self.faults.get("vmm") == "wedged"):
             if self.faults.get("vmm") == "wedged":
                 return
+            await self.going.wait()
             await _send(writer, GREETING)
             while line := await reader.readline():
+                await self.going.wait()
                 request = json.loads(line)
                 self.requests.append(request["execute"])
                 answer: dict[str, Any]
@@ -101,6 +111,7 @@ class FakeVm:
         self._writers.append(writer)
         with _closing(writer):
             while line := await reader.readline():
+                await self.going.wait()
                 request = json.loads(line.rpartition(b"\xff")[2])
                 command, arguments = request["execute"], request.get("arguments", {})
                 self.requests.append(command)
