@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fakevm import running
 from tests.fakevm.fleet import WORK_USEC, cpu_usec, lay_out
 from tests.fakevm.process import exporter
 
@@ -121,8 +122,6 @@ async def backlog(process: Exporter) -> int:
 @pytest.mark.timeout(90 + 2 * OUTAGE_S)
 async def test_an_outage_with_a_kill_in_it_leaves_no_gap(tmp_path: Path, port: int) -> None:
     vms = lay_out(tmp_path, VMS)
-    for vm in vms:
-        await vm.start()
     spool = tmp_path / "data/influx-spool"
     environment = {"HYPER_INFLUX_URL": f"http://127.0.0.1:{port}", "HYPER_DATA_DIR": str(tmp_path / "data")}
 
@@ -131,7 +130,11 @@ async def test_an_outage_with_a_kill_in_it_leaves_no_gap(tmp_path: Path, port: i
             tmp_path / "state", "--root", str(tmp_path / "root"), interval_s=INTERVAL_S, environment=environment
         )
 
-    async with run() as process:
+    async with contextlib.AsyncExitStack() as serving:
+        for vm in vms:
+            serving.callback(os.close, vm.host_cpu_stat)
+            await serving.enter_async_context(running(vm))
+        process = await serving.enter_async_context(run())
         await process.until(r"^hyper_influx_failures_total [1-9]")
         backlogs = [await backlog(process)]
         await go_on(vms)
@@ -159,9 +162,6 @@ async def test_an_outage_with_a_kill_in_it_leaves_no_gap(tmp_path: Path, port: i
                 text = await again.metrics()
                 assert await again.end() == 0
             stored = server.series()
-    for vm in vms:
-        await vm.stop()
-        os.close(vm.host_cpu_stat)
     assert re.findall(r'^hyper_influx_dropped_total\{reason="\w+"\} (\d+)$', text, re.MULTILINE) == ["0"] * 3
     assert len(stored) == VMS
     for samples in stored.values():

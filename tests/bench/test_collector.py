@@ -1,0 +1,255 @@
+"""What collection costs: the real exporter over 10, 100 and 1000 fake micro-VMs, and with ten of them stopped.
+
+The VMs are those of `tests/fakevm/fleet.py`: files, QMP and agent sockets, served by one other process, and held
+against a real QEMU and the real agent in `tests/contract`. Costs are printed beside their goals; that the numbers
+are right is asserted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.bench.measuring import goal
+from tests.fakevm.fleet import WORK_USEC, container_id, cpu_ns, cpu_usec, fleet, memory_bytes
+from tests.fakevm.process import exporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.fakevm.fleet import Fleet
+    from tests.fakevm.process import Exporter
+
+ROUNDS = int(os.environ.get("HYPER_BENCH_ROUNDS", "5"))
+SCRAPES = 20
+STOPPED = 10
+PAIRS = 3
+INTERVAL_S = {10: 0.5, 100: 1.0, 1000: 2.5}
+GOAL_MS, TARGET_MS = 1.0, 0.5
+SCRAPE_MS, SCRAPE_CPU_MS = 250.0, 100.0
+RESIDENT_MB = 150.0
+CHANGE_PERCENT = 5.0
+OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
+GZIP = {"Accept-Encoding": "gzip"}
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """Medians of some scrapes of all series."""
+
+    wall_ms: float
+    most_ms: float
+    cpu_ms: float
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the exporter costs over one number of VMs; `sample_ms` and `least_ms`: median and least of the rounds."""
+
+    sample_ms: float
+    least_ms: float
+    text: Scrape
+    openmetrics: Scrape
+    gzip: Scrape
+    during_ms: float
+    resident_mb: float
+
+
+async def scrapes(process: Exporter, headers: dict[str, str] | None = None) -> Scrape:
+    """Scrapes as they come; one that meets a round waits for its turn in the one loop, and counts the round's CPU."""
+    wall, cpu, size = [], [], 0
+    for _ in range(SCRAPES):
+        before, began = cpu_ns(process.process.pid), time.perf_counter()
+        size = len((await process.get("/metrics", headers))[1])
+        wall.append(1e3 * (time.perf_counter() - began))
+        cpu.append((cpu_ns(process.process.pid) - before) / 1e6)
+    return Scrape(statistics.median(wall), max(wall), statistics.median(cpu), size / 1e6)
+
+
+async def during_rounds(process: Exporter, vms: Fleet) -> float:
+    """Longest of some scrapes that begin while a round goes on, in milliseconds."""
+    found = []
+    for _ in range(3):
+        await vms.next_round()
+        began = time.perf_counter()
+        await process.get("/metrics")
+        found.append(1e3 * (time.perf_counter() - began))
+    return max(found)
+
+
+def resident_mb(pid: int) -> float:
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM:")) * 1024 / 1e6
+
+
+async def measure(process: Exporter, vms: Fleet) -> Cost:
+    # From one read of the same VM to the next: a full sample, and its lines in the exposition.
+    rounds = [1e3 * cpu_s / vms.count for cpu_s in await vms.rounds(process.process.pid, ROUNDS)]
+    return Cost(
+        statistics.median(rounds),
+        min(rounds),
+        await scrapes(process),
+        await scrapes(process, OPENMETRICS),
+        await scrapes(process, GZIP),
+        await during_rounds(process, vms),
+        await asyncio.to_thread(resident_mb, process.process.pid),
+    )
+
+
+def by_container(text: str, name: str, labels: str = "") -> dict[str, float]:
+    """Values of one series of each container."""
+    pattern = rf'^{name}{{id="([0-9a-f]{{64}})",[^}}]*{labels}}} (\S+)$'
+    return {found[1]: float(found[2]) for found in re.finditer(pattern, text, re.MULTILINE)}
+
+
+def check(text: str, count: int, stopped: Sequence[str] = ()) -> dict[str, float]:
+    """All are there with values of their own, and only those that stopped are down.
+
+    Returns CPU seconds by container.
+    """
+    ids = [container_id(number) for number in range(count)]
+    for source in ("host", "vmm", "guest"):
+        up = by_container(text, "microvm_source_up", f'source="{source}"')
+        assert up == {one: float(source == "host" or one not in stopped) for one in ids}
+    memory = by_container(text, "container_memory_usage_bytes")
+    assert memory == {one: memory_bytes(number) for number, one in enumerate(ids) if one not in stopped}
+    used = by_container(text, "container_cpu_usage_seconds_total", 'cpu="total"')
+    assert used.keys() == memory.keys()
+    for seconds in used.values():
+        worked_usec = round(seconds * 1e6) - cpu_usec(0)
+        assert worked_usec > 0
+        assert worked_usec % WORK_USEC == 0
+    assert by_container(text, "microvm_host_memory_bytes", 'part="vmm"').keys() == set(ids)
+    assert len(by_container(text, "container_last_seen")) == count
+    return used
+
+
+async def settled(process: Exporter, stopped: Sequence[str] = ()) -> str:
+    """The exposition once those that stopped are down and stale, and all others are up."""
+    deadline = time.monotonic() + 90
+    while True:
+        text = await process.metrics()
+        down = {one for one, up in by_container(text, "microvm_source_up", 'source="guest"').items() if not up}
+        stale = not set(stopped) & by_container(text, "container_memory_usage_bytes").keys()
+        if down == set(stopped) and stale and by_container(text, "microvm_overhead_memory_bytes"):
+            return text
+        assert time.monotonic() < deadline, f"{len(down)} are down, not {len(stopped)}"
+        await asyncio.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What must not change while some VMs are stopped: the least of each, as it moves least with a busy machine."""
+
+    sample_ms: float
+    scrape_ms: float
+    scrape_cpu_ms: float
+    resident_mb: float
+
+
+async def brief(process: Exporter, vms: Fleet) -> Brief:
+    rounds = await vms.rounds(process.process.pid, ROUNDS)
+    wall, cpu = [], []
+    for _ in range(ROUNDS):
+        await vms.next_round()
+        await process.get("/metrics")  # waits for the end of the round
+        for _ in range(SCRAPES // ROUNDS):
+            before, began = cpu_ns(process.process.pid), time.perf_counter()
+            await process.get("/metrics")
+            wall.append(1e3 * (time.perf_counter() - began))
+            cpu.append((cpu_ns(process.process.pid) - before) / 1e6)
+    resident = await asyncio.to_thread(resident_mb, process.process.pid)
+    return Brief(1e3 * min(rounds) / vms.count, min(wall), min(cpu), resident)
+
+
+Pairs = list[tuple[Brief, Brief]]
+
+
+async def with_some_stopped(process: Exporter, vms: Fleet) -> Pairs:
+    """Costs without and with some stopped, in turn, so that what else changes meanwhile hits both alike."""
+    stopped = [container_id(number) for number in range(STOPPED)]
+    pairs = []
+    for _ in range(PAIRS):
+        well = await brief(process, vms)
+        await vms.ask(f"stop {STOPPED}")
+        check(await settled(process, stopped), vms.count, stopped)
+        pairs.append((well, await brief(process, vms)))
+        await vms.ask("go")
+        check(await settled(process), vms.count)
+    return pairs
+
+
+async def over(directory: Path, count: int) -> tuple[Cost, Pairs]:
+    """Costs over `count` VMs; with the most of them, those with some stopped, too."""
+    async with (
+        fleet(directory, count) as vms,
+        exporter(vms.state_dir, "--root", str(vms.root), interval_s=INTERVAL_S[count]) as process,
+    ):
+        before = check(await settled(process), count)
+        cost = await measure(process, vms)
+        text = await process.metrics()
+        after = check(text, count)
+        assert all(after[one] > before[one] for one in before), "every container worked, and it was seen"
+        series = sum(1 for line in text.splitlines() if not line.startswith("#"))
+        fds = len(await asyncio.to_thread(os.listdir, f"/proc/{process.process.pid}/fd"))
+        show(count, series, fds, cost)
+        pairs = await with_some_stopped(process, vms) if count == max(INTERVAL_S) else []
+        assert await process.end() == 0
+        assert not [line for line in process.log if "defect" in line]
+    return cost, pairs
+
+
+def show(count: int, series: int, fds: int, cost: Cost) -> None:
+    print(
+        f"{count:>5} VMs, {series} series, {fds} descriptors: sample {cost.sample_ms:.3f} ms CPU a container, "
+        f"at least {cost.least_ms:.3f}; resident {cost.resident_mb:.0f} MB at most"
+    )
+    for name, one in (("text", cost.text), ("OpenMetrics", cost.openmetrics), ("text, gzip", cost.gzip)):
+        print(
+            f"      {name:>12}  median {one.wall_ms:7.1f} ms  max {one.most_ms:7.1f}  CPU {one.cpu_ms:7.1f} ms"
+            f"  {one.megabytes:6.2f} MB"
+        )
+    print(f"      begun while a round goes on: at most {cost.during_ms:.1f} ms")
+
+
+@pytest.mark.timeout(600)
+async def test_cost_of_collection(tmp_path: Path) -> None:
+    print(f"\n{ROUNDS} rounds, {SCRAPES} scrapes each; CPU from the scheduler's own count")
+    costs: dict[int, Cost] = {}
+    pairs: Pairs = []
+    for count in INTERVAL_S:
+        costs[count], pairs = await over(tmp_path / str(count), count)
+    most = costs[max(costs)]
+    goal("CPU ms per container and sample", most.sample_ms, GOAL_MS)
+    goal("the same beside its target", most.sample_ms, TARGET_MS)
+    goal("least cost per container, 1000 VMs over 100", most.least_ms / costs[100].least_ms, 1.1)
+    for name, one in (("text", most.text), ("OpenMetrics", most.openmetrics)):
+        goal(f"scrape of all, {name}, ms", one.wall_ms, SCRAPE_MS)
+        goal(f"scrape of all, {name}, CPU ms", one.cpu_ms, SCRAPE_CPU_MS)
+    goal("resident memory, MB", most.resident_mb, RESIDENT_MB)
+    for what, figure in CHANGES:
+        well, stopped = ([figure(pair[side]) for pair in pairs] for side in (0, 1))
+        print(f"{what}: {_list(well)}; with {STOPPED} stopped {_list(stopped)}")
+        change = 100 * (min(stopped) / min(well) - 1)
+        goal(f"{STOPPED} of {max(costs)} stopped: {what} grows by %", change, CHANGE_PERCENT)
+
+
+CHANGES: tuple[tuple[str, Callable[[Brief], float]], ...] = (
+    ("sample, CPU ms", lambda cost: cost.sample_ms),
+    ("scrape, ms", lambda cost: cost.scrape_ms),
+    ("scrape, CPU ms", lambda cost: cost.scrape_cpu_ms),
+    ("resident memory, MB", lambda cost: cost.resident_mb),
+)
+
+
+def _list(figures: Sequence[float]) -> str:
+    return " ".join(f"{figure:.3g}" for figure in figures)
