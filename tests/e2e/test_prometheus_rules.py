@@ -180,6 +180,6 @@ def test_every_panel_and_variable_can_be_asked_for(exporter: Exposition, tmp_pat
                     ] == [("db", "exited", "3")]
                 if panel["title"] in {"Running", "Down"}:
                     assert [one["value"][1] for one in result] == ["1"]
-        assert sorted(empty) == ["OOM kills", "Restarts", "Sources down by kind"], "in this world all other panels have data"
+        assert sorted(empty) == ["OOM kills", "Restarts", "Sources down by kind"], "all other panels have data here"
         names = httpx.get(f"{url}/api/v1/label/__name__/values").json()["data"]
         assert json.dumps(names).count("hyper_") > 10
