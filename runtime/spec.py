@@ -192,6 +192,7 @@ class Spec(BaseModel):
     user: str | None = Field(None, max_length=256)
     tty: bool = False
     stdin: bool = False
+    init: bool = False
     terminal_size: tuple[Annotated[int, Field(ge=1, le=65535)], Annotated[int, Field(ge=1, le=65535)]] | None = None
     labels: dict[str, Text] = Field(default_factory=dict)
     tenant: str = Field("default", pattern=NAME_PATTERN)

@@ -394,6 +394,7 @@ def _process(container: Container, image: Image, *, layer_mounted: bool = False)
         "cwd": spec.cwd or image.config.working_dir or "/",
         "user": spec.user if spec.user is not None else image.config.user,
         "tty": spec.tty,
+        "init": spec.init,
         "rows": spec.terminal_size[0] if spec.terminal_size else 0,
         "cols": spec.terminal_size[1] if spec.terminal_size else 0,
         "stdin": spec.stdin,

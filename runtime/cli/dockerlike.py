@@ -95,6 +95,7 @@ def _container(one: Mapping[str, Any]) -> dict[str, Any]:
             "Memory": limits.get("memory_bytes", 0),
             "NanoCpus": int((limits.get("cpu_quota") or 0) * _NANO),
             "AutoRemove": one.get("auto_remove", False),
+            "Init": spec.get("init", False),
             "ReadonlyRootfs": spec.get("read_only", False),
             "Tmpfs": {mount["path"]: mount["options"] for mount in spec.get("tmpfs") or ()},
             "RestartPolicy": {

@@ -48,7 +48,6 @@ CREATE: Mapping[str, str] = {
     "--domainname": "use --hostname web.example.org",
     "--gpus": _DEVICE, "--group-add": "give the group with --user USER:GROUP, or write it into the image's /etc/group",
     "--health-start-interval": "checks in the start period come at --health-interval",
-    "--init": "its program is process 1 of its container, as with docker run; use an image with an init, such as tini",
     "--io-maxbandwidth": _WINDOWS, "--io-maxiops": _WINDOWS,
     "--ip": _BRIDGE, "--ip6": _BRIDGE, "--ipc": _OWN_KERNEL, "--isolation": _WINDOWS,
     "--kernel-memory": _MEMORY,

@@ -85,6 +85,10 @@ def create_arguments(parser: arguments.Parser) -> None:
     parser.add_argument("--cidfile", help="write its id to this file, which must not be there yet")
     parser.add_argument("-i", "--interactive", action="store_true", help="keep its stdin open, and send ours to it")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument(
+        "--init", action="store_true",
+        help="process 1 passes signals on and waits for orphans; the program is its child",
+    )  # fmt: skip
     parser.add_argument("--rm", action="store_true", help="remove it when it stops")
     parser.add_argument("--pull", choices=("missing", "always", "never"), default="missing", help="default: missing")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress of a pull")
@@ -243,6 +247,7 @@ def _create_checked(
         "tty": args.tty,
         "terminal_size": terminal.size() if args.tty else None,
         "stdin": args.interactive,
+        **({"init": True} if args.init else {}),
         "labels": dict([*(label for file in args.label_file for label in file), *args.label]),
         "hostname": args.hostname,
         "ports": _flat(args.publish),

@@ -96,7 +96,7 @@ struct process_request {
     const char *args[MAX_ARGS + 1], *env[MAX_ENV + 1];
     int args_count, env_count;
     const char *cwd, *user;
-    bool tty, want_stdin;
+    bool tty, want_stdin, init; /* init: the program is not process 1 of the container */
     int rows, columns;
 };
 struct mount_request { /* the directory of a file system, or the file of a shared one, at a path of the container */
@@ -222,6 +222,8 @@ void rootfs_prepare(int report);                                         /* root
 void rootfs_layer(const struct start_request *request);
 void rootfs_enter(const struct start_request *request);
 void process_exec(const struct spawn *spawn) __attribute__((noreturn)); /* process.c */
+/* reaper.c: stay behind as the container's process 1; returns in a child, which is to become the program. */
+void reaper_begin(int report, bool tty);
 int rehearse(const char *self);                                         /* rehearse.c: `init rehearse` */
 /* `remount`: options that hold once it is mounted; "" for none. */
 void mount_device(const char *device, const char *type, const char *target, unsigned long flags, const char *options,

@@ -132,6 +132,8 @@ void process_exec(const struct spawn *spawn)
         child_fail(report, errno == ENOENT ? NOT_FOUND : NOT_EXECUTABLE, "chdir to \"%s\": %s", cwd, strerror(errno));
     set_limits();
     become(&user, report);
+    if (process->init)
+        reaper_begin(report, process->tty);
     if (strchr(name, '/')) {
         try_exec(name, args, name, report, &denied);
     } else {

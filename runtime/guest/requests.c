@@ -165,6 +165,7 @@ bool parse_start(const struct json *json, const struct json_node *arguments, str
            parse_tmpfs(json, json_get(json, arguments, "tmpfs"), request, fault) &&
            parse_mounts(json, json_get(json, arguments, "mounts"), request, fault) &&
            parse_idle(json, arguments, &request->process, fault) &&
+           want_bool(json, arguments, "init", &request->process.init, fault) &&
            parse_cgroup(json, cgroup, request, fault) &&
            want_bool(json, arguments, "rehearse", &request->rehearse, fault);
 }

@@ -101,6 +101,32 @@ def test_signals_reach_the_container() -> None:
         assert vm.events()[-1] == {"event": "exited", "exit_code": 5, "signal": None, "oom_killed": False}
 
 
+def test_with_an_init_the_program_is_its_child_and_orphans_are_waited_for() -> None:
+    script = """echo $$; (sh -c 'exec sleep 0' & exit 0); trap 'echo term; kill -KILL $$' TERM; echo ready
+        while :; do sleep 0.1; done"""
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", script, user="alice", init=True)
+        wait_for(lambda: vm.output() == b"2\nready\n", "the program runs, and not as process 1")
+        code, out, _ = vm.run("cat", "/proc/1/comm", "/proc/1/status")
+        assert (code, out.splitlines()[0]) == (0, b"init")
+        status = dict(line.split(b":", 1) for line in out.splitlines()[1:])
+        assert status[b"Uid"].split() == [b"1000"] * 4
+        assert int(status[b"CapPrm"], 16) == 0
+        states = vm.run("sh", "-c", "cat /proc/[0-9]*/stat")[1]
+        assert b" Z " not in states, "nothing stays a zombie"
+        vm.control.call("hyper-signal", signal=15)
+        assert vm.wait() == 0
+        assert vm.output() == b"2\nready\nterm\n"
+        assert vm.events()[-1] == {"event": "exited", "exit_code": 137, "signal": None, "oom_killed": False}
+
+
+def test_a_program_that_is_not_there_is_no_start_with_an_init_either() -> None:
+    with agent_vm.GuestVm() as vm:
+        kind, text = vm.control.refusal("hyper-start", **agent_vm.start_arguments("nothing-of-that-name", init=True))
+        assert kind == "NotFound"
+        assert "executable file not found" in text
+
+
 def test_kill_all_ends_container_and_sessions() -> None:
     with agent_vm.GuestVm() as vm:
         vm.start("sleep", "1000")
