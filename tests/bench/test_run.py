@@ -5,8 +5,6 @@ Medians of `HYPER_BENCH_RUNS` runs each, in one run on one machine.
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
 import subprocess
 from typing import TYPE_CHECKING
@@ -18,28 +16,11 @@ from tests.bench.measuring import RUNS, goal, show, wall
 from tests.host import Host, about, running_host, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from tests.e2e.conftest import Images
 
 POOL_DEPTH = 3
-
-
-@pytest.fixture
-def podman(tmp_path: Path, images: Images) -> Iterator[list[str]]:
-    """podman with runc and overlay, its storage in the test's directory, the image loaded."""
-    program = shutil.which("podman")
-    assert program, "podman is missing: apt-get install podman runc"
-    config = tmp_path / "containers.conf"
-    config.write_text('[containers]\ndefault_ulimits=["nofile=1024:4096","nproc=1024:4096"]\n')
-    os.environ["CONTAINERS_CONF"] = str(config)
-    command = [program, "--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "run"), "--runtime", "runc"]
-    command += ["--cgroup-manager", "cgroupfs", "--storage-driver", "overlay"]
-    subprocess.run([*command, "pull", "-q", "--tls-verify=false", images.busybox], check=True, capture_output=True)
-    yield command
-    subprocess.run([*command, "rmi", "-f", "-a"], check=False, capture_output=True)
-    del os.environ["CONTAINERS_CONF"]
 
 
 def phases(host: Host, image: str, path: str, before: Callable[[], object]) -> dict[str, list[float]]:

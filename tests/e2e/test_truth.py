@@ -91,6 +91,46 @@ def test_network_bytes_of_a_counted_transfer(host: Host, images: Images, url: st
     assert told == pytest.approx(body, rel=0.02)
 
 
+# What dashboards and rules for Kubernetes ask of cAdvisor, per container, with the labels that they select and sum by.
+BY = "sum by (namespace, pod, container)"
+REAL = 'container!="", image!="", pod="asked"'
+QUERIES = {
+    "CPU against the quota": f"{BY} (rate(container_cpu_usage_seconds_total{{{REAL}}}[10s]))"
+    f" / {BY} (container_spec_cpu_quota{{{REAL}}} / container_spec_cpu_period{{{REAL}}})",
+    "periods that were throttled": f"{BY} (increase(container_cpu_cfs_throttled_periods_total{{{REAL}}}[10s]))"
+    f" / {BY} (increase(container_cpu_cfs_periods_total{{{REAL}}}[10s]))",
+    "working set against the limit": f"{BY} (container_memory_working_set_bytes{{{REAL}}})"
+    f" / {BY} (container_spec_memory_limit_bytes{{{REAL}}})",
+    "received": 'sum by (namespace, pod) (rate(container_network_receive_bytes_total{pod="asked"}[10s]))',
+    "sent": 'sum by (namespace, pod) (rate(container_network_transmit_bytes_total{pod="asked"}[10s]))',
+    "dropped": 'sum by (namespace, pod) (rate(container_network_receive_packets_dropped_total{pod="asked"}[10s]))',
+    "reads and writes": f'ceil({BY} (rate(container_fs_reads_total{{{REAL}, device=~"/dev/.+"}}[10s])'
+    f' + rate(container_fs_writes_total{{{REAL}, device=~"/dev/.+"}}[10s])))',
+    "bytes read and written": f"{BY} (rate(container_fs_reads_bytes_total{{{REAL}}}[10s])"
+    f" + rate(container_fs_writes_bytes_total{{{REAL}}}[10s]))",
+    "memory that cannot be given back": f"{BY} (container_memory_rss{{{REAL}}})",
+}
+
+
+def test_what_is_asked_of_containers_in_kubernetes_is_answered(host: Host, images: Images, url: str) -> None:
+    work = "while :; do dd if=/dev/zero of=/file bs=64k count=16 conv=fsync 2>/dev/null; done"
+    host.run("--name", "asked", "--cpus", "0.3", "-m", "64m", images.busybox, "sh", "-c", work)
+    wait_for(lambda: all(query(url, one) for one in QUERIES.values()), "every query has data", 60)
+    wait_for(lambda: number(url, QUERIES["CPU against the quota"]) > 0.5, "it has run for as long as a rate looks back")
+    found = {name: query(url, expression) for name, expression in QUERIES.items()}
+    assert {name: len(one) for name, one in found.items()} == dict.fromkeys(QUERIES, 1)
+    labels = found["CPU against the quota"][0]["metric"]
+    assert labels == {"namespace": "default", "pod": "asked", "container": "asked"}
+    values = {name: float(one[0]["value"][1]) for name, one in found.items()}
+    print("\n" + "\n".join(f"{name}: {value:.3f}" for name, value in values.items()))
+    assert values["CPU against the quota"] < 1.2
+    assert 0.2 < values["periods that were throttled"] <= 1
+    assert 0 < values["working set against the limit"] <= 1
+    assert values["reads and writes"] > 0
+    assert values["bytes read and written"] > 1e5
+    assert values["dropped"] == 0
+
+
 def test_metrics_are_the_catalogue_and_pass_promtool(host: Host, images: Images) -> None:
     host.run(
         "--name", "whole", "--cpus", "1", "--memory", "64m", images.busybox, "sh", "-c", "while :; do sleep 1; done"
