@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,9 +29,11 @@ def podman(tmp_path: Path, images: Images) -> Iterator[list[str]]:
     config = tmp_path / "containers.conf"
     config.write_text('[containers]\ndefault_ulimits=["nofile=1024:4096","nproc=1024:4096"]\n')
     os.environ["CONTAINERS_CONF"] = str(config)
-    command = [program, "--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "run"), "--runtime", "runc"]
+    run = tempfile.mkdtemp(prefix="hyper-")  # podman takes at most 50 characters
+    command = [program, "--root", str(tmp_path / "root"), "--runroot", run, "--runtime", "runc"]
     command += ["--cgroup-manager", "cgroupfs", "--storage-driver", "overlay"]
     subprocess.run([*command, "pull", "-q", "--tls-verify=false", images.busybox], check=True, capture_output=True)
     yield command
     subprocess.run([*command, "rmi", "-f", "-a"], check=False, capture_output=True)
     del os.environ["CONTAINERS_CONF"]
+    shutil.rmtree(run, ignore_errors=True)
