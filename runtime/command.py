@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
+import struct
+import termios
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 STDOUT_LIMIT_BYTES = 8 << 20
 STDERR_KEPT_BYTES = 16 << 10
 DRAIN_TIMEOUT_S = 1.0
+TERMINAL_ROWS, TERMINAL_COLUMNS = 100, 200  # enough for a bar a line
 _CHUNK_BYTES = 64 << 10
 
 DEBIAN_PACKAGES: Mapping[str, str] = {
@@ -91,6 +95,7 @@ async def run(
     pass_fds: Sequence[int] = (),
     on_start: Callable[[int], None] | None = None,
     on_output: Callable[[bytes], None] | None = None,
+    on_terminal: Callable[[bytes], None] | None = None,
 ) -> Finished:
     """Run a program to its end; a non-zero exit is a result, not an exception.
 
@@ -105,6 +110,7 @@ async def run(
         pass_fds: Descriptors that it gets: a secret in one is in no file and in no argument.
         on_start: Told of its process id.
         on_output: Told of each piece of stdout and stderr as it comes; stdout is not kept then, and has no limit.
+        on_terminal: Its stdout is a terminal, and this is told of each piece of it; some programs draw bars only there.
 
     Raises:
         HostUnable: the program is not installed.
@@ -116,11 +122,12 @@ async def run(
     limits += [f"--fsize={file_limit_bytes}"] if file_limit_bytes is not None else []
     if limits:
         command = [find("prlimit"), *limits, *command]
+    terminal = None if on_terminal is None else _Terminal()
     starting = asyncio.create_task(
         asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE if terminal is None else terminal.inside,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
             cwd=cwd,
@@ -132,13 +139,18 @@ async def run(
         process = await asyncio.shield(starting)
     except asyncio.CancelledError:
         # Left to itself asyncio would kill the program alone, and wait for as long as any child of it holds a pipe.
+        if terminal is not None:
+            terminal.close()
         await asyncio.shield(_end(await starting))
         raise
-    assert process.stdout is not None  # noqa: S101 -- for the type checker: both were asked for as pipes
-    assert process.stderr is not None  # noqa: S101 -- as above
+    assert process.stderr is not None  # noqa: S101 -- for the type checker: it was asked for as a pipe
     if on_start is not None:
         on_start(process.pid)
-    if on_output is None:
+    if terminal is not None and on_terminal is not None:
+        reading_out = asyncio.create_task(_read_tail(await terminal.reader(), on_terminal))
+    elif process.stdout is None:
+        raise AssertionError("it was asked for as a pipe")
+    elif on_output is None:
         reading_out = asyncio.create_task(_read_all(process.stdout, stdout_limit_bytes))
     else:
         reading_out = asyncio.create_task(_read_tail(process.stdout, on_output))
@@ -150,7 +162,42 @@ async def run(
     except BaseException:
         await asyncio.shield(_end(process, reading_out, reading_err))
         raise
+    finally:
+        if terminal is not None:
+            terminal.close()
     return Finished(argv[0], returncode, stdout, stderr.decode(errors="replace"))
+
+
+class _Terminal:
+    """A terminal of our own, for a program to write to."""
+
+    def __init__(self) -> None:
+        self._outside, self.inside = os.openpty()
+        fcntl.ioctl(self.inside, termios.TIOCSWINSZ, struct.pack("HHHH", TERMINAL_ROWS, TERMINAL_COLUMNS, 0, 0))
+        self._transport: asyncio.BaseTransport | None = None
+
+    async def reader(self) -> asyncio.StreamReader:
+        """What is written to it, until nobody has it open any more. Called once the program has begun."""
+        self._close_inside()
+        stream = asyncio.StreamReader()
+        file = os.fdopen(self._outside, "rb", buffering=0)
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), file)
+        return stream
+
+    def close(self) -> None:
+        """Give it up, wherever things stand."""
+        self._close_inside()
+        if self._transport is not None:
+            self._transport.close()
+        elif self._outside >= 0:
+            os.close(self._outside)
+        self._outside = -1
+
+    def _close_inside(self) -> None:
+        if self.inside >= 0:
+            os.close(self.inside)
+        self.inside = -1
 
 
 async def _end(process: asyncio.subprocess.Process, *readers: asyncio.Task[bytes]) -> None:
@@ -179,9 +226,10 @@ async def _read_all(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
 
 async def _read_tail(stream: asyncio.StreamReader, tell: Callable[[bytes], None] | None = None) -> bytes:
     tail = bytearray()
-    while chunk := await stream.read(_CHUNK_BYTES):
-        if tell is not None:
-            tell(chunk)
-        tail += chunk
-        del tail[:-STDERR_KEPT_BYTES]
+    with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+        while chunk := await stream.read(_CHUNK_BYTES):
+            if tell is not None:
+                tell(chunk)
+            tail += chunk
+            del tail[:-STDERR_KEPT_BYTES]
     return bytes(tail)

@@ -157,7 +157,7 @@ def follow(events: Iterator[dict[str, Any]], what: str, act: str, *, quiet: bool
 
 
 class _Shown:
-    """What was shown so far."""
+    """What was shown so far: on a terminal a bar for each layer under way, and below them one for the whole."""
 
     def __init__(self, reference: str, stream: IO[str], *, quiet: bool) -> None:
         self._reference = output.clean(reference)
@@ -165,7 +165,9 @@ class _Shown:
         self._quiet = quiet
         self._bar = stream.isatty()
         self._status = ""
-        self._drawn = False
+        self._whole = ""
+        self._layers: dict[str, str] = {}
+        self._drawn = 0  # lines, the last of them without its end
 
     def show(self, event: Mapping[str, Any]) -> None:
         status, current, total = str(event.get("status")), event.get("current"), event.get("total")
@@ -174,15 +176,14 @@ class _Shown:
         if self._quiet or event.get("text") is not None:
             return
         if event.get("layer"):
-            self._layer(str(event["layer"]), status, event.get("total"))
+            self._layer(str(event["layer"]), status, current, total)
             return
         if self._bar:
-            text = f"{self._reference}: {status}"
-            if status in ("downloading", "uploading") and current is not None and total:
-                done = min(BAR_WIDTH, BAR_WIDTH * current // total)
-                bar = "=" * done + ">" * (done < BAR_WIDTH)
-                text += f" [{bar:{BAR_WIDTH}}] {output.decimal_size(current)}/{output.decimal_size(total)}"
-            self._draw(text)
+            moving = status in ("downloading", "uploading")
+            if not moving:
+                self._layers.clear()
+            self._whole = f"{self._reference}: {status}{_bar(current, total) if moving else ''}"
+            self._draw()
         elif status != self._status:
             self._stream.write(f"{self._reference}: {status}\n")
             self._stream.flush()
@@ -192,27 +193,46 @@ class _Shown:
         if self._drawn:
             self._stream.write("\n")
             self._stream.flush()
-            self._drawn = False
+            self._drawn = 0
 
-    def _layer(self, layer: str, status: str, total: int | None) -> None:
-        """One that is complete gets a line of its own, above the bar of the whole: more is not known of it."""
-        if self._bar:
-            size = "" if total is None else f" {output.decimal_size(total)}"
-            self._stream.write(f"\r\x1b[K{output.clean(f'{output.short_id(layer)}: {status}{size}')}\n")
-            self._stream.flush()
-            self._drawn = False
+    def _layer(self, layer: str, status: str, current: int | None, total: int | None) -> None:
+        """One that is complete gets a line of its own, above all bars."""
+        if not self._bar:
+            return
+        name = output.short_id(layer)
+        if status == "downloaded":
+            self._layers.pop(layer, None)
+            self._print(f"{name}: {status}{'' if total is None else f' {output.decimal_size(total)}'}")
+        else:
+            self._layers[layer] = f"{name}: {status}{_bar(current, total)}"
+        self._draw()
 
     def _print(self, line: str) -> None:
         if not self._quiet:
-            self.end()
-            self._stream.write(f"{output.clean(line)}\n")
+            self._stream.write(f"{self._begin()}{output.clean(line)}\n")
             self._stream.flush()
+            self._drawn = 0
 
-    def _draw(self, text: str) -> None:
+    def _draw(self) -> None:
         try:
-            columns = os.get_terminal_size(self._stream.fileno()).columns or 80  # 0: nobody has told the terminal
+            size = os.get_terminal_size(self._stream.fileno())
+            columns, rows = size.columns or 80, size.lines or 24  # 0: nobody has told the terminal
         except OSError:
-            columns = 80
-        self._stream.write(f"\r\x1b[K{output.clean(text)[: columns - 1]}")
+            columns, rows = 80, 24
+        lines = [*list(self._layers.values())[: max(0, rows - 2)], *([self._whole] if self._whole else [])]
+        self._stream.write(self._begin() + "\n".join(output.clean(line)[: columns - 1] for line in lines))
         self._stream.flush()
-        self._drawn = True
+        self._drawn = len(lines)
+
+    def _begin(self) -> str:
+        """What takes away all that is drawn."""
+        up = f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else ""
+        return f"\r{up}\x1b[J"
+
+
+def _bar(current: int | None, total: int | None) -> str:
+    if current is None or not total:
+        return ""
+    done = min(BAR_WIDTH, BAR_WIDTH * current // total)
+    bar = "=" * done + ">" * (done < BAR_WIDTH)
+    return f" [{bar:{BAR_WIDTH}}] {output.decimal_size(current)}/{output.decimal_size(total)}"

@@ -11,6 +11,7 @@ from runtime import command
 from runtime.errors import InvalidInput, Upstream
 from runtime.images import reference, skopeo
 from runtime.images.access import Access
+from runtime.images.bars import Bars
 from runtime.images.image import Progress
 from runtime.images.store import say_nothing
 
@@ -61,10 +62,16 @@ async def push(
                 if access.cert_dir is not None:
                     argv.append(f"--dest-cert-dir={access.cert_dir}")
                 argv += [f"dir:{DIRECTORY}", f"docker://{wanted}"]
-                watch = _Watch(wanted.registry, total, progress)
+                sizes = {layer.digest: layer.size_bytes for layer in parts.layers}
+                watch = _Watch(wanted.registry, total, Bars(sizes), progress)
                 run = asyncio.create_task(
                     command.run(
-                        argv, timeout_s=PUSH_TIMEOUT_S, cwd=temporary, pass_fds=descriptors, on_start=watch.started
+                        argv,
+                        timeout_s=PUSH_TIMEOUT_S,
+                        cwd=temporary,
+                        pass_fds=descriptors,
+                        on_start=watch.started,
+                        on_terminal=watch.bars.feed,
                     )
                 )
                 try:
@@ -98,9 +105,10 @@ def lay_out(store: ImageStore, image: Image, directory: Path) -> set[str]:
 
 
 class _Watch:
-    """Tells how far skopeo is by what it has written, to its sockets for the most part; it says nothing of it."""
+    """Tells how far skopeo is: with each layer by its bars, with all by what it has written, to its sockets mostly."""
 
-    def __init__(self, registry: str, total: int, progress: Callable[[Progress], None]) -> None:
+    def __init__(self, registry: str, total: int, bars: Bars, progress: Callable[[Progress], None]) -> None:
+        self.bars = bars
         self._registry = registry
         self._total = total
         self._progress = progress
@@ -121,6 +129,8 @@ class _Watch:
             finished, _ = await asyncio.wait({run}, timeout=POLL_S)
             if finished:
                 return await run
+            for step in self.bars.moved("uploading"):
+                self._progress(step)
             now = self._moved()
             if now != last:
                 last, changed_at = now, loop.time()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from runtime import command
 from runtime.errors import RuntimeFault, Upstream
 from runtime.images import manifest, skopeo
+from runtime.images.bars import Bars
 from runtime.images.image import Progress
 
 if TYPE_CHECKING:
@@ -95,11 +96,15 @@ class Registry:
                 argv.append(f"--src-cert-dir={self._access.cert_dir}")
             argv += ["--dest-oci-accept-uncompressed-layers", f"--dest-shared-blob-dir={self._blobs.directory}"]
             argv += [f"docker://{self._reference.at(digest)}", f"oci:{LAYOUT}:{TAG}"]
+            sizes = {layer.digest: layer.size_bytes for layer in wanted.layers}
+            bars = Bars(sizes)
             run = asyncio.create_task(
-                command.run(argv, timeout_s=COPY_TIMEOUT_S, cwd=self._temporary, pass_fds=descriptors)
+                command.run(
+                    argv, timeout_s=COPY_TIMEOUT_S, cwd=self._temporary, pass_fds=descriptors, on_terminal=bars.feed
+                )
             )
             try:
-                await self._watch(run, wanted, progress)
+                await self._watch(run, sizes, bars, progress)
                 done = await run
             except TimeoutError as err:
                 raise Upstream(f"{self._host} did not send the image within {COPY_TIMEOUT_S:.0f} s") from err
@@ -121,20 +126,25 @@ class Registry:
         return {made, config}
 
     async def _watch(
-        self, run: asyncio.Task[command.Finished], wanted: manifest.Manifest, progress: Callable[[Progress], None]
+        self,
+        run: asyncio.Task[command.Finished],
+        sizes: dict[str, int],
+        bars: Bars,
+        progress: Callable[[Progress], None],
     ) -> None:
-        """Report how the layout grows (skopeo says nothing of it) until the copy ends.
+        """Report how the layers come, and how the layout grows, until the copy ends.
 
         Raises:
             Upstream: it stalls, or floods.
         """
-        sizes = {layer.digest: layer.size_bytes for layer in wanted.layers}
         total = sum(sizes.values())
         loop = asyncio.get_running_loop()
         seen: set[str] = set()
         current, changed_at = -1, loop.time()
         while True:
             finished, _ = await asyncio.wait({run}, timeout=POLL_S)
+            for step in bars.moved("downloading"):
+                progress(step)
             present, written = await asyncio.to_thread(self._measure, sizes)
             for layer in [digest for digest in sizes if digest in present and digest not in seen]:
                 seen.add(layer)

@@ -73,11 +73,23 @@ async def test_pull_gives_an_image_with_its_configuration(registry: TestRegistry
     assert {key: answer[key] for key in CONFIG} == CONFIG
     assert events[0].status == "resolving"
     assert {"downloading", "downloaded", "checking", "unpacking", "writing", "done"} <= {one.status for one in events}
-    downloads = [event for event in events if event.status == "downloading"]
+    downloads = [event for event in events if event.status == "downloading" and event.layer is None]
     assert downloads[-1].current == downloads[-1].total
     assert await store.list() == (image,)
     for name in (digest, digest[7:19], f"{registry.host}/busybox:1", f"{registry.host}/busybox@{digest}"):
         assert await store.resolve(name) == image
+
+
+async def test_each_layer_tells_how_far_it_is(registry: TestRegistry, store: ImageStore) -> None:
+    large = entry("large", data=os.urandom(8 << 20))
+    registry.push("large:1", [layer(*busybox_root()), layer(large)], config=CONFIG)
+    events: list[Progress] = []
+    image = await store.pull(f"{registry.host}/large:1", progress=events.append)
+    sizes = {one.digest: one.size_bytes for one in store.parts(image)[1].layers}
+    told = [one for one in events if one.status == "downloading" and one.layer in sizes]
+    assert told, "skopeo draws bars, and they are read"
+    assert all(one.total == sizes[one.layer or ""] and (one.current or 0) <= one.total for one in told)
+    assert [one.layer for one in events if one.status == "downloaded"], "and what has come is told of as before"
 
 
 async def test_the_file_keeps_what_a_root_consists_of(
