@@ -22,7 +22,7 @@ test: setup check ## Set up, check, and run all tests
 	@mkdir -p $(BUILD)
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --junitxml=$(BUILD)/junit.xml $(PYTEST_ARGS) && $(PY) -m scripts.suites $(BUILD)/junit.xml
 
-bench: setup ## Measure: pool, template and cold start beside podman; kernels; streams
+bench: setup ## Measure: starts beside podman, kernels, streams, density, what collection costs and how true it is
 	@{ command -v podman && command -v runc; } >/dev/null || apt-get -q -y install --no-install-recommends podman runc
 	@$(PY) -m pytest tests/bench -s $(PYTEST_ARGS)
 
