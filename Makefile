@@ -7,7 +7,7 @@ WORKERS ?= 2
 export VENV BUILD
 
 .DEFAULT_GOAL = help
-.PHONY: help setup check test bench soak kernel qemu generate demo down lock
+.PHONY: help setup check test bench soak kernel qemu generate demo stack down lock
 
 help: ## Show this table
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -41,7 +41,10 @@ qemu: ## Build a small static QEMU (minutes; asked for only)
 demo: setup ## Set up, start the stack, run nginx as a micro-VM, show its vital signs
 	@$(PY) -m scripts.demo
 
-down: ## End the demo: its containers, the stack, taps, bridge, rules
+stack: setup ## Set up, start the stack from Debian's packages, see that data flow
+	@$(PY) -m scripts.stack show
+
+down: ## End demo and stack: containers, the stack, taps, bridge, rules
 	@$(PY) -m scripts.stack down
 
 lock: ## Resolve the Python dependencies again into requirements.lock

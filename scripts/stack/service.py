@@ -47,7 +47,8 @@ class Service:
     @property
     def key(self) -> str:
         """Changes with everything that a running one would have to be started again for."""
-        parts = [*self.argv, *(f"{path}={text}" for path, text in self.files.items())]
+        laid = [f"{name}={value}" for name, value in sorted(self.environment.items())]
+        parts = [*self.argv, *laid, *(f"{path}={text}" for path, text in self.files.items())]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -31,13 +31,15 @@ def services(settings: Settings) -> tuple[Service, ...]:
             ready_timeout_s=90.0,  # a host whose KVM hangs is found out by booting a guest with a deadline
             stop_timeout_s=30.0,
         ),
+        _influx(settings),
         Service(
             name="hyper-exporter",
             argv=(_program("hyper-exporter"),),
             ready_url=f"http://{exporter}/metrics",
             address=exporter,
             variable="HYPER_EXPORTER_LISTEN",
-            environment={"HYPER_INTERVAL_S": "5"},  # a demo does not wait for long
+            # A demo does not wait for long.
+            environment={"HYPER_INTERVAL_S": "5", "HYPER_INFLUX_URL": f"http://{settings.influx}"},
         ),
         Service(
             name="hyper-remediation",
@@ -61,6 +63,21 @@ def _registry(settings: Settings) -> Service:
         address=settings.registry,
         variable="DEMO_REGISTRY_PORT",
         files={file: json.dumps(config)},
+    )
+
+
+def _influx(settings: Settings) -> Service:
+    return Service(
+        name="victoria-metrics",
+        argv=(
+            "victoria-metrics",
+            f"-httpListenAddr={settings.influx}",
+            f"-storageDataPath={settings.data_dir / 'victoria-metrics'}",
+            "-retentionPeriod=2d",
+        ),
+        ready_url=f"http://{settings.influx}/health",
+        address=settings.influx,
+        variable="DEMO_INFLUX_PORT",
     )
 
 
