@@ -84,6 +84,24 @@ static enum outcome run_read(struct call *call)
     return DONE;
 }
 
+static enum outcome run_fetch(struct call *call)
+{
+    struct fetch_request request;
+    if (parse_fetch(&json, call->arguments, &request, call->fault))
+        fetch_start(&request, call->fault);
+    return DONE;
+}
+
+static enum outcome run_fetched(struct call *call)
+{
+    int64_t number, offset, max_bytes, start = 0, usual = 65536;
+    if (want_int(&json, call->arguments, "fetch", 1, INT32_MAX, NULL, &number, call->fault) &&
+        want_int(&json, call->arguments, "offset", 0, INT32_MAX, &start, &offset, call->fault) &&
+        want_int(&json, call->arguments, "max_bytes", 1, 262144, &usual, &max_bytes, call->fault))
+        fetch_result(number, offset, max_bytes, call->out, call->fault);
+    return DONE;
+}
+
 static enum outcome run_shutdown(struct call *call)
 {
     const char *mode;
@@ -229,6 +247,8 @@ static const struct command {
     {"guest-get-time", true, true, run_get_time},
     {"hyper-status", true, true, run_status},
     {"hyper-read", true, true, run_read},
+    {"hyper-fetch", true, true, run_fetch},
+    {"hyper-fetched", true, true, run_fetched},
     {"guest-set-time", false, true, run_set_time},
     {"guest-shutdown", false, false, run_shutdown},
     {"hyper-identity", false, true, run_identity},

@@ -140,6 +140,13 @@ struct read_request {
     int64_t max_bytes;
     bool stats; /* only /proc and /sys */
 };
+#define FETCH_SEND_BYTES 4096
+#define FETCH_MAX_BYTES ((1 << 20) + 16384) /* a body of 1 MiB, and what stands before it */
+#define FETCH_TOTAL_BYTES (FETCH_MAX_BYTES + (1 << 18)) /* of all fetches together */
+struct fetch_request {
+    int64_t number, port, deadline_ms, max_bytes;
+    const char *send; /* "": connect, and no more */
+};
 bool parse_start(const struct json *json, const struct json_node *arguments, struct start_request *request,
                  struct fault *fault);
 /* The member `writable` alone, of an object: what a start will be given as its writable layer. */
@@ -151,6 +158,8 @@ bool parse_read(const struct json *json, const struct json_node *arguments, stru
                 struct fault *fault);
 bool parse_identity(const struct json *json, const struct json_node *arguments, struct identity_request *request,
                     struct fault *fault);
+bool parse_fetch(const struct json *json, const struct json_node *arguments, struct fetch_request *request,
+                 struct fault *fault);
 /* arguments.c: one member of a type. `fallback` is taken where the member is absent or null. */
 bool want_int(const struct json *json, const struct json_node *object, const char *key, int64_t low, int64_t high,
               const int64_t *fallback, int64_t *value, struct fault *fault);
@@ -276,6 +285,13 @@ void close_others(int kept); /* in a child that runs no program: PID 1's descrip
 
 /* --- stats.c */
 void stats_read(const struct read_request *request, struct buffer *out);
+
+/* --- fetch.c: a server on the guest's loopback is asked */
+bool fetch_start(const struct fetch_request *request, struct fault *fault);
+/* What has come of it, from `offset` on; once the last byte has been given the fetch is forgotten. */
+bool fetch_result(int64_t number, int64_t offset, int64_t max_bytes, struct buffer *out, struct fault *fault);
+bool fetch_pump(void);
+int fetch_step(void); /* ends what is over its deadline; how long the loop may sleep (-1: no limit) */
 
 extern int64_t boot_ns;
 

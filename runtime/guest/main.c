@@ -79,12 +79,16 @@ static void loop(void)
         if (children.readable)
             reap();
         int limit_ms = container_step(); /* before the pumps: it gives them answers and events to carry */
-        bool more = port_pump(&stats);
+        int fetch_ms = fetch_step();
+        bool more = fetch_pump();
+        more |= port_pump(&stats);
         more |= port_pump(control);
         more |= streams_pump();
         more |= log_pump();
         if (container.state == EXITED)
             limit_ms = container_step(); /* the pumps may have carried the last of it */
+        if (fetch_ms >= 0 && (limit_ms < 0 || fetch_ms < limit_ms))
+            limit_ms = fetch_ms;
         sleep_ms = more ? 0 : limit_ms;
     }
 }

@@ -208,3 +208,17 @@ bool parse_read(const struct json *json, const struct json_node *arguments, stru
             return refuse(fault, INVALID, "statvfs: paths of less than %d bytes expected", MAX_PATH);
     return true;
 }
+
+bool parse_fetch(const struct json *json, const struct json_node *arguments, struct fetch_request *request,
+                 struct fault *fault)
+{
+    int64_t usual_ms = 5000, usual_bytes = 65536;
+    if (!want_int(json, arguments, "fetch", 1, INT32_MAX, NULL, &request->number, fault) ||
+        !want_int(json, arguments, "port", 1, 65535, NULL, &request->port, fault) ||
+        !want_text(json, arguments, "send", "", &request->send, fault) ||
+        !want_int(json, arguments, "deadline_ms", 1, 30000, &usual_ms, &request->deadline_ms, fault) ||
+        !want_int(json, arguments, "max_bytes", 1, FETCH_MAX_BYTES, &usual_bytes, &request->max_bytes, fault))
+        return false;
+    return strlen(request->send) <= FETCH_SEND_BYTES ||
+           refuse(fault, INVALID, "send: at most %d bytes", FETCH_SEND_BYTES);
+}

@@ -38,6 +38,8 @@ BOTH = {
     "guest-get-time",
     "hyper-status",
     "hyper-read",
+    "hyper-fetch",
+    "hyper-fetched",
 }
 
 

@@ -157,6 +157,25 @@ void stats_read(const struct read_request *request, struct buffer *out)
     buffer_text(out, "{}");
 }
 
+bool fetch_start(const struct fetch_request *request, struct fault *fault)
+{
+    (void)fault;
+    touch(request->send);
+    if (strlen(request->send) > FETCH_SEND_BYTES || request->max_bytes < 1 || request->max_bytes > FETCH_MAX_BYTES ||
+        request->port < 1 || request->port > 65535 || request->deadline_ms < 1)
+        abort();
+    accepted++;
+    return true;
+}
+bool fetch_result(int64_t number, int64_t offset, int64_t max_bytes, struct buffer *out, struct fault *fault)
+{
+    if (number < 1 || offset < 0 || max_bytes < 1)
+        abort();
+    buffer_text(out, "{}");
+    (void)fault;
+    return true;
+}
+
 /* --- input */
 static const char *const corpus[] = {
     "{\"execute\": \"guest-ping\"}\n",
@@ -183,6 +202,9 @@ static const char *const corpus[] = {
     "[\"/proc\"]}}\n",
     "{\"execute\": \"hyper-freeze\", \"arguments\": {\"device\": \"vdc\", \"hold_s\": 30}}\n",
     "{\"execute\": \"hyper-thaw\"}\n",
+    "{\"execute\": \"hyper-fetch\", \"arguments\": {\"fetch\": 7, \"port\": 80, \"send\": \"GET / HTTP/1.0\\r\\n\\r\\n\", "
+    "\"deadline_ms\": 5000, \"max_bytes\": 65536}}\n",
+    "{\"execute\": \"hyper-fetched\", \"arguments\": {\"fetch\": 7, \"offset\": 0, \"max_bytes\": 131072}}\n",
     "{\"execute\": \"hyper-log-credit\", \"arguments\": {\"credit\": 1048576}}\n",
     "{\"execute\": \"hyper-exec\", \"arguments\": {\"session\": 7, \"args\": [\"ls\", \"-l\"], \"env\": [], \"tty\": true, "
     "\"rows\": 24, \"cols\": 80}, \"id\": [true, false, \"x\"]}\n",
