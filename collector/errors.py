@@ -2,6 +2,7 @@
 
 CollectorError
 ├── UnknownMetricError   a name that is not in the catalogue
+├── ApplicationError     an application gave no answer of use; `reason` is the label that it is counted under
 └── SourceError          a source has no sample this time; `reason` is short and fit for a log line
     ├── UnreachableError no socket, no process, or the other side closed
     ├── WedgedError      no answer within the deadline
@@ -21,6 +22,14 @@ class UnknownMetricError(CollectorError, KeyError):
 
     def __str__(self) -> str:
         return f"no metric is named {self.args[0]!r}; collector/definitions has them all"
+
+
+class ApplicationError(CollectorError):
+    """A fetch from an application came to nothing; `reason` is one of `container.RELAY_REASONS`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class SourceError(CollectorError):

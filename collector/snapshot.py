@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,31 @@ class Point(NamedTuple):
     metric: Metric
     label_values: tuple[str, ...]
     value: float
+
+
+class Sample(NamedTuple):
+    """One value of an application's own: the series' whole name, its labels by name, its value."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+FamilyType = Literal["counter", "gauge", "histogram", "summary", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What an application exports under one name: fit for both of Prometheus' formats as it stands.
+
+    Samples of one histogram or summary follow one another, a histogram's buckets in their order. A `counter` has
+    `_total` at its end.
+    """
+
+    name: str
+    type: FamilyType
+    help: str
+    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,7 @@ class ContainerSnapshot:
         removed: it is gone, and these are its last words.
         sampled_at: time of the last good sample by source.
         down: the sources that gave none this time, and why.
+        relayed: what its application exports, as far as it is relayed; the same object as long as nothing new came.
     """
 
     id: str
@@ -56,6 +82,7 @@ class ContainerSnapshot:
     removed: bool = False
     sampled_at: Mapping[str, float] = field(default_factory=dict)
     down: Mapping[str, str] = field(default_factory=dict)
+    relayed: tuple[Family, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from collector import details, reconcile
+from collector import details, reconcile, relay
+from collector.application import Application
 from collector.channel import Budget
 from collector.counters import Floors, OomLedger
 from collector.definitions import container, microvm
@@ -26,6 +27,7 @@ from runtime.record import LIVE_STATES, Record
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from collector.snapshot import Family
     from collector.sources.cgroup import CgroupSample
     from collector.sources.guest import GuestSample
     from collector.sources.process import ProcessSample
@@ -50,6 +52,7 @@ class Settings:
         clock: seconds since 1970.
         budget: bytes that all connections may hold together.
         deep: sample all containers deep, not only those whose label asks for it or that have an alert.
+        names: which type each name has that applications export.
         alertmanager_url: whom to ask for the containers that have an alert; None: nobody.
     """
 
@@ -59,6 +62,7 @@ class Settings:
     clock: Callable[[], float] = time.time
     budget: Budget = field(default_factory=Budget)
     deep: bool = False
+    names: relay.Names = field(default_factory=relay.Names)
     alertmanager_url: str | None = None
 
 
@@ -113,6 +117,7 @@ class Watch:
         self._settings = settings
         self._oom = OomLedger()
         self._peak: Point | None = None
+        self._application = Application.of(record.id, record.labels, settings.names)
         self.record = record
         self.dropped_series = 0
         self._open(record)
@@ -125,6 +130,9 @@ class Watch:
         if record.lifecycle.epoch != before.lifecycle.epoch:
             self._oom.next_epoch()
             self._peak = None
+        if record.lifecycle.epoch != before.lifecycle.epoch or record.labels != before.labels:
+            self._end_application()
+            self._application = Application.of(record.id, record.labels, self._settings.names)
         if record.lifecycle.epoch != before.lifecycle.epoch or record.vm != before.vm:
             self.close()
             self._open(record)
@@ -166,7 +174,11 @@ class Watch:
                 self._take("vmm", lambda: self._vmm_points(deep=deep)),
                 self._take("guest", lambda: self._guest_points(deep=deep)),
             )
+            if self._application is not None and record.lifecycle.state == "running":
+                self._application.begin(self._guest.ask if self._guest_sample is not None else None)
             await self._take("host", lambda: self._host_points(process, deep=deep))
+            if self._application is not None:
+                await self._application.settle()
         else:
             self.close()
             self._cpu = CpuMeter()
@@ -177,6 +189,7 @@ class Watch:
         points += reconcile.oom_points(self._oom.totals)
         sampled_at: dict[str, float] = {}
         down: dict[str, str] = {}
+        relayed: tuple[Family, ...] = ()
         if live:
             for slot in self._slots.values():
                 points += slot.points
@@ -186,6 +199,9 @@ class Watch:
                 if slot.reason is not None:
                     down[slot.name] = slot.reason
             points += self._view_points(deep=deep)
+            if self._application is not None:
+                points += self._application.points()
+                relayed = self._application.relayed
             self._peak = next((p for p in points if p.metric is container.MEMORY_MAX_USAGE_BYTES), self._peak)
         elif self._peak is not None:
             points.append(self._peak)
@@ -204,6 +220,7 @@ class Watch:
             taken_at=now_s,
             sampled_at=sampled_at,
             down=down,
+            relayed=relayed,
         )
 
     def _record_points(self, *, deep: bool) -> tuple[Point, ...]:
@@ -294,8 +311,13 @@ class Watch:
         self._host_sample = (sample, cgroup, time.monotonic())
         return [*reconcile.host_points(sample, cgroup), *(details.host_details(sample, cgroup) if deep else ())]
 
+    def _end_application(self) -> None:
+        if self._application is not None:
+            self._application.close()
+
     def close(self) -> None:
         """Give back all descriptors and connections; sampling goes on with new ones."""
+        self._end_application()
         self._vmm.close()
         self._guest.close()
         self._cgroup.close()

@@ -8,16 +8,17 @@ Source: Prometheus exposition formats; OpenMetrics 1.0.
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Final, Literal
 
 from collector.catalogue import BASE_LABELS, EXPORTED, microvm
 from collector.metric import HISTOGRAM_PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from collector.metric import Metric
-    from collector.snapshot import ContainerSnapshot, Point, Snapshot
+    from collector.snapshot import ContainerSnapshot, Family, Point, Snapshot
 
 Format = Literal["text", "openmetrics"]
 
@@ -95,21 +96,55 @@ def base_labels(values: Sequence[str]) -> str:
     return ",".join(f'{key}="{escape(value)}"' for key, value in zip(BASE_LABELS, values, strict=True))
 
 
+def render_family(family: Family, base: str) -> str:
+    """The sample lines of an application's family, base labels first."""
+    lines = []
+    for name, labels, value in family.samples:
+        own = ",".join([f'{key}="{escape(text)}"' for key, text in labels])
+        lines.append(f"{name}{{{base}{',' if own else ''}{own}}} {number(value)}\n")
+    return "".join(lines)
+
+
+def number(value: float) -> str:
+    """A value as both formats write it."""
+    if math.isfinite(value):
+        return repr(value)
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+
+
+def family_header(family: Family, form: Format) -> str:
+    """The lines before an application's family."""
+    name, kind = family.name, str(family.type)
+    if form == "text" and kind == "unknown":
+        kind = "untyped"
+    elif form == "openmetrics" and kind == "counter":
+        name = name.removesuffix("_total")
+    told = f"# HELP {name} {escape_help(family.help, form)}\n" if family.help else ""
+    return f"{told}# TYPE {name} {kind}\n"
+
+
 class _Rendered:
     """One container's lines."""
 
-    __slots__ = ("base", "base_values", "families", "sampled_at", "series", "snapshot")
+    __slots__ = ("base", "base_values", "families", "relayed", "relayed_lines", "sampled_at", "series", "snapshot")
 
     def __init__(self, snapshot: ContainerSnapshot) -> None:
         self.snapshot = snapshot
         self.base_values = snapshot.base_values
         self.base = base_labels(snapshot.base_values)
+        self.relayed: tuple[Family, ...] = ()
+        self.relayed_lines: dict[str, str] = {}
         self.write(snapshot)
 
     def write(self, snapshot: ContainerSnapshot) -> None:
         self.snapshot = snapshot
         self.families, self.series = render_points(snapshot.points, self.base)
         self.series += len(snapshot.sampled_at)
+        if snapshot.relayed is not self.relayed:
+            self.relayed = snapshot.relayed
+            self.relayed_lines = {family.name: render_family(family, self.base) for family in self.relayed}
+        if self.relayed:
+            self.series += sum(len(family.samples) for family in self.relayed)
 
 
 class Exposition:
@@ -118,6 +153,7 @@ class Exposition:
     def __init__(self) -> None:
         self._containers: dict[str, _Rendered] = {}
         self._host: Families = [None] * len(EXPORTED)
+        self._relaying: list[_Rendered] = []
         self.series = 0
 
     def update(self, snapshot: Snapshot) -> None:
@@ -131,6 +167,7 @@ class Exposition:
                 lines.write(container)
             rendered[container_id] = lines
         self._containers = rendered
+        self._relaying = [lines for lines in rendered.values() if lines.relayed]
         self._host, host_series = render_points(snapshot.points)
         self.series = host_series + sum(lines.series for lines in rendered.values())
 
@@ -149,10 +186,24 @@ class Exposition:
             if lines:
                 parts.append(headers[index])
                 parts += lines
+        if self._relaying:
+            parts += self._relayed(form)
         if form == "openmetrics":
             parts.append("# EOF\n")
         # A lone surrogate cannot be written; everything else can.
         return "".join(parts).encode("utf-8", "replace")
+
+    def _relayed(self, form: Format) -> Iterator[str]:
+        """What applications export, by name: the collector has seen to it that a name has one type."""
+        first: dict[str, Family] = {}
+        lines: dict[str, list[str]] = {}
+        for container in self._relaying:
+            for family in container.relayed:
+                first.setdefault(family.name, family)
+                lines.setdefault(family.name, []).append(container.relayed_lines[family.name])
+        for name in sorted(first):
+            yield family_header(first[name], form)
+            yield from lines[name]
 
 
 def _ages(lines: _Rendered, now_s: float) -> str:

@@ -10,6 +10,16 @@ STATES: Final = ("created", "starting", "running", "paused", "stopping", "exited
 HEALTH_VALUES: Final = {"none": -1.0, "starting": 0.0, "unhealthy": 0.0, "healthy": 1.0}
 """cAdvisor's numbers of `container_health_state`."""
 
+DURATION_BOUNDS: Final = (0.001, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Bounds in seconds of the histograms of probes and health checks."""
+RELAY_REASONS: Final = (
+    "label", "agent", "refused", "timeout", "closed", "status", "malformed", "too_large", "defect",
+)  # fmt: skip
+"""Why a fetch from the application came to nothing."""
+
+_RELAY = "only with the label hyper.metrics"
+_PROBE = "only with the label hyper.probe"
+_CHECK = "only with a health check that was made"
 _QUOTA = "only with a CPU quota"
 _WRITABLE = "only with a writable layer"
 
@@ -288,4 +298,41 @@ RESTARTS_TOTAL = Metric(
 INFO = Metric(
     "container_info", "gauge", "", "Always 1: what describes the container, to be joined by id.",
     "container", "record", labels=("digest", "node", "accel", "kernel", "epoch"),
+)  # fmt: skip
+
+RELAY_UP = Metric(
+    "container_relay_up", "gauge", "", "1 if the application's own metrics were fetched and could be read.",
+    "container_relay", "guest: hyper-fetch of the label's port", when=_RELAY,
+)  # fmt: skip
+RELAY_SERIES = Metric(
+    "container_relay_series", "gauge", "", "Series of the application that are relayed.",
+    "container_relay", "collector", when=_RELAY,
+)  # fmt: skip
+RELAY_DURATION_SECONDS = Metric(
+    "container_relay_duration_seconds", "gauge", "seconds", "How long the application took for its metrics.",
+    "container_relay", "guest: hyper-fetched total_ns", when=_RELAY,
+)  # fmt: skip
+RELAY_DROPPED_TOTAL = Metric(
+    "container_relay_dropped_total", "counter", "",
+    "Series of the application that were left out: reserved, invalid, of another type, beyond the budget.",
+    "container_relay", "collector", labels=("reason",), when=f"{_RELAY}, once there was one",
+)  # fmt: skip
+RELAY_FAILURES_TOTAL = Metric(
+    "container_relay_failures_total", "counter", "", "Times that the application's metrics could not be had.",
+    "container_relay", "guest: hyper-fetched error; collector", labels=("reason",),
+    when=f"{_RELAY}, once there was one",
+)  # fmt: skip
+PROBE_SUCCESS = Metric(
+    "container_probe_success", "gauge", "", "1 if the last probe of the application was answered well.",
+    "container_probe", "guest: hyper-fetch of the label's port", when=_PROBE,
+)  # fmt: skip
+PROBE_DURATION_SECONDS = Metric(
+    "container_probe_duration_seconds", "histogram", "seconds",
+    "How long the application took to answer a probe: to its first byte, or to connect. Without an answer: not in it.",
+    "container_probe", "guest: hyper-fetched first_byte_ns, connect_ns", when=_PROBE,
+)  # fmt: skip
+PROBE_FAILURES_TOTAL = Metric(
+    "container_probe_failures_total", "counter", "", "Probes of the application that failed.",
+    "container_probe", "guest: hyper-fetched error, status of the answer", labels=("reason",),
+    when=f"{_PROBE}, once there was one",
 )  # fmt: skip

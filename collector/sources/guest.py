@@ -6,6 +6,7 @@ ends in `MalformedError`.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import random
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from collector import channel, kerneltext
-from collector.errors import MalformedError, TooLargeError
+from collector.errors import MalformedError, TooLargeError, UnreachableError, WedgedError
 from collector.sources import stockagent
 from collector.sources.qmp import parse_number
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ASK_DEADLINE_S: Final = 1.0
 MAX_FILE_BYTES: Final = 16384
 MAX_DEEP_FILE_BYTES: Final = 65536
 """A table of sockets is longer than any other file; with more sockets than fit it is absent, not cut."""
@@ -309,6 +311,7 @@ class GuestReader:
         self._boot_ns: int | None = None
         self._asked_status = False
         self._stock = False
+        self._lock = asyncio.Lock()  # one exchange at a time: answers come in the order of requests
         self._requests = {deep: _request(cgroup, deep=deep) for deep in (False, True)}
 
     async def read(self, *, deep: bool = False) -> GuestSample:
@@ -319,11 +322,39 @@ class GuestReader:
         Raises:
             SourceError: nobody is there, or the answer is not what the protocol says. The next read connects anew.
         """
+        async with self._lock:
+            try:
+                return await self._read(deep=deep)
+            except (MalformedError, TooLargeError):
+                self.close()
+                raise
+
+    async def ask(self, command: str, arguments: Mapping[str, object]) -> Any:
+        """The `return` of one more command, which the agent answers at once, on the connection of the samples.
+
+        Raises:
+            SourceError: there is no connection that a sample came over, the agent does not answer in time, or it
+                answers with an error.
+        """
         try:
-            return await self._read(deep=deep)
+            async with asyncio.timeout(ASK_DEADLINE_S), self._lock:
+                agent = self._channel
+                if agent is None or not self._synced or self._stock:
+                    raise UnreachableError("no agent that answers, or one that knows no such command")
+                self._synced = False  # until the answer has come
+                agent.write(_line({"execute": command, "arguments": arguments}))
+                answer = channel.parse_object(await agent.read_line())
+                self._synced = True
+        except TimeoutError as err:
+            raise WedgedError(f"{command}: no answer within {ASK_DEADLINE_S:g} s") from err
         except (MalformedError, TooLargeError):
             self.close()
             raise
+        if "return" not in answer:
+            error = answer.get("error")
+            kind = error.get("class") if isinstance(error, dict) else None
+            raise UnreachableError(f"{command}: the agent answers with the error {str(kind)[:40]!r}")
+        return answer["return"]
 
     async def _read(self, *, deep: bool) -> GuestSample:
         if self._channel is None or self._channel.failed:

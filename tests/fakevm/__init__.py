@@ -41,6 +41,54 @@ def _set_event() -> asyncio.Event:
 
 
 @dataclass
+class FakeApp:
+    """Servers on the loopback of a guest, by port: what each answers to anything, an error of the kernel's, or nothing.
+
+    It answers as `tests/contract/test_agent_fetch.py` has it of the real agent.
+    """
+
+    ports: dict[int, bytes | str | None] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
+    took_ns: int = 3_000_000
+    _fetches: dict[int, tuple[bytes, str | None, int]] = field(default_factory=dict)
+    _waiting: set[int] = field(default_factory=set)
+
+    def answer(self, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to `hyper-fetch` or `hyper-fetched`."""
+        number = arguments["fetch"]
+        if command == "hyper-fetch":
+            self.sent.append(arguments["send"])
+            found = self.ports.get(arguments["port"], "ECONNREFUSED")
+            if found is None:
+                self._waiting.add(number)
+            else:
+                data, error = (b"", found) if isinstance(found, str) else (found, None)
+                self._fetches[number] = (data if arguments["send"] else b"", error, arguments["max_bytes"])
+            return {"return": {}}
+        if number in self._waiting:
+            return {"return": {"state": "pending"}}
+        if number not in self._fetches:
+            return {"error": {"class": "BadState", "desc": "there is no fetch of this number"}}
+        data, error, max_bytes = self._fetches[number]
+        cut = data[:max_bytes]
+        part = cut[arguments.get("offset", 0) :][: arguments.get("max_bytes", 65536)]
+        if arguments.get("offset", 0) + len(part) >= len(cut):
+            del self._fetches[number]
+        return {
+            "return": {
+                "state": "done",
+                "connect_ns": None if error == "ECONNREFUSED" else 1_000_000,
+                "first_byte_ns": self.took_ns if data else None,
+                "total_ns": self.took_ns,
+                "error": error,
+                "length": len(cut),
+                "truncated": len(data) > max_bytes,
+                "data": escape(part),
+            }
+        }
+
+
+@dataclass
 class FakeVm:
     """One VM. `qmp` maps a command to its return, `files` a guest path to its bytes."""
 
@@ -56,6 +104,7 @@ class FakeVm:
     events: list[dict[str, Any]] = field(default_factory=list)
     stock: dict[str, Any] | None = None  # answers of a stock qemu-ga, which is there in place of our agent
     clock_ns: Callable[[], int] | None = None
+    app: FakeApp | None = None  # what listens on the guest's loopback
     going: asyncio.Event = field(default_factory=_set_event)  # cleared: stopped, as QEMU by SIGSTOP
     _servers: list[asyncio.Server] = field(default_factory=list)
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -125,6 +174,8 @@ class FakeVm:
                     await _send(writer, {"error": {"class": "CommandNotFound", "desc": command}})
                 elif command == "hyper-status":
                     await self._reply("guest", writer, {"return": self.status})
+                elif command in {"hyper-fetch", "hyper-fetched"} and self.app is not None:
+                    await self._reply("fetch", writer, self.app.answer(command, arguments))
                 elif command == "hyper-read":
                     await self._reply("guest", writer, {"return": self._hyper_read(arguments)})
                 else:

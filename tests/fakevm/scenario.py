@@ -6,10 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.record import Cgroups, Lifecycle, Limits, Network, Record, Vm
-from tests.fakevm import FakeVm
+from tests.fakevm import FakeApp, FakeVm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 BASE = GOLDEN / "base"
@@ -79,7 +82,7 @@ def fake_vm(state_dir: Path, scenario: str = "base", container_id: str = CONTAIN
     cgroups = setting.get("cgroups", {})
     record = base_record(container_id, cgroups=Cgroups(cgroups.get("v2"), cgroups.get("v1", {})))
     assert record.vm
-    record = replace(record, vm=replace(record.vm, accel=setting.get("accel", "tcg")))
+    record = replace(record, vm=replace(record.vm, accel=setting.get("accel", "tcg")), labels=setting.get("labels", {}))
     agent = read_json(scenario, "agent.json")
     return FakeVm(
         directory=state_dir / "containers" / container_id,
@@ -91,4 +94,11 @@ def fake_vm(state_dir: Path, scenario: str = "base", container_id: str = CONTAIN
         faults=dict(setting.get("faults", {})),
         absent=frozenset(setting.get("absent", ())),
         stock=read_json(scenario, "qemu-ga.json"),
+        app=_application(scenario, setting.get("ports", {})),
     )
+
+
+def _application(scenario: str, ports: Mapping[str, str]) -> FakeApp | None:
+    """Servers by port; what each answers is a file of the scenario's folder `app`."""
+    folder = GOLDEN / scenario / "app"
+    return FakeApp({int(port): (folder / name).read_bytes() for port, name in ports.items()}) if ports else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from collector import views
+from collector import application, views
 from collector.rounds import Collector
 from collector.watch import Settings
 from exporter.exposition import Exposition
@@ -28,6 +28,7 @@ MEASURED_BY_THE_CLOCK = "hyper_collector_"
 
 def test_there_are_scenarios() -> None:
     assert {
+        "application",
         "cgroup-v1",
         "cgroup-v2",
         "cgroup-hybrid",
@@ -35,6 +36,7 @@ def test_there_are_scenarios() -> None:
         "deep",
         "deep-kvm",
         "lying-2-64",
+        "lying-application",
         "lying-backwards",
         "lying-labels",
         "lying-nan",
@@ -46,6 +48,7 @@ def test_there_are_scenarios() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_scenario(scenario: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "MIN_INTERVAL_S", 0.0)  # however soon the second round comes, it is compared
+    monkeypatch.setattr(application, "PATIENCE_S", 30.0)  # however slow the machine, applications are waited for
     state_dir = tmp_path / "state"
     setting = read_json(scenario, "scenario.json")
     settings = Settings(

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import pytest
+
+from collector import asked, relay
+from collector.errors import MalformedError, SourceError, TooLargeError
+from collector.sources import httpanswer
+from collector.sources.apptext import MAX_LINES, Parsed, canonical, parse_labels, parse_text
+from collector.sources.fetch import parse_fetched
+
+HISTOGRAM = """\
+# TYPE t histogram
+t_bucket{path="/a",le="1"} 2
+t_bucket{path="/b",le="+Inf"} 5
+t_bucket{path="/a",le="+Inf"} 3
+t_count{path="/a"} 3
+t_sum{path="/a"} 1.5
+"""
+
+
+def parse(text: str, *wanted: str) -> list[Parsed]:
+    return parse_text(text.encode(), wanted)
+
+
+def select(text: str, budget: int = 500) -> tuple[list[str], dict[str, int]]:
+    families, dropped = relay.select(parse(text), relay.Names(), "one", budget)
+    return [family.name for family in families], dict(dropped)
+
+
+def test_both_formats_are_read() -> None:
+    text = """\
+# HELP http_requests_total Requests\\nserved.
+# TYPE http_requests_total counter
+http_requests_total{code="200",method="GET"} 1027 1395066363000
+http_requests_total{code="400", method = "P\\"O\\\\ST\\n",} 3
+
+# any other comment
+temperature -2.5e1
+temperature_max{} +Inf # {trace="x"} 1
+"""
+    requests, temperature, most = parse(text)
+    assert (requests.name, requests.type, requests.help) == ("http_requests_total", "counter", "Requests\nserved.")
+    assert [sample.value for sample in requests.samples] == [1027, 3]
+    assert dict(requests.samples[1].labels) == {"code": "400", "method": 'P"O\\ST\n'}
+    assert (temperature.type, temperature.samples[0].value) == ("unknown", -25)
+    assert most.samples[0].value == float("inf")
+    openmetrics = '# HELP jobs Done.\n# TYPE jobs counter\njobs_total 4 # {id="7"} 1 9.5\njobs_created 9.5\n# EOF\n'
+    (jobs,) = parse(openmetrics)
+    assert (jobs.name, jobs.type, jobs.help, len(jobs.samples)) == ("jobs_total", "counter", "Done.", 1)
+
+
+def test_only_names_that_are_wanted_are_kept() -> None:
+    text = "app_a 1\napp_b 1\nother 1\n"
+    assert [family.name for family in parse(text, "app_", "x")] == ["app_a", "app_b"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a", "1a 1", "a b", "a 1 2 3", "a 1_000", "a 0x10", "a{b} 1", 'a{b="c} 1', 'a{b="c"', 'a{b="c"d="e"} 1',
+        'a{b="c",b="d"} 1', 'a{__name__="up"} 1', "a1", "{} 1", "a {", "a 1e99999", "a " + "9" * 100,
+        "a" * 300 + " 1", 'a{b="' + "x" * 2000 + '"} 1', "a{" + ",".join(f'l{n}="1"' for n in range(40)) + "} 1",
+        "a " + " " * 20_000 + "1", "<html>",
+    ],
+    ids=lambda text: text[:24],
+)  # fmt: skip
+def test_one_bad_line_and_nothing_is_taken(text: str) -> None:
+    with pytest.raises(MalformedError):
+        parse(f"good 1\n{text}\n")
+
+
+def test_a_text_that_is_none_is_refused() -> None:
+    with pytest.raises(MalformedError, match="UTF-8"):
+        parse_text(b"a 1\n\xff\n")
+    with pytest.raises(TooLargeError):
+        parse("a 1\n" * (MAX_LINES + 1))
+    assert parse("") == []
+    assert parse_labels(" ") == ()
+
+
+@pytest.mark.parametrize(
+    ("bound", "text"),
+    [("1", "1.0"), ("0.005", "0.005"), ("5e-3", "0.005"), ("10000000", "1e+07"), ("+Inf", "+Inf"), ("inf", "+Inf"),
+     ("NaN", None), ("", None), ("x", None), ("2500000", "2.5e+06"), ("-1", "-1.0")],
+)  # fmt: skip
+def test_bounds_are_written_in_one_way(bound: str, text: str | None) -> None:
+    assert canonical(bound) == text
+
+
+def test_names_of_the_standard_are_refused() -> None:
+    text = "\n".join(
+        f"{name} 1" for name in ("container_x", "microvm_x", "machine_x", "hyper_x", "up", "scrape_x", "a:b", "ALERTS")
+    )
+    assert select(f"{text}\nmine 1\nupper 1\n") == (["mine", "upper"], {"reserved": 8})
+
+
+def test_labels_of_the_application_do_not_hide_those_of_its_container() -> None:
+    (family,), _ = relay.select(parse('a{id="x",exported_id="y",job="z",path="/"} 1\n'), relay.Names(), "one", 10)
+    assert dict(family.samples[0].labels) == {
+        "exported_exported_id": "x", "exported_id": "y", "exported_job": "z", "path": "/",
+    }  # fmt: skip
+
+
+def test_a_histogram_is_put_in_order() -> None:
+    (family,), dropped = relay.select(parse(HISTOGRAM), relay.Names(), "one", 10)
+    assert dropped == {}
+    assert [(sample.name, dict(sample.labels).get("le")) for sample in family.samples] == [
+        ("t_bucket", "1.0"), ("t_bucket", "+Inf"), ("t_count", None), ("t_sum", None), ("t_bucket", "+Inf"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# TYPE a_total counter\na_total -1\n",
+        "# TYPE a_total counter\na_total NaN\n",
+        "a 1\na 2\n",
+        '# TYPE t histogram\nt_bucket{le="1"} 1\n',
+        '# TYPE t histogram\nt_bucket{le="1"} 2\nt_bucket{le="+Inf"} 1\n',
+        '# TYPE t histogram\nt_bucket{le="1"} 1\nt_bucket{le="1.0"} 1\nt_bucket{le="+Inf"} 1\n',
+        '# TYPE t histogram\nt_bucket{le="+Inf"} 1\nt_count 2\nt_sum 1\n',
+        '# TYPE t histogram\nt_bucket{le="+Inf"} 1.5\n',
+        '# TYPE t histogram\nt_bucket{le="+Inf"} NaN\n',
+        "# TYPE t histogram\nt_bucket 1\n",
+        "# TYPE t histogram\nt_count 1\nt_sum 1\n",
+        "# TYPE t histogram\nt 1\n",
+        '# TYPE t summary\nt{quantile="2"} 1\n',
+        "# TYPE t summary\nt 1\n",
+        "# TYPE t summary\nt_count 1.5\n",
+        '# TYPE t summary\nt{quantile="0.5"} 1\nt{quantile="5e-1"} 2\n',
+    ],
+)
+def test_a_family_that_contradicts_itself_is_left_out(text: str) -> None:
+    names, dropped = select(f"{text}fine 1\n")
+    assert names == ["fine"]
+    assert set(dropped) == {"invalid"}
+
+
+def test_a_bomb_does_not_take_the_others_with_it() -> None:
+    bomb = "".join(f'bomb{{n="{n}"}} 1\n' for n in range(1000))
+    assert select(f"first 1\n{bomb}last 1\n", budget=10) == (["first", "last"], {"budget": 1000})
+    assert select("a 1\nb 1\nc 1\n", budget=2) == (["a", "b"], {"budget": 1})
+
+
+def test_a_name_has_the_type_of_whoever_came_first() -> None:
+    names = relay.Names()
+
+    def of(container: str, text: str) -> tuple[list[str], int]:
+        families, dropped = relay.select(parse(text), names, container, 100)
+        return [family.name for family in families], dropped.get("type", 0)
+
+    assert of("one", "# TYPE x_total counter\nx_total 1\n") == (["x_total"], 0)
+    assert of("two", "# TYPE x_total gauge\nx_total 1\ny 1\n") == (["y"], 1)
+    assert of("two", "# TYPE x gauge\nx 1\n") == ([], 1), "OpenMetrics names the counter so"
+    assert of("two", "# TYPE x_total counter\nx_total 1\n") == (["x_total"], 0)
+    names.release("one")
+    assert of("three", "# TYPE x gauge\nx 1\n") == ([], 1), "there is still one that has it"
+    names.release("two")
+    assert of("three", "# TYPE x gauge\nx 1\n") == (["x"], 0)
+    assert of("three", "# TYPE x counter\nx 1\n") == (["x"], 0), "it gives its own type up"
+    assert relay.select(parse("# TYPE x counter\nx 1\n"), names, "three", 9)[0][0].type == "unknown"
+    assert of("four", "# TYPE h histogram\n" + 'h_bucket{le="+Inf"} 1\n# TYPE h_count gauge\nh_count 1\n')[1] >= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "body", "whole"),
+    [
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nabc", 200, b"abc", True),
+        (b"HTTP/1.0 404\n\nno", 404, b"no", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", 200, b"ab", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc", 200, b"abc", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n", 200, b"abc", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", 200, b"ab", False),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/\r\n\r\n", 302, b"", True),
+    ],
+)
+def test_an_http_answer(data: bytes, status: int, body: bytes, whole: bool) -> None:
+    assert httpanswer.parse_answer(data, ended=True) == httpanswer.Answer(status, body, whole)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"SSH-2.0\r\n\r\n", b"", b"HTTP/1.1 200", b"HTTP/1.1 999 X\r\n\r\n", b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nx",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"],
+)  # fmt: skip
+def test_what_is_no_http_answer(data: bytes) -> None:
+    with pytest.raises(SourceError):
+        httpanswer.parse_answer(data, ended=True)
+
+
+def test_what_labels_ask_for() -> None:
+    labels = {
+        "hyper.metrics": "9100/metrics?x=1", "hyper.metrics.interval": "1m", "hyper.metrics.timeout": "500ms",
+        "hyper.metrics.budget": "50", "hyper.metrics.allow": "http_, go_goroutines", "hyper.probe": "http:8080",
+        "hyper.probe.interval": "2.5",
+    }  # fmt: skip
+    assert asked.parse_relay(labels) == asked.Relay(9100, "/metrics?x=1", 60.0, 0.5, 50, ("http_", "go_goroutines"))
+    assert asked.parse_probe(labels) == asked.Probe("http", 8080, "/", 2.5, asked.DEFAULT_TIMEOUT_S)
+    assert asked.parse_relay({"hyper.metrics": "1"}) == asked.Relay(1, "/metrics", 0.0, 5.0, 500, ())
+    assert asked.parse_probe({"hyper.probe": "tcp:5432"}) == asked.Probe("tcp", 5432, "", 0.0, 5.0)
+    assert asked.parse_relay({"hyper.metrics.tier": "deep"}) is None
+    assert asked.parse_probe({}) is None
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        ("hyper.metrics", ""), ("hyper.metrics", "0"), ("hyper.metrics", "65536"), ("hyper.metrics", "80 /x"),
+        ("hyper.metrics", "80/a b"), ("hyper.metrics", "80/\r\nX: y"), ("hyper.metrics", "host:80"),
+        ("hyper.metrics.budget", "0"), ("hyper.metrics.budget", "5001"), ("hyper.metrics.budget", "x"),
+        ("hyper.metrics.timeout", "31"), ("hyper.metrics.timeout", "0"), ("hyper.metrics.interval", "-1"),
+        ("hyper.metrics.interval", "2h"), ("hyper.metrics.allow", "a.*"), ("hyper.metrics.allow", "a," * 200),
+    ],
+)  # fmt: skip
+def test_a_wrong_label_is_named(label: str, value: str) -> None:
+    with pytest.raises(asked.LabelError, match=label):
+        asked.parse_relay({"hyper.metrics": "80", label: value})
+
+
+@pytest.mark.parametrize("value", ["", "80", "udp:53", "tcp:80/x", "http:x", "tcp:"])
+def test_a_wrong_probe_is_named(value: str) -> None:
+    with pytest.raises(asked.LabelError, match=r"hyper\.probe"):
+        asked.parse_probe({"hyper.probe": value})
+
+
+def test_a_command_is_a_health_check() -> None:
+    with pytest.raises(asked.LabelError, match="--health-cmd"):
+        asked.parse_probe({"hyper.probe": "exec:true"})
+
+
+DONE = {
+    "state": "done", "connect_ns": 1, "first_byte_ns": None, "total_ns": 5, "error": None, "length": 2,
+    "truncated": False, "data": "a\xff",
+}  # fmt: skip
+
+
+def test_a_result_of_the_agent() -> None:
+    part = parse_fetched(DONE, 1.0, 10)
+    assert part is not None
+    assert (part.data, part.length, part.fetched.connect_s) == (b"a\xff", 2, 1e-9)
+    assert parse_fetched({"state": "pending"}, 1.0, 10) is None
+    late = parse_fetched({**DONE, "total_ns": 2**63}, 1.0, 10)
+    assert late is not None
+    assert late.fetched.total_s == 3.0, "no longer than it was given"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"state": "x"}, {"data": 1}, {"data": "\u0100"}, {"length": 1}, {"length": 11}, {"length": True}, {"error": 5},
+     {"total_ns": None}, {"total_ns": -1}, {"connect_ns": 1.5}, {"connect_ns": "1"}],
+)  # fmt: skip
+def test_a_result_that_is_none(change: dict[str, object]) -> None:
+    with pytest.raises(MalformedError):
+        parse_fetched({**DONE, **change}, 1.0, 10)
