@@ -12,6 +12,7 @@ from collector.snapshot import Point
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from collector.kerneltext import Interface
     from collector.sources.cgroup import CgroupSample
     from collector.sources.guest import GuestSample
     from collector.sources.process import ProcessSample
@@ -34,6 +35,13 @@ _HOST_PRESSURE: Final = (
     ("cpu", microvm.HOST_PRESSURE_CPU_WAITING_SECONDS_TOTAL, microvm.HOST_PRESSURE_CPU_STALLED_SECONDS_TOTAL),
     ("memory", microvm.HOST_PRESSURE_MEMORY_WAITING_SECONDS_TOTAL, microvm.HOST_PRESSURE_MEMORY_STALLED_SECONDS_TOTAL),
     ("io", microvm.HOST_PRESSURE_IO_WAITING_SECONDS_TOTAL, microvm.HOST_PRESSURE_IO_STALLED_SECONDS_TOTAL),
+)
+_TCP: Final = (
+    (microvm.TCP_OPENS_TOTAL, "accepted", b"Tcp.PassiveOpens"),
+    (microvm.TCP_OPENS_TOTAL, "connected", b"Tcp.ActiveOpens"),
+    (microvm.TCP_ATTEMPT_FAILS_TOTAL, "", b"Tcp.AttemptFails"),
+    (microvm.TCP_SEGMENTS_TOTAL, "received", b"Tcp.InSegs"),
+    (microvm.TCP_SEGMENTS_TOTAL, "sent", b"Tcp.OutSegs"),
 )
 TCP_STATES: Final = (
     "established", "synsent", "synrecv", "finwait1", "finwait2", "timewait", "close", "closewait", "lastack", "listen",
@@ -66,6 +74,8 @@ def guest_details(record: Record, guest: GuestSample) -> Iterator[Point]:
             yield from some(stalled, pressure.full_s)
     yield from some(microvm.TCP_RESETS_TOTAL, guest.tcp.get(b"Tcp.EstabResets"))
     yield from some(microvm.TCP_LISTEN_DROPS_TOTAL, guest.tcp.get(b"TcpExt.ListenDrops"))
+    for metric, value, key in _TCP:
+        yield from some(metric, guest.tcp.get(key), labels=(value,) if value else ())
     yield from some(microvm.GUEST_BOOT_SECONDS, guest.boot_ns, NSEC_PER_S)
     yield from some(microvm.GUEST_CLOCK_SKEW_SECONDS, guest.clock_skew_s)
     yield from some(microvm.GUEST_OOM_KILLS_TOTAL, guest.oom_kills)
@@ -149,6 +159,17 @@ def _latency_points(name: str, op: str, latency: Latency) -> Iterator[Point]:
         total += count
         yield Point(_LATENCY_BUCKET, (name, op, repr(bound_ns / NSEC_PER_S)), total)
     yield Point(_LATENCY_BUCKET, (name, op, "+Inf"), total + latency.bins[-1])
+
+
+def tap_points(tap: Interface) -> Iterator[Point]:
+    """The VM's network seen from outside. What the host receives on a tap is what the VM transmitted."""
+    for direction, octets, packets, dropped in (
+        ("receive", tap.tx_bytes, tap.tx_packets, tap.tx_dropped),
+        ("transmit", tap.rx_bytes, tap.rx_packets, tap.rx_dropped),
+    ):
+        yield Point(microvm.HOST_NETWORK_BYTES_TOTAL, (direction,), octets)
+        yield Point(microvm.HOST_NETWORK_PACKETS_TOTAL, (direction,), packets)
+        yield Point(microvm.HOST_NETWORK_DROPPED_TOTAL, (direction,), dropped)
 
 
 def host_details(process: ProcessSample, cgroup: CgroupSample) -> Iterator[Point]:

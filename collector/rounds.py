@@ -16,6 +16,7 @@ from collector.definitions import hyper, machine, microvm
 from collector.errors import SourceError
 from collector.snapshot import Point, Snapshot
 from collector.sources import runtime_counters
+from collector.sources.links import LinksReader
 from collector.sources.machine import MachineReader
 from collector.statedir import StateDirectory
 from collector.watch import Settings, Watch
@@ -49,6 +50,7 @@ class Collector:
         self._rounds = 0
         self._runtime_fault = ""
         self._machine = MachineReader(settings.root)
+        self._links = LinksReader(settings.root)
         self._dropped_series = 0
         self._deep_containers = 0
         self._alerts = _alerts_reader(settings)
@@ -63,11 +65,11 @@ class Collector:
             alerting = self._alerts.ids
             self._alerts.poll()  # its answer is for the next round: none waits for Alertmanager
         tasks = []
-        self._deep_containers = 0
+        deep_ids = {key for key, watch in self._watches.items() if watch.wants_deep or key in alerting}
+        self._deep_containers = len(deep_ids)
+        links = self._read_links() if deep_ids else {}
         for number, (container_id, watch) in enumerate(self._watches.items(), 1):
-            deep = watch.wants_deep or container_id in alerting
-            self._deep_containers += deep
-            tasks.append(asyncio.create_task(watch.sample(deep=deep)))
+            tasks.append(asyncio.create_task(watch.sample(deep=container_id in deep_ids, links=links)))
             if number % _STARTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         sampled = await asyncio.gather(*tasks)
@@ -126,6 +128,13 @@ class Collector:
         self._runtime_fault = fault
         return points
 
+    def _read_links(self) -> Mapping[str, bytes]:
+        try:
+            return self._links.read()
+        except SourceError as err:
+            logger.warning("host: %s", err.reason)
+            return {}
+
     def _own_points(self, round_s: float, cpu_s: float) -> list[Point]:
         dropped = self._dropped_series + sum(watch.dropped_series for watch in self._watches.values())
         points = [
@@ -149,6 +158,7 @@ class Collector:
         for watch in self._watches.values():
             watch.close()
         self._machine.close()
+        self._links.close()
 
     async def aclose(self) -> None:
         """`close`, and end what is asked of Alertmanager."""

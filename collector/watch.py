@@ -16,8 +16,10 @@ from collector.counters import Floors, OomLedger
 from collector.definitions import container, microvm
 from collector.errors import SourceError
 from collector.snapshot import ContainerSnapshot, Point
+from collector.sources import healthchecks
 from collector.sources.cgroup import CgroupReader
 from collector.sources.guest import GuestReader
+from collector.sources.links import counters
 from collector.sources.process import ProcessReader
 from collector.sources.vmm import VmmReader
 from collector.summary import CpuMeter, LoadMeter, summarize
@@ -25,7 +27,7 @@ from collector.views import Views, pair
 from runtime.record import LIVE_STATES, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from collector.snapshot import Family
     from collector.sources.cgroup import CgroupSample
@@ -117,6 +119,7 @@ class Watch:
         self._settings = settings
         self._oom = OomLedger()
         self._peak: Point | None = None
+        self._health_fault = ""
         self._application = Application.of(record.id, record.labels, settings.names)
         self.record = record
         self.dropped_series = 0
@@ -159,10 +162,11 @@ class Watch:
         """Whether a setting or the container's own label asks for the deep tier."""
         return self._settings.deep or self.record.labels.get(TIER_LABEL) == "deep"
 
-    async def sample(self, *, deep: bool = False) -> ContainerSnapshot:
+    async def sample(self, *, deep: bool = False, links: Mapping[str, bytes] | None = None) -> ContainerSnapshot:
         """One round: asks VMM and agent at once, then reads the host's files. It never raises for a bad container.
 
-        `deep` asks for the deep tier in this round, whatever `wants_deep` says.
+        `deep` asks for the deep tier in this round, whatever `wants_deep` says; `links` are the host's interfaces, which
+        it takes for that.
         """
         record = self.record
         process = self._process
@@ -176,7 +180,7 @@ class Watch:
             )
             if self._application is not None and record.lifecycle.state == "running":
                 self._application.begin(self._guest.ask if self._guest_sample is not None else None)
-            await self._take("host", lambda: self._host_points(process, deep=deep))
+            await self._take("host", lambda: self._host_points(process, links or {}, deep=deep))
             if self._application is not None:
                 await self._application.settle()
         else:
@@ -199,6 +203,8 @@ class Watch:
                 if slot.reason is not None:
                     down[slot.name] = slot.reason
             points += self._view_points(deep=deep)
+            if record.lifecycle.health != "none":
+                points += self._health_points()
             if self._application is not None:
                 points += self._application.points()
                 relayed = self._application.relayed
@@ -228,6 +234,18 @@ class Watch:
         if record is not self.record or tier != deep:
             points = tuple(reconcile.record_points(self.record, self._settings.node, deep=deep))
             self._of_record = (self.record, deep, points)
+        return points
+
+    def _health_points(self) -> Iterable[Point]:
+        fault = ""
+        points: Iterable[Point] = ()
+        try:
+            points = healthchecks.read(self._directory, self.record.lifecycle.epoch)
+        except SourceError as err:
+            fault = err.reason
+            if fault != self._health_fault:
+                logger.warning("container %.12s: %s", self.record.id, fault)
+        self._health_fault = fault
         return points
 
     def _view_points(self, *, deep: bool) -> Iterable[Point]:
@@ -303,13 +321,19 @@ class Watch:
         load = self._load.observe(max(0, cpu.running - 1) + cpu.blocked, at_s)
         return (Point(container.CPU_LOAD_AVERAGE_10S, (), load),)
 
-    async def _host_points(self, process: ProcessReader, *, deep: bool) -> Iterable[Point]:
+    async def _host_points(self, process: ProcessReader, links: Mapping[str, bytes], *, deep: bool) -> Iterable[Point]:
         cgroup = self._cgroup.read(deep=deep)
         if cgroup.oom_kills is not None:
             self._oom.observe("host", cgroup.oom_kills)
         sample = process.read(self._vmm.thread_ids, paired=self._guest_sample is not None, deep=deep)
         self._host_sample = (sample, cgroup, time.monotonic())
-        return [*reconcile.host_points(sample, cgroup), *(details.host_details(sample, cgroup) if deep else ())]
+        points = [*reconcile.host_points(sample, cgroup)]
+        if deep:
+            points += details.host_details(sample, cgroup)
+            network = self.record.network
+            if network is not None and (tap := counters(network.tap, links)) is not None:
+                points += details.tap_points(tap)
+        return points
 
     def _end_application(self) -> None:
         if self._application is not None:

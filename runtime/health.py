@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import sessions
 from runtime.errors import Conflict, RuntimeFault
+from runtime.healthcounts import HealthCounts, Reason
 from runtime.life import Check
 from runtime.spec import ExecSpec
 from runtime.vm.streams import Exit
@@ -33,6 +34,8 @@ MAX_OUTPUT_BYTES = 4096
 _DEFAULT_INTERVAL_S = 30.0
 _DEFAULT_RETRIES = 3
 _EXIT_NOT_MADE = -1
+_WHY: dict[int, Reason | None] = {0: None, _EXIT_NOT_MADE: "error"}
+"""Why a check failed, by exit code: by any other it said so itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Checker:
         self._lives = lives
         self._check = check
         self._lingering: asyncio.Task[tuple[int, str]] | None = None
+        self._counts = HealthCounts(container.directory, container.record.lifecycle.epoch)
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -101,17 +105,20 @@ class Checker:
                 if container.state != "running":
                     continue
                 began = time.time()
-                exit_code, output = await self._once()
+                clock = time.monotonic()
+                exit_code, output, reason = await self._once()
                 if container.state == "running":
+                    self._counts.add(time.monotonic() - clock, reason)
                     self._take(Check(began, time.time(), exit_code, output))
         finally:
             if self._lingering is not None:
                 self._lingering.cancel()
 
-    async def _once(self) -> tuple[int, str]:
+    async def _once(self) -> tuple[int, str, Reason | None]:
+        """Exit code, output, and why it failed if it did."""
         if self._lingering is not None:
             if not self._lingering.done():
-                return _EXIT_NOT_MADE, "the check before this one still runs"
+                return _EXIT_NOT_MADE, "the check before this one still runs", "timeout"
             if not self._lingering.cancelled():
                 self._lingering.exception()  # a failure of it was counted when its time was over
             self._lingering = None
@@ -119,13 +126,14 @@ class Checker:
         done, _ = await asyncio.wait({task}, timeout=self._check.timeout_s)
         if not done:
             self._lingering = task
-            return _EXIT_NOT_MADE, f"the check did not end within {self._check.timeout_s:g} s"
+            return _EXIT_NOT_MADE, f"the check did not end within {self._check.timeout_s:g} s", "timeout"
         try:
-            return task.result()
+            exit_code, output = task.result()
         except Conflict:
-            return _EXIT_NOT_MADE, "the container was not running"
+            return _EXIT_NOT_MADE, "the container was not running", "error"
         except RuntimeFault as err:
-            return _EXIT_NOT_MADE, err.message
+            return _EXIT_NOT_MADE, err.message, "error"
+        return exit_code, output, _WHY.get(exit_code, "exit")
 
     async def _execute(self) -> tuple[int, str]:
         streams = self._container.streams

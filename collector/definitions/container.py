@@ -302,7 +302,7 @@ INFO = Metric(
 
 RELAY_UP = Metric(
     "container_relay_up", "gauge", "", "1 if the application's own metrics were fetched and could be read.",
-    "container_relay", "guest: hyper-fetch of the label's port", when=_RELAY,
+    "container_relay", "application: hyper-fetch of the label's port", when=_RELAY,
 )  # fmt: skip
 RELAY_SERIES = Metric(
     "container_relay_series", "gauge", "", "Series of the application that are relayed.",
@@ -310,7 +310,7 @@ RELAY_SERIES = Metric(
 )  # fmt: skip
 RELAY_DURATION_SECONDS = Metric(
     "container_relay_duration_seconds", "gauge", "seconds", "How long the application took for its metrics.",
-    "container_relay", "guest: hyper-fetched total_ns", when=_RELAY,
+    "container_relay", "application: hyper-fetched total_ns", when=_RELAY,
 )  # fmt: skip
 RELAY_DROPPED_TOTAL = Metric(
     "container_relay_dropped_total", "counter", "",
@@ -319,20 +319,30 @@ RELAY_DROPPED_TOTAL = Metric(
 )  # fmt: skip
 RELAY_FAILURES_TOTAL = Metric(
     "container_relay_failures_total", "counter", "", "Times that the application's metrics could not be had.",
-    "container_relay", "guest: hyper-fetched error; collector", labels=("reason",),
+    "container_relay", "application: hyper-fetched error; collector", labels=("reason",),
     when=f"{_RELAY}, once there was one",
 )  # fmt: skip
 PROBE_SUCCESS = Metric(
     "container_probe_success", "gauge", "", "1 if the last probe of the application was answered well.",
-    "container_probe", "guest: hyper-fetch of the label's port", when=_PROBE,
+    "container_probe", "application: hyper-fetch of the label's port", when=_PROBE,
 )  # fmt: skip
 PROBE_DURATION_SECONDS = Metric(
     "container_probe_duration_seconds", "histogram", "seconds",
     "How long the application took to answer a probe: to its first byte, or to connect. Without an answer: not in it.",
-    "container_probe", "guest: hyper-fetched first_byte_ns, connect_ns", when=_PROBE,
+    "container_probe", "application: hyper-fetched first_byte_ns, connect_ns", when=_PROBE,
 )  # fmt: skip
 PROBE_FAILURES_TOTAL = Metric(
     "container_probe_failures_total", "counter", "", "Probes of the application that failed.",
-    "container_probe", "guest: hyper-fetched error, status of the answer", labels=("reason",),
+    "container_probe", "application: hyper-fetched error, status of the answer", labels=("reason",),
     when=f"{_PROBE}, once there was one",
+)  # fmt: skip
+HEALTHCHECK_DURATION_SECONDS = Metric(
+    "container_healthcheck_duration_seconds", "histogram", "seconds",
+    "How long health checks took that came to their end, with their start in the guest.",
+    "container_healthcheck", "health.json buckets, seconds", when=_CHECK,
+)  # fmt: skip
+HEALTHCHECK_FAILURES_TOTAL = Metric(
+    "container_healthcheck_failures_total", "counter", "",
+    "Health checks that failed: by their exit code, their timeout, or as they could not be made.",
+    "container_healthcheck", "health.json failures", labels=("reason",), when=f"{_CHECK}, once one failed",
 )  # fmt: skip

@@ -30,6 +30,7 @@ SHUTDOWN_REASONS: Final = frozenset(
 
 _V2 = "only where the host has cgroup v2"
 _BALLOON = "only with a balloon; the runtime's VMs have none, as it would punch holes into the template they share"
+_TAP = "only where the collector sees the VM's tap"
 _KVM = "only under KVM"
 _SAME_ROUND = "once host and guest have answered in one round"
 
@@ -223,6 +224,21 @@ SAMPLE_AGE_SECONDS = Metric(
     "microvm_sample_age_seconds", "gauge", "seconds", "Age of the source's last good sample.",
     "microvm_sample", "collector", labels=("source",), when="once the source has given a sample",
 )  # fmt: skip
+HOST_NETWORK_BYTES_TOTAL = Metric(
+    "microvm_host_network_bytes_total", "counter", "bytes",
+    "Bytes on the VM's tap, as the host counts them: received or transmitted by the VM.",
+    "microvm_host", "host: /proc/net/dev of the tap", labels=("direction",), when=_TAP, tier="deep",
+)  # fmt: skip
+HOST_NETWORK_PACKETS_TOTAL = Metric(
+    "microvm_host_network_packets_total", "counter", "",
+    "Packets on the VM's tap, as the host counts them: received or transmitted by the VM.",
+    "microvm_host", "host: /proc/net/dev of the tap", labels=("direction",), when=_TAP, tier="deep",
+)  # fmt: skip
+HOST_NETWORK_DROPPED_TOTAL = Metric(
+    "microvm_host_network_dropped_total", "counter", "",
+    "Packets on the VM's tap that the host dropped: on their way to the VM, or from it.",
+    "microvm_host", "host: /proc/net/dev of the tap", labels=("direction",), when=_TAP, tier="deep",
+)  # fmt: skip
 TCP_CONNECTIONS = Metric(
     "microvm_tcp_connections", "gauge", "", "TCP connections that are established.",
     "microvm_tcp", "guest: /proc/net/snmp Tcp CurrEstab",
@@ -244,4 +260,16 @@ TCP_LISTEN_DROPS_TOTAL = Metric(
     "microvm_tcp_listen_drops_total", "counter", "", "Connection attempts that a listening socket dropped.",
     "microvm_tcp", "guest: /proc/net/netstat TcpExt ListenDrops",
     tier="deep",
+)  # fmt: skip
+TCP_OPENS_TOTAL = Metric(
+    "microvm_tcp_opens_total", "counter", "", "TCP connections that came in (accepted) or were made (connected).",
+    "microvm_tcp", "guest: /proc/net/snmp Tcp PassiveOpens, ActiveOpens", labels=("side",), tier="deep",
+)  # fmt: skip
+TCP_ATTEMPT_FAILS_TOTAL = Metric(
+    "microvm_tcp_attempt_fails_total", "counter", "", "TCP connections that failed before they were established.",
+    "microvm_tcp", "guest: /proc/net/snmp Tcp AttemptFails", tier="deep",
+)  # fmt: skip
+TCP_SEGMENTS_TOTAL = Metric(
+    "microvm_tcp_segments_total", "counter", "", "TCP segments; those that were sent again are not in it.",
+    "microvm_tcp", "guest: /proc/net/snmp Tcp InSegs, OutSegs", labels=("direction",), tier="deep",
 )  # fmt: skip

@@ -114,6 +114,7 @@ _MEMINFO: Final = (b"MemAvailable", b"MemFree")
 _TCP: Final = frozenset(
     {b"Tcp.CurrEstab", b"Tcp.RetransSegs", b"Tcp.EstabResets", b"TcpExt.ListenOverflows", b"TcpExt.ListenDrops"}
 )
+_DEEP_TCP: Final = _TCP | {b"Tcp.ActiveOpens", b"Tcp.PassiveOpens", b"Tcp.AttemptFails", b"Tcp.InSegs", b"Tcp.OutSegs"}
 _NO_IO: Final = kerneltext.DeviceIo(0, 0, 0, 0)
 
 
@@ -194,7 +195,7 @@ def parse_sample(
     time_ns = parse_number(answer, "time_ns")
     available_bytes, free_bytes = (kerneltext.parse_meminfo_value(machine("meminfo") or b"", key) for key in _MEMINFO)
     memory_stat = _MEMORY_STAT if deep else _CHEAP_MEMORY_STAT
-    tcp = kerneltext.parse_net_table(machine("net/snmp") or b"", _TCP)
+    tcp = kerneltext.parse_net_table(machine("net/snmp") or b"", _DEEP_TCP if deep else _TCP)
     netstat = kerneltext.parse_net_table(machine("net/netstat") or b"", _TCP)
     disks = _maybe(kerneltext.parse_diskstats, machine("diskstats")) or {}
     io = _maybe(kerneltext.parse_io_stat, group("io.stat"))

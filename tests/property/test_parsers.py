@@ -16,7 +16,19 @@ from collector.definitions.microvm import EVENT_NAMES, STARVERS
 from collector.details import guest_details, vmm_details
 from collector.errors import MalformedError
 from collector.reconcile import guest_oom_kills, guest_points, label, vmm_points
-from collector.sources import alertmanager, cgroup, guest, machine, process, qmp, runtime_counters, stockagent, vmm
+from collector.sources import (
+    alertmanager,
+    cgroup,
+    guest,
+    healthchecks,
+    links,
+    machine,
+    process,
+    qmp,
+    runtime_counters,
+    stockagent,
+    vmm,
+)
 from collector.views import Pair, Shares, memory_points, overhead_cpu, residual_seconds, shares
 from exporter.exposition import base_labels, escape, render_points
 from exporter.lineprotocol import tag_value
@@ -58,6 +70,8 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "cpu_count": machine.parse_cpu_count,
     "topology_id": machine.parse_topology_id,
     "runtime_json": runtime_counters.parse,
+    "health_json": lambda text: healthchecks.parse(text, 1),
+    "links": lambda text: [links.counters(name, links.index(text)) for name in links.index(text)],
     "json_object": channel.parse_object,
     "alerts": alertmanager.parse_alerts,
 }

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime import health, sessions
+from collector.definitions import container as container_metrics
+from collector.sources import healthchecks
+from runtime import health, healthcounts, sessions
 from runtime.images.image import ImageConfig
 from runtime.spec import HealthSpec
 from runtime.vm.streams import Exit, Output
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from runtime.life import Lives
 
@@ -126,3 +129,37 @@ async def test_a_check_that_hangs_is_made_once(monkeypatch: pytest.MonkeyPatch, 
     assert container.record.lifecycle.health == "unhealthy"
     assert "did not end" in container.checks[0].output
     assert "still runs" in container.checks[-1].output
+
+
+async def test_durations_and_failures_are_counted_for_the_collector(
+    monkeypatch: pytest.MonkeyPatch, running: Any
+) -> None:
+    container, lives = running
+    await run(monkeypatch, container, lives, [0, 1, 0, None], health.Healthcheck(("x",), 0.001, 0.2, 0.0, 9), 4)
+
+    def told() -> dict[tuple[str, ...], float]:
+        points = healthchecks.read(container.directory, container.record.lifecycle.epoch)
+        return {(point.metric.name, *point.label_values): point.value for point in points}
+
+    first = told()
+    assert first["container_healthcheck_duration_seconds_count",] == 3, "one did not end"
+    assert first["container_healthcheck_duration_seconds_bucket", "+Inf"] == 3
+    assert 0 < first["container_healthcheck_duration_seconds_sum",] < 3 * 0.2
+    assert first["container_healthcheck_failures_total", "exit"] == 1
+    assert first["container_healthcheck_failures_total", "timeout"] == 1
+    container.checks.clear()
+    await run(monkeypatch, container, lives, [1, None], FAST, 1)
+    assert told()["container_healthcheck_duration_seconds_count",] == 4, "another daemon goes on"
+    assert healthchecks.read(container.directory, 99) == (), "of another start there is nothing to tell"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 9}', '{"schema": 1, "epoch": 1, "buckets": "x"}'])
+def test_counts_that_are_none_are_begun_anew(text: str, tmp_path: Path) -> None:
+    (tmp_path / "health.json").write_text(text)
+    healthcounts.HealthCounts(tmp_path, 1).add(0.5, None)
+    count = container_metrics.HEALTHCHECK_DURATION_SECONDS.part("count")
+    assert [p.value for p in healthchecks.read(tmp_path, 1) if p.metric.name == count.name] == [1]
+
+
+def test_both_sides_have_the_same_bounds() -> None:
+    assert healthcounts.BOUNDS_S == container_metrics.DURATION_BOUNDS
