@@ -1,7 +1,7 @@
 """One container's application, as far as labels ask for it: its own metrics are relayed, and it is probed.
 
-Both are fetches inside the guest, over the agent's statistics port. They go on beside the rounds: a round begins what is
-due and shows what has come, and waits for an application only for a moment, and only if that answered the last time.
+Both are fetches inside the guest, over the agent's statistics port. They go on beside the rounds: a round begins what
+is due and shows what has come, and waits for an application only for a moment, and only if that answered the last time.
 """
 
 from __future__ import annotations

@@ -165,8 +165,8 @@ class Watch:
     async def sample(self, *, deep: bool = False, links: Mapping[str, bytes] | None = None) -> ContainerSnapshot:
         """One round: asks VMM and agent at once, then reads the host's files. It never raises for a bad container.
 
-        `deep` asks for the deep tier in this round, whatever `wants_deep` says; `links` are the host's interfaces, which
-        it takes for that.
+        `deep` asks for the deep tier in this round, whatever `wants_deep` says; `links` are the host's interfaces,
+        of which it takes the VM's tap for that.
         """
         record = self.record
         process = self._process

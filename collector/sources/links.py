@@ -1,7 +1,7 @@
 """The host's network interfaces, of which each VM has one: a tap. One read for all of them, in rounds that want it.
 
-Source: proc(5), /proc/net/dev: the counters that RTM_GETLINK has as well, 64 bits wide (net/core/net-procfs.c). It is of
-the collector's own network namespace; where the taps are in another there is nothing to tell.
+Source: proc(5), /proc/net/dev: the counters that RTM_GETLINK has as well, 64 bits wide (net/core/net-procfs.c). It is
+of the collector's own network namespace; where the taps are in another there is nothing to tell.
 """
 
 from __future__ import annotations
