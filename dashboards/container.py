@@ -46,6 +46,7 @@ def container_dashboard() -> dict[str, Any]:
             ("Is it us, its limit, or the host?", _verdict()),
             ("What happened to it?", _life()),
             ("How does it serve? (golden signals)", signals.golden()),
+            ("Does its application answer?", signals.application()),
             ("Do container, guest and host tell the same? (three views)", signals.views()),
             ("What does the micro-VM cost beside the container?", signals.overhead()),
             ("What does it wait for?", signals.pressure()),

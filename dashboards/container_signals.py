@@ -85,6 +85,32 @@ def golden() -> list[Panel]:
     ]  # fmt: skip
 
 
+def application() -> list[Panel]:
+    """Does its application answer?"""
+    asked = (("probes", container.PROBE_DURATION_SECONDS), ("health checks", container.HEALTHCHECK_DURATION_SECONDS))
+    return [
+        time_series(
+            "Answers", "1 while its probe is answered well, and while its own metrics can be read, otherwise 0.",
+            [Query(f"min({_IT.select(container.PROBE_SUCCESS)})", "probe"),
+             Query(f"min({_IT.select(container.RELAY_UP)})", "its own metrics")],
+            unit="short", empty="No label hyper.probe or hyper.metrics", width=8, maximum=1,
+        ),
+        time_series(
+            "Latency of its answers", "Half of the probes and health checks took less, and 99 of 100 did. Without an "
+            "answer there is no latency.",
+            [Query(_IT.quantile(share, metric, "container"), f"{name}, {words}")
+             for name, metric in asked for share, words in ((0.5, "half"), (0.99, "99 of 100"))],
+            unit="s", empty="No label hyper.probe, and no health check", width=8,
+        ),
+        time_series(
+            "Series of its own", "Series of the application that are relayed; those that are left out are counted by "
+            "container_relay_dropped_total.",
+            [Query(f"sum({_IT.select(container.RELAY_SERIES)})", "relayed")],
+            unit="short", empty="No label hyper.metrics", width=8,
+        ),
+    ]  # fmt: skip
+
+
 def views() -> list[Panel]:
     """Do container, guest and host tell the same?"""
     disk = (container.FS_READS_BYTES_TOTAL, container.FS_WRITES_BYTES_TOTAL)

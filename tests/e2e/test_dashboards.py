@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DEADLINE_S = 60.0
 DEEP = ("--label", "hyper.metrics.tier=deep")
 
+APPLICATION = "mkdir /www; echo orders 1 > /www/metrics; httpd -p 127.0.0.1:8000 -h /www; "
+ASKED = ("--label", "hyper.metrics=8000", "--label", "hyper.probe=tcp:8000")
 BUSY = "while :; do dd if=/dev/zero of=/data bs=64k count=32 conv=fsync 2>/dev/null; cat /data >/dev/null; done"
 HUNGRY = "while [ ! -e /go ]; do sleep 0.1; done; tail /dev/zero; sleep 600"
 
@@ -84,7 +86,8 @@ def load(host: Host, images: Images, url: str, port: int, controller: str) -> No
     """What the dashboards are for: work, an end, a kill for memory, a restart, silence, a failure, and remediation."""
     host.run("--name", "web", *DEEP, "-p", f"{port}:80", images.nginx)
     check = ("--health-cmd", "true", "--health-interval", "1s")
-    host.run("--name", "busy", *DEEP, "--cpus", "0.3", "-m", "64m", *check, images.busybox, "sh", "-c", BUSY)
+    busy = ("--name", "busy", *DEEP, "--cpus", "0.3", "-m", "64m", *check, *ASKED)
+    host.run(*busy, images.busybox, "sh", "-c", APPLICATION + BUSY)
     host.run("--name", "hungry", "-m", "32m", images.busybox, "sh", "-c", HUNGRY)
     host.run("--name", "ends", images.busybox, "sh", "-c", "exit 3")
     # What an earlier test removed from this host may still be told of.
