@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 0.1
 """A round waits so long for applications that answered the last time: their values are then of this round."""
-PROBE_BYTES: Final = 4096
-"""Of an answer to a probe the first line is looked at."""
+PROBE_BYTES: Final = 65_536
+"""Of an answer to a probe the first line is looked at; but few servers are to see their page cut off."""
 _ERRORS: Final = {"ECONNREFUSED": "refused", "ETIMEDOUT": "timeout", "ECONNRESET": "closed", "EPIPE": "closed"}
 _BUCKET: Final = container.PROBE_DURATION_SECONDS.part("bucket", "le")
 _COUNT: Final = container.PROBE_DURATION_SECONDS.part("count")
@@ -134,6 +134,11 @@ class Application:
             self._go(self._relay_job, self._fetch_metrics, self._forget, ask)
         if self._probe is not None and self._probe_job.is_due(now_s, self._probe.interval_s):
             self._go(self._probe_job, self._make_probe, lambda: None, ask)
+
+    def rest(self) -> None:
+        """The container is starting, or paused: there is nothing to ask, and nothing to blame."""
+        self._forget()
+        self._relay_job.good = self._probe_job.good = None
 
     def _go(
         self,

@@ -40,6 +40,7 @@ controller, which exports its own.
 - Of a set of states (`state`, `status`, `by`) only the one that holds has a series, with the value 1.
 - A counter does not go back within an epoch; a restart begins a new one, and `container_start_time_seconds` moves.
 - In InfluxDB the measurement is the part of the name before the dot in "Influx", the field what follows it.
+- What an application exports itself is relayed beside these [if a label asks for it](../how-to/see-the-application.md).
 - A metric of type "unknown" counts, but its name, taken over from cAdvisor, does not follow the rule for counters.
 """
 

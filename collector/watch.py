@@ -180,6 +180,8 @@ class Watch:
             )
             if self._application is not None and record.lifecycle.state == "running":
                 self._application.begin(self._guest.ask if self._guest_sample is not None else None)
+            elif self._application is not None:
+                self._application.rest()
             await self._take("host", lambda: self._host_points(process, links or {}, deep=deep))
             if self._application is not None:
                 await self._application.settle()

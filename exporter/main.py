@@ -44,6 +44,7 @@ Containers are found in the state directory; hyperd need not be running.
   hyper-exporter                           serve http://127.0.0.1:9720/metrics
   hyper-exporter --once | grep cpu_usage   take one sample, print it, end
   hyper run --label hyper.metrics.tier=deep nginx   sample this container deep
+  hyper run --label hyper.metrics=8080/metrics shop   relay what its application exports
   HYPER_INFLUX_URL=http://db:8086 hyper-exporter   also write to InfluxDB
 """
 

@@ -222,7 +222,7 @@ FILE_DESCRIPTORS = Metric(
     when="only while there are more than the kernel's count overlooks", tier="deep",
 )  # fmt: skip
 SOCKETS = Metric(
-    "container_sockets", "gauge", "", "Sockets in use in the guest, of all families; the agent's own as it fetches, too.",
+    "container_sockets", "gauge", "", "Sockets in use in the guest, of all families; the agent has one in a fetch.",
     "container", "guest: /proc/net/sockstat sockets used", compat="cAdvisor", tier="deep",
 )  # fmt: skip
 

@@ -171,6 +171,19 @@ async def test_a_guest_that_does_not_answer_relays_nothing(tmp_path: Path) -> No
     assert outcome(now) == {"up": 0.0, "relay": {"agent"}, "success": 0.0, "probe": {"agent"}, "families": []}
 
 
+async def test_a_container_that_is_paused_says_nothing_and_is_not_blamed(tmp_path: Path) -> None:
+    vm = labelled(tmp_path, HEAD + b"app_up 1\n")
+    one = collector(tmp_path)
+    async with running(vm):
+        assert outcome((await one.round()).containers[vm.record.id])["up"] == 1.0
+        await vm.stop()
+        vm.record = replace(vm.record, lifecycle=replace(vm.record.lifecycle, state="paused"))
+        await vm.start()
+        now = (await one.round()).containers[vm.record.id]
+        one.close()
+    assert outcome(now) == {"up": None, "relay": set(), "success": None, "probe": set(), "families": []}
+
+
 async def test_an_agent_that_knows_no_fetch_is_told_of(tmp_path: Path) -> None:
     vm = labelled(tmp_path, None)
     vm.app = None

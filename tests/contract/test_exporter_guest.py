@@ -14,14 +14,19 @@ import pytest
 from collector import channel, details, reconcile
 from collector.catalogue import EXPORTED
 from collector.errors import UnreachableError
+from collector.sources import httpanswer
+from collector.sources.fetch import fetch
 from collector.sources.guest import GuestReader, GuestSample
 from tests.contract import agent_vm
+from tests.fakevm import FakeApp
 from tests.fakevm.fleet import fleet
 from tests.fakevm.scenario import base_record, fake_vm
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from collector.sources.fetch import Fetched
 
 pytestmark = pytest.mark.e2e
 
@@ -126,6 +131,60 @@ async def test_a_sample_makes_every_guest_metric_but_network(agent: Agent) -> No
     assert second.uptime_ns >= first.uptime_ns
     assert second.boot_ns is not None
     assert 0 < second.boot_ns < 120e9
+
+
+PAGE = b"app_up 1\n" * 20_000
+SERVER = "mkdir /www; yes 'app_up 1' | head -n 20000 > /www/metrics; httpd -p 127.0.0.1:8080 -h /www; exec sleep 600"
+
+
+@contextlib.asynccontextmanager
+async def _fake_server(tmp_path: Path) -> AsyncIterator[Path]:
+    vm = fake_vm(tmp_path)
+    vm.app = FakeApp({8080: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PAGE) + PAGE})
+    await vm.start()
+    try:
+        yield vm.directory / "agent-stats.sock"
+    finally:
+        await vm.stop()
+
+
+@contextlib.asynccontextmanager
+async def _real_server(tmp_path: Path) -> AsyncIterator[Path]:
+    del tmp_path
+    async with _guest("sh", "-c", SERVER) as (agent, _):
+        yield agent.socket
+
+
+@pytest.mark.parametrize("server", [_fake_server, _real_server], ids=["fake", "real"])
+async def test_a_fetch_brings_what_a_server_in_the_guest_says(server: Any, tmp_path: Path) -> None:
+    async with server(tmp_path) as path:
+        reader = GuestReader(path, CGROUP, channel.Budget())
+        with pytest.raises(UnreachableError):
+            await reader.ask("hyper-fetch", {"fetch": 1, "port": 8080})  # a sample opens the connection
+        await _read(reader)
+
+        async def get(port: int, send: str, max_bytes: int = 1 << 20) -> Fetched:
+            return await fetch(reader.ask, port=port, send=send, deadline_s=20, max_bytes=max_bytes)
+
+        request = httpanswer.request(8080, "/metrics")
+        async with asyncio.timeout(30):
+            while (whole := await get(8080, request)).error is not None or b" 200 " not in whole.data[:20]:
+                await _read(reader)
+        answer = httpanswer.parse_answer(whole.data, ended=True)
+        assert (answer.status, answer.body, answer.whole, whole.truncated) == (200, PAGE, True, False)
+        assert whole.connect_s is not None
+        assert whole.first_byte_s is not None
+        assert 0 < whole.connect_s <= whole.first_byte_s <= whole.total_s
+        cut = await get(8080, request, 5000)
+        assert (len(cut.data), cut.truncated, cut.error) == (5000, True, None)
+        connected = await get(8080, "")
+        assert (connected.data, connected.error, connected.first_byte_s) == (b"", None, None)
+        refused = await get(8081, "")
+        assert (refused.error, refused.connect_s) == ("ECONNREFUSED", None)
+        with pytest.raises(UnreachableError, match="BadState"):
+            await reader.ask("hyper-fetched", {"fetch": 7})
+        assert (await _read(reader)).memory_bytes, "samples go on over the same connection"
+        reader.close()
 
 
 async def test_a_wedged_agent_is_synchronised_again(agent: Agent) -> None:
