@@ -16,9 +16,9 @@ from collector.counters import Floors, OomLedger
 from collector.definitions import container, microvm
 from collector.errors import SourceError
 from collector.snapshot import ContainerSnapshot, Point
-from collector.sources import healthchecks
 from collector.sources.cgroup import CgroupReader
 from collector.sources.guest import GuestReader
+from collector.sources.healthchecks import HealthReader
 from collector.sources.links import counters
 from collector.sources.process import ProcessReader
 from collector.sources.vmm import VmmReader
@@ -119,7 +119,7 @@ class Watch:
         self._settings = settings
         self._oom = OomLedger()
         self._peak: Point | None = None
-        self._health_fault = ""
+        self._health, self._health_fault = HealthReader(directory), ""
         self._application = Application.of(record.id, record.labels, settings.names)
         self.record = record
         self.dropped_series = 0
@@ -242,7 +242,7 @@ class Watch:
         fault = ""
         points: Iterable[Point] = ()
         try:
-            points = healthchecks.read(self._directory, self.record.lifecycle.epoch)
+            points = self._health.read(self.record.lifecycle.epoch)
         except SourceError as err:
             fault = err.reason
             if fault != self._health_fault:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from collector.channel import parse_object
 from collector.definitions import container
-from collector.errors import MalformedError
-from collector.keptfile import KeptFile
+from collector.errors import MalformedError, UnreachableError
 from collector.snapshot import Point
 from runtime import healthcounts
 
@@ -22,18 +22,31 @@ _COUNT: Final = container.HEALTHCHECK_DURATION_SECONDS.part("count")
 _SUM: Final = container.HEALTHCHECK_DURATION_SECONDS.part("sum")
 
 
-def read(directory: Path, epoch: int) -> tuple[Point, ...]:
-    """The points of this epoch; none as long as no check was made in it.
+class HealthReader:
+    """The counts of one container. The file is replaced after each check: as long as it is the same it is not read."""
 
-    Raises:
-        SourceError: it is not what hyperd writes.
-    """
-    file = KeptFile(directory / healthcounts.FILE_NAME)
-    try:
-        text = file.read(healthcounts.MAX_BYTES)
-    finally:
-        file.close()
-    return () if text is None else parse(text, epoch)
+    def __init__(self, directory: Path) -> None:
+        self._path = str(directory / healthcounts.FILE_NAME)
+        self._known: tuple[tuple[int, int, int], tuple[Point, ...]] | None = None
+
+    def read(self, epoch: int) -> tuple[Point, ...]:
+        """The points of this epoch; none as long as no check was made in it.
+
+        Raises:
+            SourceError: it is not what hyperd writes.
+        """
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 -- once a round for each container: a path object costs more
+            signature = (status.st_ino, status.st_mtime_ns, epoch)
+            if self._known is None or self._known[0] != signature:
+                with open(self._path, "rb") as file:  # noqa: PTH123 -- as above
+                    text = file.read(healthcounts.MAX_BYTES)
+                self._known = (signature, parse(text, epoch))
+        except FileNotFoundError:
+            return ()
+        except OSError as err:
+            raise UnreachableError(f"health.json: {err.strerror}") from err
+        return self._known[1]
 
 
 def parse(text: bytes, epoch: int) -> tuple[Point, ...]:

@@ -138,7 +138,7 @@ async def test_durations_and_failures_are_counted_for_the_collector(
     await run(monkeypatch, container, lives, [0, 1, 0, None], health.Healthcheck(("x",), 0.001, 0.2, 0.0, 9), 4)
 
     def told() -> dict[tuple[str, ...], float]:
-        points = healthchecks.read(container.directory, container.record.lifecycle.epoch)
+        points = healthchecks.HealthReader(container.directory).read(container.record.lifecycle.epoch)
         return {(point.metric.name, *point.label_values): point.value for point in points}
 
     first = told()
@@ -150,7 +150,7 @@ async def test_durations_and_failures_are_counted_for_the_collector(
     container.checks.clear()
     await run(monkeypatch, container, lives, [1, None], FAST, 1)
     assert told()["container_healthcheck_duration_seconds_count",] == 4, "another daemon goes on"
-    assert healthchecks.read(container.directory, 99) == (), "of another start there is nothing to tell"
+    assert healthchecks.HealthReader(container.directory).read(99) == (), "of another start there is nothing to tell"
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 9}', '{"schema": 1, "epoch": 1, "buckets": "x"}'])
@@ -158,7 +158,7 @@ def test_counts_that_are_none_are_begun_anew(text: str, tmp_path: Path) -> None:
     (tmp_path / "health.json").write_text(text)
     healthcounts.HealthCounts(tmp_path, 1).add(0.5, None)
     count = container_metrics.HEALTHCHECK_DURATION_SECONDS.part("count")
-    assert [p.value for p in healthchecks.read(tmp_path, 1) if p.metric.name == count.name] == [1]
+    assert [p.value for p in healthchecks.HealthReader(tmp_path).read(1) if p.metric.name == count.name] == [1]
 
 
 def test_both_sides_have_the_same_bounds() -> None:
