@@ -22,7 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from collector.catalogue import ABSENT, BASE_LABELS, CATALOGUE, EXPORTED
 from runtime import record
+from runtime.healthcounts import HealthCounts
 from runtime.record import Lifecycle
+from tests.fakevm import FakeApp
 from tests.fakevm.process import COMMAND, REPOSITORY, Exporter, exporter
 from tests.fakevm.scenario import base_record, fake_vm, host_root
 
@@ -67,9 +69,16 @@ async def running(vm: FakeVm, tmp_path: Path) -> AsyncIterator[Exporter]:
 async def test_every_metric_is_exported_and_every_exported_metric_is_in_the_catalogue(
     vm: FakeVm, tmp_path: Path
 ) -> None:
-    """Of a VM that has all there can be: KVM, a balloon, a quota, an event, an alert to ask for."""
+    """Of VMs that have all there can be: KVM, a balloon, a quota, an event, applications good and bad, an alert."""
     deep = fake_vm(tmp_path / "state", "deep-kvm", "6c" * 32)
-    deep.record = replace(deep.record, cgroups=vm.record.cgroups)
+    asked = {"hyper.metrics": "9100", "hyper.probe": "tcp:9100"}
+    deep.record = replace(deep.record, cgroups=vm.record.cgroups, labels=asked)
+    deep.app = FakeApp({9100: b"HTTP/1.1 200 OK\r\n\r\nup 1\n"})
+    vm.app = FakeApp()
+    record.write(vm.directory, replace(vm.record, labels=asked))
+    checks = HealthCounts(vm.directory, vm.record.lifecycle.epoch)
+    checks.add(0.1, None)
+    checks.add(0.1, "exit")
     deep.events.append({"event": "RESET", "data": {"guest": True, "reason": "guest-reset"}})
     root = host_root("cgroup-v2", tmp_path / "root")
     await deep.start()
@@ -79,7 +88,8 @@ async def test_every_metric_is_exported_and_every_exported_metric_is_in_the_cata
         for used in range(20_000_000, 40_000_000, 100_000):
             (root / "sys/fs/cgroup/hyper/3f/cpu.stat").write_text(f"usage_usec {used}\n")
             text = await process.metrics()
-            if "\nmicrovm_overhead_cpu_ratio{" in text:
+            late = ("microvm_overhead_cpu_ratio", "container_relay_dropped_total", "container_probe_failures_total")
+            if all(f"\n{name}{{" in text for name in late):
                 break
     await deep.stop()
     found = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
