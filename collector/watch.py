@@ -17,7 +17,7 @@ from collector.definitions import container, microvm
 from collector.errors import SourceError
 from collector.snapshot import ContainerSnapshot, Point
 from collector.sources.cgroup import CgroupReader
-from collector.sources.guest import GuestReader
+from collector.sources.guestport import GuestReader
 from collector.sources.healthchecks import HealthReader
 from collector.sources.links import counters
 from collector.sources.process import ProcessReader

@@ -1,4 +1,4 @@
-"""The guest agent over the statistics port: one batch of the guest's kernel files per sample.
+"""What a guest's agent tells: one batch of the guest's kernel files per sample. `guestport.py` asks it.
 
 What comes is the guest's word: `docs/reference/agent-protocol.md` says what an honest one writes, and everything else
 ends in `MalformedError`.
@@ -6,28 +6,22 @@ ends in `MalformedError`.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import json
-import random
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from collector import channel, kerneltext
-from collector.errors import MalformedError, TooLargeError, UnreachableError, WedgedError
+from collector import kerneltext
+from collector.errors import MalformedError
 from collector.sources import stockagent
 from collector.sources.qmp import parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from collector.kerneltext import CpuTimes, DeviceIo, Disk, Interface, Pressure
 
 T = TypeVar("T")
 
-ASK_DEADLINE_S: Final = 1.0
 MAX_FILE_BYTES: Final = 16384
 MAX_DEEP_FILE_BYTES: Final = 65536
 """A table of sockets is longer than any other file; with more sockets than fit it is absent, not cut."""
@@ -184,7 +178,7 @@ def parse_sample(
         host_time_s: the host's clock in the middle of the exchange.
         deep: whether the files of the deep tier were asked for, too.
     """
-    files = parse_files(answer, _paths(cgroup, deep=deep))
+    files = parse_files(answer, paths(cgroup, deep=deep))
 
     def machine(name: str) -> bytes | None:
         return files.get(f"/proc/{name}")
@@ -281,145 +275,8 @@ def _maybe(parse: Callable[[bytes], T], text: bytes | None) -> T | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _paths(cgroup: str, *, deep: bool) -> frozenset[str]:
+def paths(cgroup: str, *, deep: bool) -> frozenset[str]:
+    """The files that a sample is made of."""
     machine = _MACHINE_FILES + (_DEEP_MACHINE_FILES if deep else ())
     group = _CGROUP_FILES + (_DEEP_CGROUP_FILES if deep else ())
     return frozenset([f"/proc/{name}" for name in machine] + [f"{cgroup}/{name}" for name in group])
-
-
-def _request(cgroup: str, *, deep: bool) -> bytes:
-    limit = MAX_DEEP_FILE_BYTES if deep else MAX_FILE_BYTES
-    arguments = {"files": sorted(_paths(cgroup, deep=deep)), "statvfs": ["/"], "max_bytes": limit}
-    return _line({"execute": "hyper-read", "arguments": arguments})
-
-
-def _line(command: Mapping[str, object]) -> bytes:
-    return json.dumps(command, separators=(",", ":")).encode() + b"\n"
-
-
-class GuestReader:
-    """One VM's statistics port. The connection is kept; after a missed deadline both sides synchronise again."""
-
-    def __init__(self, path: Path, cgroup: str, budget: channel.Budget, clock: Callable[[], float] = time.time) -> None:
-        self._path = path
-        self._cgroup = cgroup
-        self._budget = budget
-        self._clock = clock
-        self._channel: channel.LineChannel | None = None
-        self._synced = False
-        self._sync_id: int | None = None
-        self._waits = 0
-        self._boot_ns: int | None = None
-        self._asked_status = False
-        self._stock = False
-        self._lock = asyncio.Lock()  # one exchange at a time: answers come in the order of requests
-        self._requests = {deep: _request(cgroup, deep=deep) for deep in (False, True)}
-
-    async def read(self, *, deep: bool = False) -> GuestSample:
-        """One sample, with the details of the deep tier or without.
-
-        The caller sets the deadline; after a cancelled read the next one synchronises first.
-
-        Raises:
-            SourceError: nobody is there, or the answer is not what the protocol says. The next read connects anew.
-        """
-        async with self._lock:
-            try:
-                return await self._read(deep=deep)
-            except (MalformedError, TooLargeError):
-                self.close()
-                raise
-
-    async def ask(self, command: str, arguments: Mapping[str, object]) -> Any:
-        """The `return` of one more command, which the agent answers at once, on the connection of the samples.
-
-        Raises:
-            SourceError: there is no connection that a sample came over, the agent does not answer in time, or it
-                answers with an error.
-        """
-        try:
-            async with asyncio.timeout(ASK_DEADLINE_S), self._lock:
-                agent = self._channel
-                if agent is None or not self._synced or self._stock:
-                    raise UnreachableError("no agent that answers, or one that knows no such command")
-                self._synced = False  # until the answer has come
-                agent.write(_line({"execute": command, "arguments": arguments}))
-                answer = channel.parse_object(await agent.read_line())
-                self._synced = True
-        except TimeoutError as err:
-            raise WedgedError(f"{command}: no answer within {ASK_DEADLINE_S:g} s") from err
-        except (MalformedError, TooLargeError):
-            self.close()
-            raise
-        if "return" not in answer:
-            error = answer.get("error")
-            kind = error.get("class") if isinstance(error, dict) else None
-            raise UnreachableError(f"{command}: the agent answers with the error {str(kind)[:40]!r}")
-        return answer["return"]
-
-    async def _read(self, *, deep: bool) -> GuestSample:
-        if self._channel is None or self._channel.failed:
-            self.close()
-            self._channel = await channel.connect(self._path, self._budget)
-        if not self._synced:
-            await self._synchronise(self._channel)
-        self._synced = False  # until the answers have come
-        sent_at = self._clock()
-        if not self._asked_status:  # of all that it tells, only what never changes is used
-            self._channel.write(_line({"execute": "hyper-status"}))
-            status = await self._answer(self._channel, unknown_is_none=True)
-            self._stock = status is None
-            self._boot_ns = parse_boot(status)
-            self._asked_status = True
-        if self._stock:
-            sample = await self._read_stock(self._channel, sent_at, deep=deep)
-            self._synced = True
-            return sample
-        self._channel.write(self._requests[deep])
-        answer = await self._answer(self._channel)
-        middle = (sent_at + self._clock()) / 2
-        self._synced = True
-        return parse_sample(answer, self._cgroup, boot_ns=self._boot_ns, host_time_s=middle, deep=deep)
-
-    async def _read_stock(self, agent: channel.LineChannel, sent_at: float, *, deep: bool) -> GuestSample:
-        commands = stockagent.DEEP_COMMANDS if deep else stockagent.COMMANDS
-        agent.write(b"".join(_line({"execute": command}) for command in commands))
-        answers = {command: await self._answer(agent, unknown_is_none=True) for command in commands}
-        return parse_stock_sample(answers, host_time_s=(sent_at + self._clock()) / 2, deep=deep)
-
-    async def _synchronise(self, agent: channel.LineChannel) -> None:
-        # To a guest that does not answer the request is repeated ever more seldom, so that little piles up.
-        self._waits += 1
-        if self._sync_id is None or self._waits & (self._waits - 1) == 0:
-            if self._sync_id is None:
-                agent.skip_to_sentinel()
-            self._sync_id = random.getrandbits(31)
-            sync = {"execute": "guest-sync-delimited", "arguments": {"id": self._sync_id}}
-            agent.write(b"\xff" + json.dumps(sync).encode() + b"\n")
-        for _ in range(64):
-            line = (await agent.read_line()).lstrip(b"\xff")
-            if line and channel.parse_object(line).get("return") == self._sync_id:
-                self._synced = True
-                self._sync_id = None
-                self._waits = 0
-                return
-        raise MalformedError("no answer to guest-sync-delimited")
-
-    async def _answer(self, agent: channel.LineChannel, *, unknown_is_none: bool = False) -> Any:
-        answer = channel.parse_object(await agent.read_line())
-        if "return" in answer:
-            return answer["return"]
-        error = answer.get("error")
-        kind = error.get("class") if isinstance(error, dict) else None
-        if kind == "CommandNotFound" and unknown_is_none:
-            return None
-        raise MalformedError(f"the agent answers with the error {str(kind)[:40]!r}")
-
-    def close(self) -> None:
-        """Close the connection; a later read connects again."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        self._synced = self._asked_status = False
-        self._sync_id = None
-        self._waits = 0

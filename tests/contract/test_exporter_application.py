@@ -142,7 +142,7 @@ async def test_a_silent_application_delays_no_round(tmp_path: Path, monkeypatch:
 async def test_an_agent_that_lies_about_a_fetch_is_a_failure_of_it(
     fault: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("collector.sources.guest.ASK_DEADLINE_S", 0.2)
+    monkeypatch.setattr("collector.sources.guestport.ASK_DEADLINE_S", 0.2)
     vm = labelled(tmp_path, HEAD + b"app_up 1\n")
     one = collector(tmp_path)
     async with running(vm):

@@ -16,7 +16,7 @@ from collector.catalogue import EXPORTED
 from collector.errors import UnreachableError
 from collector.sources import httpanswer
 from collector.sources.fetch import fetch
-from collector.sources.guest import GuestReader, GuestSample
+from collector.sources.guestport import GuestReader
 from tests.contract import agent_vm
 from tests.fakevm import FakeApp
 from tests.fakevm.fleet import fleet
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from collector.sources.fetch import Fetched
+    from collector.sources.guest import GuestSample
 
 pytestmark = pytest.mark.e2e
 
