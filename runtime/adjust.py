@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from runtime import quarantine
 from runtime.errors import Conflict, InvalidInput
 from runtime.events import of_container
 from runtime.spec import NAME_PATTERN, Spec
@@ -43,6 +44,9 @@ async def unpause(engine: Engine, reference: str) -> None:
     """
     container = engine.lives.find(reference)
     async with container.lock:
+        if container.record.quarantine is not None and container.live:
+            await quarantine.lift(engine, container)
+            return
         _demand(container, "paused", "not paused")
         with engine.operation(container, "unpause"):
             await engine.supervisor.resume(container)
@@ -54,6 +58,7 @@ async def rename(engine: Engine, reference: str, name: str) -> None:
 
     Raises:
         InvalidInput, NameInUse: it keeps its name.
+        Conflict: its image is being changed.
     """
     container = engine.lives.find(reference)
     if not re.fullmatch(NAME_PATTERN, name):
@@ -61,8 +66,10 @@ async def rename(engine: Engine, reference: str, name: str) -> None:
             f"{name!r} is no name: write letters, digits, '_', '.' and '-', the first a letter or digit", field="name"
         )
     async with container.lock:
-        with engine.operation(container, "rename"):
+        engine.rollouts.demand_none(container)
+        with engine.operation(container, "rename"), engine.store.transaction():
             spec = container.spec.model_copy(update={"name": name})
+            engine.book.rename(container.record.tenant, container.record.name, name)
             engine.lives.change(container, spec=spec, name=name)
 
 
@@ -78,6 +85,7 @@ async def update(
     """
     container = engine.lives.find(reference)
     async with container.lock:
+        engine.rollouts.demand_none(container)
         given = {"memory_bytes": memory_bytes, "cpus": cpus, "restart": restart}
         members = {name: value for name, value in given.items() if value is not None}
         # The same checks as at its creation: a policy beside auto_remove, above all.

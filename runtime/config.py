@@ -54,6 +54,9 @@ class Config(BaseSettings):
     pool_limit: int = Field(16, ge=0, le=1024, description="Clones that wait in all.")
     pool_memory_bytes: int = Field(1024**3, ge=0, description="Memory that clones which wait may take in all.")
     pool_max_age_s: float = Field(3600.0, gt=0, description="Age at which a waiting clone is replaced.")
+    known_good_after_s: float = Field(
+        60.0, ge=0, description="How long a container must have run well for its image to be one to go back to."
+    )
     node: str = Field(default_factory=lambda: os.uname().nodename, description="Name of this host in labels.")
 
     exporter_listen: str = Field("127.0.0.1:9720", description="Address of /metrics.")

@@ -147,6 +147,7 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
     about = _about(config, host, qemu_reason, verdict, host_cgroups)
     writing = asyncio.create_task(counts.keep_written())
     rotating = asyncio.create_task(engine.rotation.run())
+    judging = asyncio.create_task(engine.known_good.run())
     listener = _listen(config.state_dir / SOCKET)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -166,6 +167,8 @@ async def _run(config: Config, stack: contextlib.ExitStack) -> None:
     finally:
         writing.cancel()
         rotating.cancel()
+        judging.cancel()
+        await engine.rollouts.close()
         await pool.close()
         await templates.close()
         counts.write()

@@ -9,33 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import secrets
 import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
 
-from runtime import names, restarts, sessions, startup
-from runtime.errors import Conflict, GuestFailed, HostUnable, InvalidInput, RuntimeFault
+from runtime import creation, quarantine, restarts, sessions, startup
+from runtime.changes.book import Book, health_of
+from runtime.changes.knowngood import KnownGood
+from runtime.changes.requests import Requests
+from runtime.changes.rollouts import Rollouts
+from runtime.errors import Conflict, GuestFailed, HostUnable, RuntimeFault
 from runtime.events import Event, Events, of_container
 from runtime.life import Container, Lives
-from runtime.record import Lifecycle, Limits, Port, Record
 from runtime.rotation import Rotation
 from runtime.signals import signal_number
-from runtime.spec import SIZE_DISK_BYTES, SIZES
 from runtime.supervisor import SIGNAL_TIMEOUT_S, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from typing import Any
 
     from runtime.cgroups import HostCgroups
     from runtime.config import Config
     from runtime.counts import Counts
-    from runtime.images.image import Image
     from runtime.images.store import ImageStore
     from runtime.network.ports import PortReservations
+    from runtime.record import Record
     from runtime.spec import ExecSpec, Spec
     from runtime.startup import Starter
     from runtime.store import Store
@@ -43,17 +43,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-
-def limits(spec: Spec, config: Config) -> Limits:
-    """What the container may use: its own figures, then those of its size, then the configured ones."""
-    cpus, memory_bytes, disk_bytes = spec.cpus, spec.memory_bytes, config.default_disk_bytes
-    if spec.size is not None:
-        cores, megabytes = SIZES[spec.size]
-        cpus = cpus or float(cores)
-        memory_bytes = memory_bytes or megabytes * 1024**2
-        disk_bytes = SIZE_DISK_BYTES
-    return Limits(memory_bytes or config.default_memory_bytes, math.ceil(cpus or 1), cpus, disk_bytes)
 
 
 class Engine:
@@ -85,36 +74,14 @@ class Engine:
             config, self.lives, images, starter, host_cgroups, counts, ports, self.events, on_end=self._has_ended
         )
         self._background: set[asyncio.Task[None]] = set()
+        self.book = Book(store)
+        self.rollouts = Rollouts(self, self.book)
+        self.requests = Requests(self.book)
+        self.known_good = KnownGood(self.lives, self.book, config.known_good_after_s)
 
     async def create(self, spec: Spec) -> Container:
-        """Make a container that can be started.
-
-        Raises:
-            ImageUnknown, NameInUse, PortInUse, InvalidInput, HostUnable, DiskFull: nothing is left of it then.
-        """
-        with self.counts.operation("create"):
-            image = await self.images.resolve(spec.image)
-            if not startup.arguments(spec, image):
-                raise InvalidInput(
-                    f"no command: the image {spec.image} has neither Entrypoint nor Cmd, so name one", field="args"
-                )
-            signal_number(spec.stop_signal or image.config.stop_signal or "TERM", "stop_signal")
-            spec, anonymous = self.volumes.resolve(spec)
-            record = self._record(spec, image)
-            self._check_ports("check", spec)
-            slot, operation = self.store.insert(spec, record, of_container(record, "create"))
-            self.events.wake()
-            container = self.container(slot, spec, record)
-            try:
-                self._check_slot(slot)
-                container.data_directory.mkdir(mode=0o700, parents=True)
-                await self.volumes.ensure(spec, anonymous)
-                self.lives.add(container)
-            except BaseException:
-                await self.erase(container)
-                raise
-            self.store.end(operation)
-            return container
+        """Make a container that can be started; raises what `creation.create` does."""
+        return await creation.create(self, spec)
 
     def container(self, slot: int, spec: Spec, record: Record) -> Container:
         """A container in memory, with its two directories."""
@@ -136,6 +103,8 @@ class Engine:
         """
         container = self.lives.find(reference)
         async with container.lock:
+            if container.record.quarantine is not None and container.live:
+                await quarantine.lift(self, container)
             if container.state == "paused":
                 name = container.record.name
                 raise Conflict(
@@ -201,19 +170,38 @@ class Engine:
                 await self.supervisor.start(container)
         return container
 
-    async def redeploy(self, reference: str, actor: str, reason: str) -> Container:
+    async def redeploy(
+        self, reference: str, actor: str, reason: str, done: Callable[[], None] = lambda: None
+    ) -> Container:
         """Replace its VM and writable layer by fresh ones of the same image digest; name, address and ports stay.
 
-        What was done, by whom and why is in the audit log, also when it failed.
+        What was done, by whom and why is in the audit log and in the history, also when it failed. `done` is called
+        when it is done, before the journal forgets it.
+
+        Raises:
+            Conflict: its image is being changed, or it is in quarantine.
+            RuntimeFault: as `start`.
         """
         container = self.lives.find(reference)
         async with container.lock:
+            self.rollouts.demand_none(container)
+            if container.record.quarantine is not None:
+                name = container.record.name
+                raise Conflict(
+                    f"{name} is in quarantine, and what it was is kept: lift that first (hyper start {name})",
+                    field="container",
+                )
+            health = health_of(container.record)
             before: dict[str, object] = {"state": container.state, "exit_code": container.record.lifecycle.exit_code}
             try:
                 with self.operation(container, "redeploy", "redeploy"):
                     await self._stop_to_start(container, None)
                     (container.data_directory / "writable.ext4").unlink(missing_ok=True)
+                    with self.store.transaction():
+                        self.lives.change(container, revision=self.book.next_revision(container.record))
+                        self.book.redeployed(container.record, actor, reason, health)
                     await self.supervisor.start(container)
+                    done()
             except RuntimeFault as err:
                 failure = {"before": before, "error": err.message}
                 self.store.audit(actor, "redeploy", container.record, reason, "failed", failure)
@@ -332,8 +320,8 @@ class Engine:
         await self.images.collect(self.images_in_use)
 
     def images_in_use(self) -> set[str]:
-        """Digests of the images that containers were made from."""
-        return {one.record.image_digest for one in self.lives.all()}
+        """Digests of the images that containers were made from, or that a rollback of one may need."""
+        return {one.record.image_digest for one in self.lives.all()} | self.book.pinned_digests()
 
     def _has_ended(self, container: Container) -> None:
         """What follows an end: the next start by its restart policy, or the removal that was asked for at its creation.
@@ -341,7 +329,7 @@ class Engine:
         If it is being started again meanwhile, that refuses the removal.
         """
         self.retry_later(container)
-        if not container.spec.auto_remove:
+        if not container.spec.auto_remove or self.rollouts.holds(container.id):
             return
 
         async def remove() -> None:
@@ -353,6 +341,17 @@ class Engine:
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         self._background.add(task := asyncio.create_task(work))
         task.add_done_callback(self._background.discard)
+
+    def rollout_ended(self, container_id: str) -> None:
+        """A change of image has let go of its old container, which may have ended meanwhile."""
+        for one in self.lives.all():
+            if one.id == container_id and one.over and one.state == "exited":
+                self._has_ended(one)
+
+    async def stop_held(self, container: Container) -> None:
+        """Stop a container whose lock the caller holds; that it is to run stays wanted."""
+        with self.operation(container, "stop", "stop"):
+            await self._stop_to_start(container, None)
 
     async def _stop_to_start(self, container: Container, timeout_s: float | None, number: int | None = None) -> None:
         if container.live:
@@ -382,28 +381,3 @@ class Engine:
         finally:
             self.store.end(operation, *told)
             self.events.wake()
-
-    def _record(self, spec: Spec, image: Image) -> Record:
-        taken = {one.record.name for one in self.lives.all()}
-        return Record(
-            id=secrets.token_hex(32),
-            name=spec.name or names.choose(taken),
-            image=spec.image,
-            image_digest=image.digest,
-            limits=limits(spec, self.config),
-            lifecycle=Lifecycle("created", "stopped", time.time()),
-            tenant=spec.tenant,
-            project=spec.project,
-            labels=spec.labels,
-        )
-
-    def _check_ports(self, holder: str, spec: Spec) -> None:
-        """Find out early that a port is taken: a start would fail, and leave a container behind."""
-        self.ports.reserve(holder, tuple(Port(**port.model_dump()) for port in spec.ports))
-        self.ports.release(holder)
-
-    def _check_slot(self, slot: int) -> None:
-        """A slot is an address: the subnet has one for each but itself, the bridge and the broadcast address."""
-        prefix = int(self.config.subnet.partition("/")[2])
-        if slot >= (1 << (32 - prefix)) - 3:
-            raise HostUnable(f"the subnet {self.config.subnet} has no address left: remove containers")

@@ -6,7 +6,8 @@ RuntimeFault                 500  internal
 │   └── ImageUnknown         404  image_unknown
 ├── Conflict                 409  conflict
 │   ├── NameInUse            409  name_in_use
-│   └── PortInUse            409  port_in_use
+│   ├── PortInUse            409  port_in_use
+│   └── NoKnownGood          409  no_known_good
 ├── Upstream                 502  upstream          a registry
 │   ├── WrongDigest          502  wrong_digest
 │   ├── WrongPlatform        502  wrong_platform
@@ -75,6 +76,12 @@ class PortInUse(Conflict):
     """Somebody listens on the host port."""
 
     code = "port_in_use"
+
+
+class NoKnownGood(Conflict):
+    """There is no earlier image to go back to."""
+
+    code = "no_known_good"
 
 
 class Upstream(RuntimeFault):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_OUTPUT_BYTES = 4096
+AWAITED_INTERVAL_S = 0.5
 _DEFAULT_INTERVAL_S = 30.0
 _DEFAULT_RETRIES = 3
 _EXIT_NOT_MADE = -1
@@ -97,19 +98,29 @@ class Checker:
         self._counts = HealthCounts(container.directory, container.record.lifecycle.epoch)
 
     async def run(self) -> None:
-        """Check until cancelled."""
+        """Check until cancelled.
+
+        A container that somebody waits for is checked more often until it is healthy; only the checks that are due by
+        its interval count against it.
+        """
         container = self._container
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._check.interval_s
         try:
             while True:
-                await asyncio.sleep(self._check.interval_s)
-                if container.state != "running":
-                    continue
-                began = time.time()
-                clock = time.monotonic()
-                exit_code, output, reason = await self._once()
+                eager = container.awaited and container.record.lifecycle.health == "starting"
+                left_s = max(0.0, due - loop.time())
+                await asyncio.sleep(min(left_s, AWAITED_INTERVAL_S) if eager else left_s)
+                counts = loop.time() >= due
                 if container.state == "running":
-                    self._counts.add(time.monotonic() - clock, reason)
-                    self._take(Check(began, time.time(), exit_code, output))
+                    began = time.time()
+                    clock = time.monotonic()
+                    exit_code, output, reason = await self._once()
+                    if container.state == "running" and (counts or exit_code == 0):
+                        self._counts.add(time.monotonic() - clock, reason)
+                        self._take(Check(began, time.time(), exit_code, output))
+                if counts:
+                    due = loop.time() + self._check.interval_s
         finally:
             if self._lingering is not None:
                 self._lingering.cancel()
@@ -160,6 +171,7 @@ class Checker:
             if starting and made.began - (lifecycle.started_at or 0.0) < self._check.start_period_s:
                 return
             container.failing_streak += 1
+            container.failed_checks += 1
             if container.failing_streak >= self._check.retries:
                 health = "unhealthy"
         if health != lifecycle.health:

@@ -13,7 +13,7 @@ from runtime import record as records
 from runtime.errors import Conflict, NotFound, RuntimeFault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from runtime.events import Events
@@ -73,6 +73,8 @@ class Container:
     checker: asyncio.Task[None] | None = None
     checks: deque[Check] = field(default_factory=lambda: deque(maxlen=CHECKS_KEPT))
     failing_streak: int = 0
+    failed_checks: int = 0  # that counted, since this daemon came up
+    awaited: bool = False  # a change of image waits for it to become healthy
     log_start: int = 0
 
     @property
@@ -99,6 +101,15 @@ class Container:
     def over(self) -> bool:
         """Whether it neither runs nor will by itself: what `wait` waits for."""
         return not self.live and not self.waits_to_retry
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to change of one container: members of its record or lifecycle, and its spec if one is given."""
+
+    container: Container
+    members: Mapping[str, object]
+    spec: Spec | None = None
 
 
 class Lives:
@@ -157,6 +168,30 @@ class Lives:
             RuntimeFault: a defect: the journal knows of no operation that leads to the state.
             DiskFull, OSError: it could not be written.
         """
+        record = self._changed(container, state, changes)
+        self._store.save(record, *events.of_change(container.record, record), spec=spec)
+        self._apply(container, record, spec)
+        self._events.wake()
+
+    def change_together(self, *changes: Change, and_also: Callable[[], None] = lambda: None) -> None:
+        """Change several containers, none of them its state, and let `and_also` write to the store: all or nothing.
+
+        They are written in the order given: a name is free for the next one when the one before has lost it.
+
+        Raises:
+            NameInUse, DiskFull, OSError: as `change`; nothing has changed, but for a state directory that is full.
+        """
+        pairs = [(one, self._changed(one.container, None, one.members)) for one in changes]
+        with self._store.transaction():
+            for one, record in pairs:
+                self._store.save(record, spec=one.spec)
+            and_also()
+        for one, record in pairs:
+            self._apply(one.container, record, one.spec)
+        self._events.wake()
+
+    def _changed(self, container: Container, state: State | None, changes: Mapping[str, object]) -> Record:
+        """The record with the changes, checked."""
         old = container.record
         if state not in (None, old.lifecycle.state):
             if state not in FOLLOWING[old.lifecycle.state]:
@@ -169,12 +204,13 @@ class Lives:
             lifecycle_changes["state"] = state
         record_changes = {name: value for name, value in changes.items() if name not in names}
         lifecycle = dataclasses.replace(old.lifecycle, **lifecycle_changes)  # type: ignore[arg-type]  # checked by name
-        new = dataclasses.replace(old, lifecycle=lifecycle, **record_changes)  # type: ignore[arg-type]  # same
-        self._store.save(new, *events.of_change(old, new), spec=spec)
-        container.record = new
+        return dataclasses.replace(old, lifecycle=lifecycle, **record_changes)  # type: ignore[arg-type]  # same
+
+    def _apply(self, container: Container, record: Record, spec: Spec | None) -> None:
+        """The store has it: so have we, and the state directory."""
+        container.record = record
         container.spec = spec or container.spec
         if container.directory.is_dir():
             records.write(container.directory, container.record)
         event, container.changed = container.changed, asyncio.Event()
         event.set()
-        self._events.wake()

@@ -42,14 +42,14 @@ async def top(container: Container, options: Sequence[str] = ()) -> dict[str, An
     if container.state != "running" or container.agent is None:
         raise Conflict(f"the container {container.record.name} is {container.state}, not running", field="container")
     listing = f"{container.record.guest.cgroup}/cgroup.procs"
-    answer = await _read(container, [listing, _MEMORY], _MAX_LISTING_BYTES)
+    answer = await read(container, [listing, _MEMORY], _MAX_LISTING_BYTES)
     words = answer[0].get(listing, "").split()
     pids = sorted({int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 8})
     paths = [f"/proc/{pid}/{name}" for pid in pids[:MAX_PROCESSES] for name in ("stat", "status", "cmdline")]
     found: dict[str, str] = {}
     boot = time.time()
     for start in range(0, len(paths), _FILES_AT_ONCE):
-        texts, boot = await _read(container, paths[start : start + _FILES_AT_ONCE], _MAX_FILE_BYTES)
+        texts, boot = await read(container, paths[start : start + _FILES_AT_ONCE], _MAX_FILE_BYTES)
         found |= texts
     memory_kib = _memory_kib(answer[0].get(_MEMORY, ""))
     told = [_values(pid, found, boot, memory_kib) for pid in pids[:MAX_PROCESSES]]
@@ -57,8 +57,13 @@ async def top(container: Container, options: Sequence[str] = ()) -> dict[str, An
     return {"titles": [title for title, _ in wanted], "processes": rows}
 
 
-async def _read(container: Container, paths: Sequence[str], max_bytes: int) -> tuple[dict[str, str], float]:
-    """The beginnings of files by path, and the time at which the guest booted, by our clock."""
+async def read(container: Container, paths: Sequence[str], max_bytes: int) -> tuple[dict[str, str], float]:
+    """The beginnings of files of the guest by path, and the time at which it booted, by our clock.
+
+    Raises:
+        Conflict: it does not run.
+        GuestFailed: the agent did not answer, or not with files.
+    """
     if container.agent is None:
         raise Conflict(f"the container {container.record.name} is not running", field="container")
     asked = set(paths)

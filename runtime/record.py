@@ -137,8 +137,21 @@ class Lifecycle:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Since when, why and by whom a container is kept from working. `ports` are those that were unpublished."""
+
+    since: float
+    reason: str
+    actor: str
+    ports: tuple[Port, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One container, as the state directory tells it. `start_phases` maps a phase to seconds."""
+    """One container, as the state directory tells it. `start_phases` maps a phase to seconds.
+
+    `revision` is that of its name: it grows by one at each change of what the name stands for.
+    """
 
     id: str
     name: str
@@ -155,6 +168,8 @@ class Record:
     sockets: Sockets = field(default_factory=Sockets)
     guest: Guest = field(default_factory=Guest)
     start_phases: Mapping[str, float] = field(default_factory=dict)
+    revision: int = 0
+    quarantine: Quarantine | None = None
 
     def to_json(self) -> str:
         """The record as one JSON text, with its schema number."""
@@ -174,10 +189,11 @@ class Record:
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             raise RecordError(f"schema {SCHEMA} expected")
         try:
-            network = raw.get("network")
+            network, quarantine = raw.get("network"), raw.get("quarantine")
             if network is not None:
-                ports = tuple(_build(Port, port) for port in network.get("ports", ()))
-                network = _build(Network, {**network, "ports": ports})
+                network = _build(Network, {**network, "ports": _ports(network)})
+            if quarantine is not None:
+                quarantine = _build(Quarantine, {**quarantine, "ports": _ports(quarantine)})
             vm = raw.get("vm")
             record = _build(
                 cls,
@@ -188,6 +204,7 @@ class Record:
                     "vm": None if vm is None else _build(Vm, vm),
                     "cgroups": _build(Cgroups, raw.get("cgroups") or {}),
                     "network": network,
+                    "quarantine": quarantine,
                     "sockets": _build(Sockets, raw.get("sockets") or {}),
                     "guest": _build(Guest, raw.get("guest") or {}),
                 },
@@ -202,6 +219,10 @@ class Record:
 def _build(kind: type[T], raw: Mapping[str, Any]) -> T:
     names = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # every caller passes a dataclass
     return kind(**{key: value for key, value in raw.items() if key in names})
+
+
+def _ports(raw: Mapping[str, Any]) -> tuple[Port, ...]:
+    return tuple(_build(Port, port) for port in raw.get("ports", ()))
 
 
 def write(directory: Path, record: Record) -> None:

@@ -3,6 +3,8 @@
 The journal says what was begun. The rules, by kind:
 
 - create: undone (nobody was told of the container)
+- a change of image: before its switch undone, after it finished (`runtime.changes.rollouts`)
+- quarantine: finished; its lifting is brought to what the record says
 - start, restart, redeploy: finished (the VM, if one came up half-way, is ended and the start is done anew)
 - stop, kill, remove: finished
 - pause, unpause, update: the VM is brought to what the record says, which is before or after
@@ -20,7 +22,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime import restarts
+from runtime import quarantine, restarts
 from runtime.cgroups import directories
 from runtime.errors import RuntimeFault
 from runtime.events import of_container
@@ -47,9 +49,13 @@ async def recover(engine: Engine) -> None:
     for row in engine.store.rows():
         engine.lives.add(engine.container(row.slot, row.spec, row.record))
     await _sweep(engine)
+    doomed = engine.rollouts.reopen()
+    interrupted = set()
     for container in engine.lives.all():
         operation = operations.get(container.id)
         kind = operation.kind if operation else None
+        interrupted.add((kind or "", container.record.name))
+        kind = "remove" if container.id in doomed else kind
         try:
             await _settle(engine, container, kind, booted=booted)
         except (RuntimeFault, OSError) as err:
@@ -59,6 +65,8 @@ async def recover(engine: Engine) -> None:
             engine.store.end(operation, *([of_container(container.record, "stop")] if done else []))
     (engine.config.state_dir / _BOOT_FILE).write_text(_boot_id())
     await engine.supervisor.publish()
+    engine.requests.recover(interrupted)
+    engine.rollouts.resume()
 
 
 def _boot_id() -> str:
@@ -92,10 +100,12 @@ async def _settle(engine: Engine, container: Container, kind: str | None, *, boo
         return
     if container.live:
         await _end_vm(engine, container, with_host=booted)
-    if container.spec.auto_remove and container.state == "exited":
+    if container.spec.auto_remove and container.state == "exited" and not engine.rollouts.holds(container.id):
         await _erase(engine, container)
     elif container.waits_to_retry:
         engine.retry_later(container)
+    elif container.record.quarantine is not None:
+        return
     elif (
         booted and container.state == "exited" and restarts.at_boot(container.spec.restart, container.record.lifecycle)
     ):
@@ -106,15 +116,18 @@ async def _adopt(engine: Engine, container: Container, process: Process, kind: s
     container.process = process
     container.agent = Agent(container.directory / "agent.sock")
     if container.record.network:
+        kept = container.record.quarantine.ports if container.record.quarantine else ()
         try:
-            engine.ports.reserve(container.id, container.record.network.ports)
+            engine.ports.reserve(container.id, container.record.network.ports or kept)
         except RuntimeFault as err:
             log.warning("container %s goes on, but its port was taken meanwhile: %s", container.record.name, err)
     engine.supervisor.attend(container, await engine.images.resolve(container.record.image_digest))
     log.info("container %s: adopted its VM, pid %d", container.record.name, process.pid)
     if kind is None:
         return
-    if container.state == "paused":
+    if container.record.quarantine is not None:
+        await quarantine.hold_still(engine, container)
+    elif container.state == "paused":
         await engine.supervisor.pause(container)
     else:
         await engine.supervisor.resume(container)

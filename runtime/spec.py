@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$"
+NAME_LENGTH = 128
 MIN_MEMORY_BYTES = 16 * 1024**2
 MAX_MEMORY_BYTES = 1 << 40
 MAX_CPUS = 16

@@ -95,7 +95,7 @@ class Store:
 
     def rows(self) -> list[Row]:
         """All containers, in the order of their creation."""
-        found = self._execute("SELECT id, slot, spec, record FROM containers ORDER BY rowid")
+        found = self.execute("SELECT id, slot, spec, record FROM containers ORDER BY rowid")
         return [
             Row(id_, slot, Spec.model_validate_json(spec), Record.from_json(record))
             for id_, slot, spec, record in found
@@ -107,11 +107,11 @@ class Store:
         Raises:
             NameInUse: another container has the name.
         """
-        with self._transaction():
-            taken = {slot for (slot,) in self._execute("SELECT slot FROM containers")}
+        with self.transaction():
+            taken = {slot for (slot,) in self.execute("SELECT slot FROM containers")}
             slot = next(number for number in range(len(taken) + 1) if number not in taken)
             try:
-                self._execute(
+                self.execute(
                     "INSERT INTO containers (id, name, slot, spec, record) VALUES (?, ?, ?, ?, ?)",
                     record.id,
                     record.name,
@@ -130,11 +130,11 @@ class Store:
         Raises:
             NameInUse: another container has the record's name.
         """
-        with self._transaction():
-            self._execute("UPDATE containers SET record = ? WHERE id = ?", record.to_json(), record.id)
+        with self.transaction():
+            self.execute("UPDATE containers SET record = ? WHERE id = ?", record.to_json(), record.id)
             if spec is not None:
                 try:
-                    self._execute(
+                    self.execute(
                         "UPDATE containers SET name = ?, spec = ? WHERE id = ?",
                         record.name,
                         spec.model_dump_json(),
@@ -146,38 +146,38 @@ class Store:
 
     def delete(self, container_id: str, *events: Event) -> None:
         """Forget the container and its journal."""
-        with self._transaction():
-            self._execute("DELETE FROM containers WHERE id = ?", container_id)
-            self._execute("DELETE FROM operations WHERE container_id = ?", container_id)
+        with self.transaction():
+            self.execute("DELETE FROM containers WHERE id = ?", container_id)
+            self.execute("DELETE FROM operations WHERE container_id = ?", container_id)
             self._append(events)
 
     def begin(self, container_id: str, kind: str) -> Operation:
         """Write an operation down before it is begun."""
         began = time.time()
-        cursor = self._execute(
+        cursor = self.execute(
             "INSERT INTO operations (container_id, kind, began) VALUES (?, ?, ?)", container_id, kind, began
         )
         return Operation(int(cursor.lastrowid or 0), container_id, kind, began)
 
     def end(self, operation: Operation, *events: Event) -> None:
         """Strike an operation out: it is done, or undone; with the events that its end is."""
-        with self._transaction():
-            self._execute("DELETE FROM operations WHERE seq = ?", operation.seq)
+        with self.transaction():
+            self.execute("DELETE FROM operations WHERE seq = ?", operation.seq)
             self._append(events)
 
     def is_under_way(self, container_id: str) -> bool:
         """Whether the journal holds an operation on the container."""
-        found = self._execute("SELECT 1 FROM operations WHERE container_id = ? LIMIT 1", container_id)
+        found = self.execute("SELECT 1 FROM operations WHERE container_id = ? LIMIT 1", container_id)
         return found.fetchone() is not None
 
     def interrupted(self) -> list[Operation]:
         """What the journal holds; at start: what was interrupted."""
-        found = self._execute("SELECT seq, container_id, kind, began FROM operations ORDER BY seq")
+        found = self.execute("SELECT seq, container_id, kind, began FROM operations ORDER BY seq")
         return [Operation(*row) for row in found]
 
     def audit(self, actor: str, action: str, record: Record, reason: str, outcome: str, detail: dict[str, Any]) -> None:
         """Append to the audit log."""
-        self._execute(
+        self.execute(
             "INSERT INTO audit (time, actor, action, container, container_id, reason, outcome, detail)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             time.time(),
@@ -193,17 +193,17 @@ class Store:
     def audit_log(self, limit: int) -> list[dict[str, Any]]:
         """The newest entries, newest first, as `docs/reference/api.md` has them."""
         names = ("time", "actor", "action", "container", "container_id", "reason", "outcome", "detail")
-        found = self._execute(f"SELECT {', '.join(names)} FROM audit ORDER BY seq DESC LIMIT ?", limit)  # noqa: S608 -- names are ours
+        found = self.execute(f"SELECT {', '.join(names)} FROM audit ORDER BY seq DESC LIMIT ?", limit)  # noqa: S608 -- names are ours
         return [{**dict(zip(names, row, strict=True)), "detail": json.loads(row[-1])} for row in found]
 
     def keep(self, events: Iterable[Event]) -> None:
         """Keep events, the oldest of all giving way beyond `MAX_EVENTS`."""
-        with self._transaction():
+        with self.transaction():
             self._append(events)
 
     def events(self, after: int, since_ns: int, limit: int) -> list[Event]:
         """The first events with a `seq` above `after`, none older than `since_ns`."""
-        found = self._execute(
+        found = self.execute(
             "SELECT seq, time_ns, type, action, id, attributes FROM events WHERE seq > ? AND time_ns >= ?"
             " ORDER BY seq LIMIT ?",
             after,
@@ -215,14 +215,26 @@ class Store:
             for seq, time_ns, kind, action, id_, attributes in found
         ]
 
+    def events_of(self, id_: str, limit: int) -> list[Event]:
+        """The newest events about one container or image, in their order."""
+        found = self.execute(
+            "SELECT seq, time_ns, type, action, id, attributes FROM events WHERE id = ? ORDER BY seq DESC LIMIT ?",
+            id_,
+            limit,
+        )
+        return [
+            Event(kind, action, of, json.loads(attributes), time_ns, seq)
+            for seq, time_ns, kind, action, of, attributes in reversed(found.fetchall())
+        ]
+
     def last_event(self) -> int:
         """The `seq` of the newest event; 0 if there is none."""
-        (seq,) = self._execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+        (seq,) = self.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
         return int(seq)
 
     def _append(self, events: Iterable[Event]) -> None:
         for event in events:
-            cursor = self._execute(
+            cursor = self.execute(
                 "INSERT INTO events (time_ns, type, action, id, attributes) VALUES (?, ?, ?, ?, ?)",
                 event.time_ns,
                 event.type,
@@ -230,9 +242,14 @@ class Store:
                 event.id,
                 json.dumps(event.attributes),
             )
-            self._execute("DELETE FROM events WHERE seq <= ?", int(cursor.lastrowid or 0) - MAX_EVENTS)
+            self.execute("DELETE FROM events WHERE seq <= ?", int(cursor.lastrowid or 0) - MAX_EVENTS)
 
-    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+    def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        """Run one statement, in the transaction that is open or in its own.
+
+        Raises:
+            DiskFull, RuntimeFault: the database refused; sqlite3.IntegrityError: a constraint of a table did.
+        """
         try:
             return self._connection.execute(statement, values)
         except sqlite3.IntegrityError:
@@ -243,14 +260,18 @@ class Store:
             raise RuntimeFault(f"the database refused: {err}") from err
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._execute("BEGIN IMMEDIATE")
+    def transaction(self) -> Iterator[None]:
+        """All that is written within is written together, or none of it. One within another is a part of that."""
+        if self._connection.in_transaction:
+            yield
+            return
+        self.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
-        self._execute("COMMIT")
+        self.execute("COMMIT")
 
 
 def _name_in_use(name: str) -> NameInUse:

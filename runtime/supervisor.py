@@ -95,6 +95,7 @@ class Supervisor:
             retries=lifecycle.retries + 1 if retry else 0,
             retry_at=None,
             retry_delay_s=lifecycle.retry_delay_s if retry else 0.0,
+            quarantine=None,
         )
         ports = tuple(Port(**port.model_dump()) for port in container.spec.ports)
         try:
@@ -208,15 +209,21 @@ class Supervisor:
         except TimeoutError as err:
             raise GuestFailed(f"QEMU's monitor did not answer within {_MONITOR_TIMEOUT_S:g} s") from err
 
-    async def publish(self) -> None:
-        """Give the kernel the published ports of all VMs that run."""
+    async def publish(self, *more: tuple[str, Port], without: str = "") -> None:
+        """Give the kernel the published ports of all VMs that run, in one transaction.
+
+        Args:
+            more: Addresses and ports beside those of the records, which are to have them in a moment.
+            without: The id of a container that is to have none any more.
+        """
         async with self._publishing:
             published = [
                 (network.address, port)
                 for container in self._lives.all()
-                if container.live and (network := container.record.network)
+                if container.live and container.id != without and (network := container.record.network)
                 for port in network.ports
             ]
+            published += more
             await nft.apply(nft.render(self._config.bridge, self._config.subnet, published))
 
     def clear(self, container: Container) -> None:
@@ -268,6 +275,8 @@ class Supervisor:
     def _ending(self, container: Container, exit_code: int, now: float, *, with_host: bool = False) -> dict[str, Any]:
         """What follows from an end that nobody asked for, as changes of the record."""
         lifecycle = container.record.lifecycle
+        if container.record.quarantine is not None:
+            return restarts.Ending("stopped", None, 0.0)._asdict()
         return restarts.ending(container.spec.restart, lifecycle, exit_code, now, with_host=with_host)._asdict()
 
     async def _watch(self, container: Container) -> None:

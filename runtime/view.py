@@ -23,6 +23,8 @@ def container(one: Container, command: list[str]) -> dict[str, Any]:
         "name": record.name,
         "image": record.image,
         "image_digest": record.image_digest,
+        "revision": record.revision,
+        "quarantine": asdict(record.quarantine) if record.quarantine else None,
         "args": command,
         "status": status(record.lifecycle, time.time()),
         "restart": one.spec.restart.model_dump(),

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from runtime.api.changes import ChangesApi
 from runtime.api.containers import ContainersApi
 from runtime.api.images import ImagesApi
 from runtime.api.streams import StreamsApi
@@ -34,7 +35,7 @@ def build(engine: Engine, about: Mapping[str, Any]) -> FastAPI:
     app.add_exception_handler(Exception, _defect)
     images = ImagesApi(engine)
     volumes = VolumesApi(engine, images)
-    parts = (SystemApi(engine, about), images, ContainersApi(engine), StreamsApi(engine), volumes)
+    parts = (SystemApi(engine, about), images, ContainersApi(engine), ChangesApi(engine), StreamsApi(engine), volumes)
     for part in parts:
         app.include_router(part.router())
     return app

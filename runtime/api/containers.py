@@ -36,13 +36,6 @@ class KillBody(Body):
     signal: str = Field("KILL", min_length=1, max_length=16)
 
 
-class RedeployBody(Body):
-    """Who wants it, and why; for the audit log."""
-
-    actor: str = Field("user", min_length=1, max_length=128)
-    reason: str = Field("", max_length=2048)
-
-
 class RenameBody(Body):
     """The new name."""
 
@@ -73,7 +66,6 @@ class ContainersApi:
         router.post("/{ref}/stop")(self.stop)
         router.post("/{ref}/kill", status_code=204)(self.kill)
         router.post("/{ref}/restart")(self.restart)
-        router.post("/{ref}/redeploy")(self.redeploy)
         router.post("/{ref}/pause", status_code=204)(self.pause)
         router.post("/{ref}/unpause", status_code=204)(self.unpause)
         router.post("/{ref}/rename", status_code=204)(self.rename)
@@ -114,11 +106,6 @@ class ContainersApi:
         """Stop and start it."""
         body = body or StopBody()
         return await self._view(await self._engine.restart(ref, body.timeout_s, body.signal))
-
-    async def redeploy(self, ref: str, body: RedeployBody | None = None) -> dict[str, Any]:
-        """Replace its VM by a fresh one of the same image digest."""
-        body = body or RedeployBody()
-        return await self._view(await self._engine.redeploy(ref, body.actor, body.reason))
 
     async def pause(self, ref: str) -> None:
         """Stop all that runs in it."""

@@ -46,6 +46,13 @@ class PortReservations:
             dataclasses.replace(port, host_port=one.getsockname()[1]) for port, one in zip(wanted, held, strict=True)
         )
 
+    def transfer(self, old: str, new: str) -> None:
+        """What one container holds is another one's from now on; the sockets stay as they are."""
+        held = self._sockets.pop(old, [])
+        self.release(new)
+        if held:
+            self._sockets[new] = held
+
     def release(self, container_id: str) -> None:
         """Give the container's ports back; a container that holds none is no failure."""
         for held in self._sockets.pop(container_id, ()):
