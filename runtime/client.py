@@ -117,6 +117,10 @@ class Client(Caller):
         """A fresh VM and writable layer from the same image; who and why go into the audit log."""
         return self.call("POST", _container(ref, "redeploy"), {"actor": actor, "reason": reason})
 
+    def container_call(self, ref: str, action: str, body: object = None, *, method: str = "POST") -> Any:
+        """A call about one container that has no method of its own here: `change`, `rollback`, `history` and such."""
+        return self.call(method, _container(ref, action), body)
+
     def pause(self, ref: str) -> None:
         """Stop all that runs in a container, until `unpause`."""
         self.call("POST", _container(ref, "pause"))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 CONTAINER_COMMANDS = (
     "start", "logs", "exec", "stop", "kill", "restart", "redeploy", "rm", "wait", "inspect", "stats",
-    "pause", "unpause", "rename", "update", "port", "top",
+    "pause", "unpause", "rename", "update", "port", "top", "rollback", "quarantine",
 )  # fmt: skip
 IMAGE_COMMANDS = ("run", "create", "rmi", "pull", "push", "tag", "history", "save")
 

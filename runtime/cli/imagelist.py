@@ -197,14 +197,41 @@ def tag(args: argparse.Namespace, client: Client) -> int:
 
 def history_arguments(parser: Parser) -> None:
     """`hyper history`."""
+    parser.add_argument(
+        "reference", metavar="CONTAINER|IMAGE",
+        help="a container: its changes of image; else an image: its layers. One that is both is the container; of the"
+        " image: hyper image history",
+    )  # fmt: skip
+    _add_history_options(parser)
+
+
+def history(args: argparse.Namespace, client: Client) -> int:
+    """Show the changes of a container, else the steps that made an image."""
+    try:
+        changes = client.container_call(args.reference, "history", method="GET")
+    except ApiError as err:
+        if err.status not in (404, 409):
+            raise
+        return image_history(args, client)
+    from runtime.cli import change  # here: few need it
+
+    return change.history(args, changes)
+
+
+def image_history_arguments(parser: Parser) -> None:
+    """`hyper image history`."""
     parser.add_argument("reference", metavar="IMAGE", help="a reference, or the beginning of a digest")
-    parser.add_argument("-q", "--quiet", action="store_true", help="digests of the layers only")
+    _add_history_options(parser)
+
+
+def _add_history_options(parser: Parser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="digests only")
     parser.add_switch("-H", "--human", default=True, text="sizes and times for people (default); =false: exact")
     parser.add_argument("--no-trunc", action="store_true", help="nothing shortened")
     parser.add_template()
 
 
-def history(args: argparse.Namespace, client: Client) -> int:
+def image_history(args: argparse.Namespace, client: Client) -> int:
     """Show the steps that made an image, the last first; SIZE is that of the layer in a registry."""
     found = client.history(args.reference)
     if args.format == "json":

@@ -127,14 +127,23 @@ def update_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--restart", type=option("--restart", restart_policy), help="no, on-failure[:N], always, unless-stopped"
     )
+    from runtime.cli import change  # here: this command alone
+
+    change.add_change(parser)
 
 
 def update(args: argparse.Namespace, client: Client) -> int:
-    """Change limits and restart policy."""
+    """Change limits and restart policy, or the image."""
+    from runtime.cli import change  # here: this command alone
+
     given = {"memory_bytes": args.memory, "cpus": args.cpus, "restart": args.restart}
     changes = {name: value for name, value in given.items() if value is not None}
+    if change.is_wanted(args):
+        if changes:
+            raise ClientError("--image changes the image alone: change limits and policy by a command of their own")
+        return change.update_image(args, client)
     if not changes:
-        raise ClientError("nothing to update: give --memory, --cpus or --restart")
+        raise ClientError("nothing to update: give --image, --memory, --cpus or --restart")
     return each(args.refs, lambda ref: client.update(ref, **changes))
 
 

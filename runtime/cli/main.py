@@ -43,7 +43,9 @@ COMMANDS = {
     "pause": Command("lifecycle", "Stop all that runs in containers, until unpause"),
     "unpause": Command("lifecycle", "Let paused containers go on"),
     "rename": Command("lifecycle", "Give a container another name"),
-    "update": Command("lifecycle", "Change limits and restart policy of containers"),
+    "update": Command("lifecycle", "Change image, limits and restart policy of containers"),
+    "rollback": Command("change", "Go back to the image that a container had before, or to another of its history"),
+    "quarantine": Command("change", "Keep containers from working as they are, until start or unpause"),
     "port": Command("containers", "Show where a container's ports are published"),
     "top": Command("containers", "Show the processes of a container"),
     "redeploy": Command("lifecycle", "Give containers a fresh VM and fresh files from the same image"),
@@ -56,7 +58,7 @@ COMMANDS = {
     "images": Command("imagelist", "List images"),
     "rmi": Command("imagelist", "Remove images"),
     "tag": Command("imagelist", "Give an image one more name"),
-    "history": Command("imagelist", "Show the steps that made an image"),
+    "history": Command("imagelist", "Show the changes of a container, or the steps that made an image"),
     "save": Command("images", "Write images into an archive"),
     "load": Command("images", "Take in the images of an archive"),
     "build": Command("build", "Build an image from a Containerfile"),
@@ -81,6 +83,7 @@ COMMANDS = {
 ACTIONS = {
     "container inspect": Command("containers", "Show everything about containers"),
     "container prune": Command("prune", "Remove containers that have ended"),
+    "image history": Command("imagelist", "Show the steps that made an image"),
     "image inspect": Command("containers", "Show everything about images"),
     "image prune": Command("prune", "Remove images that no container uses"),
 }
@@ -94,8 +97,8 @@ GROUPS = {
     },
     "image": {
         "ls": "images", "list": "images", "rm": "rmi", "remove": "rmi", "inspect": "image inspect",
-        "prune": "image prune",
-        **{name: name for name in ("build", "history", "load", "pull", "push", "save", "tag")},
+        "prune": "image prune", "history": "image history",
+        **{name: name for name in ("build", "load", "pull", "push", "save", "tag")},
     },
 }  # fmt: skip
 

@@ -90,6 +90,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "load": {"--platform": _PLATFORM},
     "rmi": {"--no-prune": "layers that nothing needs go with image prune -a, not before", "--platform": _PLATFORM},
     "history": {"--platform": _PLATFORM},
+    "image history": {"--platform": _PLATFORM},
     "image inspect": {"--platform": _PLATFORM},
     "build": {
         "--add-host": _DNS, "--cache-from": _BUILDKIT, "--cgroup-parent": _BUILD_VM, "--compress": "it is local",

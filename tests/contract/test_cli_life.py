@@ -80,7 +80,7 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("run --cidfile /nowhere/id x", "--cidfile /nowhere/id: it cannot be written: No such file"),
         ("run --cidfile /etc/passwd x", "--cidfile /etc/passwd: it is there already; remove it"),
         ("create --pull sometimes x", "--pull: invalid choice: 'sometimes'"),
-        ("update x", "nothing to update: give --memory, --cpus or --restart"),
+        ("update x", "nothing to update: give --image, --memory, --cpus or --restart"),
         ("update --memory some x", "--memory 'some': write a number of bytes"),
         ("update --cpus -1 x", "--cpus"),
         ("update --restart never x", "--restart 'never': write no"),

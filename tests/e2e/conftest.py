@@ -53,7 +53,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
 @pytest.fixture(scope="session")
 def host(images: Images) -> Iterator[Host]:
     """A host with the images pulled and its template ready; what a test makes on it, the test removes."""
-    with running_host(images.busybox, images.nginx) as one:
+    with running_host(images.busybox, images.nginx, known_good_after_s=0.5) as one:
         one.start_exporter()
         yield one
 

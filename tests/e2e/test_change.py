@@ -1,0 +1,314 @@
+"""A change of image: nothing is lost on the way, what does not do well is not promoted, and a crash leaves no half."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import sqlite3
+import subprocess
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runtime.calls import ApiError, DaemonUnreachable
+from runtime.client import Client
+from tests.host import free_port, get, wait_for
+from tests.images.build import TAG, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.conftest import Images
+    from tests.host import Host
+
+RATE = 200.0
+STAGES = ("starting", "observing", "switching", "draining", "watching")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The host, and three images: of nginx an old and a new one, and one that ends at once."""
+
+    host: Host
+    client: Client
+    old: str
+    new: str
+    ends: str
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """A container that answers at this port of the host."""
+
+    name: str
+    port: int
+
+    @property
+    def page(self) -> str:
+        return get(f"http://127.0.0.1:{self.port}/")
+
+
+@pytest.fixture(scope="module")
+def site(host: Host, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    layout = tmp_path_factory.mktemp("layout") / "new"
+    shutil.copytree(build("nginx"), layout)
+    subprocess.run(["umoci", "config", "--image", f"{layout}:{TAG}", "--config.env", "VERSION=2"], check=True)
+    images.registry.push(layout, "nginx-new")
+    new = f"{images.registry.address}/nginx-new"
+    host.hyper("pull", new)
+    return Site(host, Client(str(host.state_dir / "hyperd.sock")), images.nginx, new, images.busybox)
+
+
+@pytest.fixture
+def options() -> tuple[str, ...]:
+    """More options of the `hyper run` of `web`; a test may give others."""
+    return ()
+
+
+@pytest.fixture
+def web(site: Site, options: tuple[str, ...]) -> Web:
+    """One of the old image. Its name, and so its history, is the test's own."""
+    one = Web(f"web-{free_port()}", free_port())
+    site.host.run(
+        *("--name", one.name, "-p", f"{one.port}:80", "-e", "KEPT=1", "--stop-timeout", "2"),
+        *options,
+        site.old,
+    )
+    wait_for(lambda: one.page, "it answers")
+    return one
+
+
+@contextmanager
+def load(port: int) -> Iterator[Counter[str]]:
+    """Requests at a steady rate, a connection each; how they ended, once the block has."""
+    ended: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def ask() -> None:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/", headers={"Connection": "close"})
+            answer = connection.getresponse()
+            answer.read()
+            ended[f"status {answer.status}"] += 1
+        except ConnectionRefusedError:
+            ended["refused"] += 1
+        except ConnectionResetError:
+            ended["reset"] += 1
+        except (OSError, http.client.HTTPException) as err:
+            ended[type(err).__name__] += 1
+        finally:
+            connection.close()
+
+    def run(offset_s: float, threads: int) -> None:
+        due = time.monotonic() + offset_s
+        while not stop.wait(max(0.0, due - time.monotonic())):
+            ask()
+            due = max(due + threads / RATE, time.monotonic() - 0.1)
+
+    count = 16
+    threads = [threading.Thread(target=run, args=(index / RATE, count)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield ended
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def digest(site: Site, web: Web) -> str:
+    return str(site.client.container(web.name)["image_digest"])
+
+
+def history(site: Site, web: Web) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(site.host.hyper("history", "--format", "json", web.name).stdout)
+    return found
+
+
+def test_an_update_under_load_loses_no_request(site: Site, web: Web) -> None:
+    before = digest(site, web)
+    with load(web.port) as ended:
+        wait_for(lambda: ended["status 200"] > 100, "the load is on")
+        began = time.monotonic()
+        done = site.host.hyper("update", web.name, "--image", site.new, "--canary", "2s", "--reason", "for the test")
+        took_s = time.monotonic() - began
+        count = ended["status 200"]
+        wait_for(lambda: ended["status 200"] > count + 100, "the load goes on")
+    print(f"\nupdate under load: {took_s:.1f} s, {dict(ended)}; refused {ended['refused']}, reset {ended['reset']}")
+    assert set(ended) == {"status 200"}
+    now = site.client.container(web.name)
+    assert now["image_digest"] != before
+    assert now["spec"]["env"] == ["KEPT=1"]
+    assert now["restart"]["policy"] == "always"
+    assert [line for line in done.stdout.splitlines() if line.startswith("memory")]
+    for step in ("starting", "accepting connections", "observing for 2 s", "switched", "drained"):
+        assert f"{web.name}: {step}" in done.stderr
+    newest, first = history(site, web)
+    assert (newest["kind"], newest["reason"], newest["outcome"]) == ("update", "for the test", "done")
+    assert (first["digest"], first["good"]) == (before, True)
+    audit = site.client.audit()
+    assert (audit[0]["action"], audit[0]["outcome"]) == ("update", "done")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--health-cmd", 'test -z "$VERSION"', "--health-interval", "1s", "--health-retries", "1")],
+    ids=["checked"],
+)
+def test_what_does_not_come_up_is_not_promoted(site: Site, web: Web) -> None:
+    before = site.client.container(web.name)["id"]
+    with load(web.port) as ended:
+        for image, why in ((site.ends, "it ended with 0"), (site.new, "its health check fails")):
+            done = site.host.hyper("update", web.name, "--image", image, check=False)
+            assert done.returncode == 1
+            assert why in done.stdout
+            assert site.client.container(web.name)["id"] == before
+    assert set(ended) == {"status 200"}
+    assert [one["outcome"] for one in history(site, web)] == ["failed", "failed", "done"]
+    assert site.host.hyper("ps", "-a", "-q").stdout.count("\n") == 1
+
+
+def test_a_rollback_goes_to_what_was_good(site: Site, web: Web) -> None:
+    before = digest(site, web)
+    refusal = site.host.hyper("rollback", web.name, check=False)
+    assert refusal.returncode == 125
+    assert "no earlier image that proved good" in refusal.stderr
+    wait_for(lambda: history(site, web)[0]["good"], "the first image proves good")
+    site.host.hyper("update", web.name, "--image", site.new)
+    site.host.hyper("rmi", site.new)  # the name goes, and the image is kept
+    after = digest(site, web)
+    assert site.host.hyper("rollback", web.name, "--reason", "as before").returncode == 0
+    assert digest(site, web) == before
+    assert "Hello" in web.page
+    asked = {"request_id": "again-1", "actor": "remediation", "to_digest": after}
+    first = site.client.container_call(web.name, "rollback", asked)
+    assert (first["state"], digest(site, web)) == ("done", after)
+    again = site.client.container_call(web.name, "rollback", asked)
+    assert again == first, "a request is carried out once"
+    with pytest.raises(ApiError) as refused:
+        site.client.container_call(web.name, "change", {"image": site.old, "request_id": "again-1"})
+    assert refused.value.code == "conflict"
+    site.host.hyper("tag", after.removeprefix("sha256:"), site.new)
+
+
+def test_one_that_fails_while_it_is_watched_is_rolled_back(site: Site, web: Web) -> None:
+    before = digest(site, web)
+    rollout: list[dict[str, Any]] = []
+    body = {"image": site.new, "watch_s": 60, "drain_s": 0, "actor": "test"}
+    thread = threading.Thread(target=lambda: rollout.append(site.client.container_call(web.name, "change", body)))
+    thread.start()
+    wait_for(lambda: state(site, web) == "watching", "the new one is watched")
+    site.host.hyper("exec", web.name, "/bin/sh", "-c", "kill -9 1; kill -9 -1", check=False)
+    wait_for(lambda: state(site, web, 1) == "rolled_back", "it is rolled back")
+    thread.join()
+    assert rollout[0]["state"] == "rolled_back"
+    assert digest(site, web) == before
+    assert "Hello" in web.page
+    assert [(one["kind"], one["outcome"]) for one in history(site, web)] == [
+        ("rollback", "done"), ("update", "rolled_back"), ("create", "done"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [("-v", "kept:/srv")], ids=["volume"])
+def test_a_volume_is_never_with_two(site: Site, web: Web) -> None:
+    site.host.hyper("exec", web.name, "sh", "-c", "echo written > /srv/file; sync")
+    refused = site.host.hyper("update", web.name, "--image", site.new, "--canary", "1s", check=False)
+    assert "cannot run side by side" in refused.stderr
+    before = digest(site, web)
+    assert site.host.hyper("update", web.name, "--image", site.ends, check=False).returncode == 1
+    assert digest(site, web) == before
+    wait_for(lambda: web.page, "the old one answers again")
+    site.host.hyper("update", web.name, "--image", site.new)
+    assert digest(site, web) != before
+    assert site.host.hyper("exec", web.name, "cat", "/srv/file").stdout == "written\n"
+    assert "Hello" in web.page
+
+
+def test_quarantine_and_evidence(site: Site, web: Web) -> None:
+    saved = site.client.container_call(web.name, "evidence", {"reason": "odd", "request_id": "evidence-1"})
+    files = {
+        name: (site.host.data_dir / "evidence" / saved["path"].rpartition("/")[2] / name) for name in saved["files"]
+    }
+    assert set(files) == {"about.json", "inspect.json", "events.json", "qmp.json", "log.txt", "console.txt"}
+    assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o600}
+    assert json.loads(files["qmp.json"].read_text())["query-status"]["running"] is True
+    site.host.hyper("quarantine", web.name, "--reason", "odd")
+    kept = site.client.container(web.name)
+    assert (kept["state"], kept["desired"], kept["quarantine"]["reason"]) == ("paused", "stopped", "odd")
+    with pytest.raises(OSError):
+        get(f"http://127.0.0.1:{web.port}/", timeout_s=0.5)
+    site.host.hyperd.kill()
+    site.host.start()
+    assert site.client.container(web.name)["quarantine"] == kept["quarantine"]
+    with pytest.raises(ApiError):
+        site.client.redeploy(web.name, "test", "")
+    site.host.hyper("start", web.name)
+    assert "Hello" in web.page
+    assert site.client.container(web.name)["quarantine"] is None
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_crash_of_hyperd_finishes_or_undoes_it(site: Site, web: Web, stage: str) -> None:
+    """Whatever was under way, one container has the name, and it answers."""
+    before = digest(site, web)
+    body = {"image": site.new, "canary_s": 1, "drain_s": 1, "watch_s": 1, "request_id": f"crash-{stage}"}
+    slow = hold_open(web.port) if stage == "draining" else None
+
+    def ask() -> None:
+        with pytest.raises(DaemonUnreachable):
+            site.client.container_call(web.name, "change", body)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for(lambda: journal(site, body["request_id"]) in STAGES[STAGES.index(stage) :], stage, interval_s=0.001)
+    site.host.hyperd.kill()
+    seen = journal(site, body["request_id"])
+    asking.join()
+    site.host.start()
+    result = site.client.container_call(web.name, "change", body)
+    print(f"\nkilled when {seen}: {result['state']}")
+    if slow is not None:
+        slow.close()
+    undone = seen in ("starting", "observing", "switching")
+    assert result["state"] == ("failed" if undone else "done")
+    assert (digest(site, web) == before) == undone
+    assert "Hello" in web.page
+    ids = site.host.hyper("ps", "-a", "-q").stdout.split()
+    assert len(ids) == 1
+    assert len([one for one in site.host.leftovers() if one.startswith("process")]) == 1
+    assert {path.name[:12] for path in site.host.state_dir.glob("containers/*")} == set(ids)
+    assert {path.name[:12] for path in site.host.data_dir.glob("containers/*")} == set(ids)
+    table = subprocess.run(
+        ["nft", "list", "table", "ip", f"hyper_{site.host.bridge}"], capture_output=True, text=True, check=True
+    ).stdout
+    assert table.count(f"{web.port} : ") == 1
+
+
+def state(site: Site, web: Web, index: int = 0) -> str:
+    found = site.client.container_call(web.name, "rollouts", method="GET")
+    return str(found[index]["state"])
+
+
+def journal(site: Site, request_id: str) -> str:
+    """The state of a rollout, as the store has it."""
+    with sqlite3.connect(f"file:{site.host.data_dir}/hyper.db?mode=ro", uri=True) as database:
+        rows = database.execute("SELECT body FROM rollouts ORDER BY seq DESC LIMIT 1").fetchall()
+    database.close()
+    found = json.loads(rows[0][0]) if rows else {}
+    return str(found["state"]) if found.get("request_id") == request_id else ""
+
+
+def hold_open(port: int) -> http.client.HTTPConnection:
+    """A connection that stays open, so that the old container has something to wait for."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    return connection
