@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import threading
@@ -12,6 +14,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -138,7 +141,7 @@ def test_an_update_under_load_loses_no_request(site: Site, web: Web) -> None:
     with load(web.port) as ended:
         wait_for(lambda: ended["status 200"] > 100, "the load is on")
         began = time.monotonic()
-        done = site.host.hyper("update", web.name, "--image", site.new, "--canary", "2s", "--reason", "for the test")
+        done = site.host.hyper("update", web.name, "--image", site.new, "--canary", "1s", "--reason", "for the test")
         took_s = time.monotonic() - began
         count = ended["status 200"]
         wait_for(lambda: ended["status 200"] > count + 100, "the load goes on")
@@ -147,9 +150,8 @@ def test_an_update_under_load_loses_no_request(site: Site, web: Web) -> None:
     now = site.client.container(web.name)
     assert now["image_digest"] != before
     assert now["spec"]["env"] == ["KEPT=1"]
-    assert now["restart"]["policy"] == "always"
     assert [line for line in done.stdout.splitlines() if line.startswith("memory")]
-    for step in ("starting", "accepting connections", "observing for 2 s", "switched", "drained"):
+    for step in ("starting", "accepting connections", "observing for 1 s", "switched", "drained"):
         assert f"{web.name}: {step}" in done.stderr
     newest, first = history(site, web)
     assert (newest["kind"], newest["reason"], newest["outcome"]) == ("update", "for the test", "done")
@@ -203,10 +205,10 @@ def test_one_that_fails_while_it_is_watched_is_rolled_back(site: Site, web: Web)
     before = digest(site, web)
     rollout: list[dict[str, Any]] = []
     body = {"image": site.new, "watch_s": 60, "drain_s": 0, "actor": "test"}
-    thread = threading.Thread(target=lambda: rollout.append(site.client.container_call(web.name, "change", body)))
+    thread = threading.Thread(target=lambda: rollout.append(change(site, web, body)))
     thread.start()
     wait_for(lambda: state(site, web) == "watching", "the new one is watched")
-    site.host.hyper("exec", web.name, "/bin/sh", "-c", "kill -9 1; kill -9 -1", check=False)
+    os.kill(site.client.container(web.name)["vm"]["pid"], signal.SIGKILL)
     wait_for(lambda: state(site, web, 1) == "rolled_back", "it is rolled back")
     thread.join()
     assert rollout[0]["state"] == "rolled_back"
@@ -234,20 +236,15 @@ def test_a_volume_is_never_with_two(site: Site, web: Web) -> None:
 
 def test_quarantine_and_evidence(site: Site, web: Web) -> None:
     saved = site.client.container_call(web.name, "evidence", {"reason": "odd", "request_id": "evidence-1"})
-    files = {
-        name: (site.host.data_dir / "evidence" / saved["path"].rpartition("/")[2] / name) for name in saved["files"]
-    }
+    files = {name: Path(saved["path"]) / name for name in saved["files"]}
     assert set(files) == {"about.json", "inspect.json", "events.json", "qmp.json", "log.txt", "console.txt"}
     assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o600}
     assert json.loads(files["qmp.json"].read_text())["query-status"]["running"] is True
     site.host.hyper("quarantine", web.name, "--reason", "odd")
     kept = site.client.container(web.name)
     assert (kept["state"], kept["desired"], kept["quarantine"]["reason"]) == ("paused", "stopped", "odd")
-    with pytest.raises(OSError):
+    with pytest.raises(TimeoutError):
         get(f"http://127.0.0.1:{web.port}/", timeout_s=0.5)
-    site.host.hyperd.kill()
-    site.host.start()
-    assert site.client.container(web.name)["quarantine"] == kept["quarantine"]
     with pytest.raises(ApiError):
         site.client.redeploy(web.name, "test", "")
     site.host.hyper("start", web.name)
@@ -259,12 +256,12 @@ def test_quarantine_and_evidence(site: Site, web: Web) -> None:
 def test_a_crash_of_hyperd_finishes_or_undoes_it(site: Site, web: Web, stage: str) -> None:
     """Whatever was under way, one container has the name, and it answers."""
     before = digest(site, web)
-    body = {"image": site.new, "canary_s": 1, "drain_s": 1, "watch_s": 1, "request_id": f"crash-{stage}"}
+    body = {"image": site.new, "canary_s": 0.3, "drain_s": 0.5, "watch_s": 0.3, "request_id": f"crash-{stage}"}
     slow = hold_open(web.port) if stage == "draining" else None
 
     def ask() -> None:
         with pytest.raises(DaemonUnreachable):
-            site.client.container_call(web.name, "change", body)
+            change(site, web, body)
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -273,7 +270,7 @@ def test_a_crash_of_hyperd_finishes_or_undoes_it(site: Site, web: Web, stage: st
     seen = journal(site, body["request_id"])
     asking.join()
     site.host.start()
-    result = site.client.container_call(web.name, "change", body)
+    result = change(site, web, body)
     print(f"\nkilled when {seen}: {result['state']}")
     if slow is not None:
         slow.close()
@@ -290,6 +287,28 @@ def test_a_crash_of_hyperd_finishes_or_undoes_it(site: Site, web: Web, stage: st
         ["nft", "list", "table", "ip", f"hyper_{site.host.bridge}"], capture_output=True, text=True, check=True
     ).stdout
     assert table.count(f"{web.port} : ") == 1
+
+
+@pytest.mark.parametrize("options", [("-v", "kept:/srv")], ids=["volume"])
+def test_a_crash_in_the_middle_of_a_change_in_place(site: Site, web: Web) -> None:
+    """The name and the disk are with the new container, which has not proved itself: the old one gets both back."""
+    before = site.client.container(web.name)["id"]
+    body = {"image": site.ends, "request_id": f"crash-{web.name}"}
+    asking = threading.Thread(target=lambda: pytest.raises(DaemonUnreachable, change, site, web, body))
+    asking.start()
+    wait_for(lambda: site.client.container(web.name)["id"] != before, "the name is with the new one", interval_s=0.001)
+    site.host.hyperd.kill()
+    asking.join()
+    site.host.start()
+    assert change(site, web, body)["state"] == "failed"
+    wait_for(lambda: web.page, "the old one answers again")
+    assert site.client.container(web.name)["id"] == before
+    assert site.host.hyper("ps", "-a", "-q", "--no-trunc").stdout.split() == [before]
+
+
+def change(site: Site, web: Web, body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = site.client.container_call(web.name, "change", body)
+    return found
 
 
 def state(site: Site, web: Web, index: int = 0) -> str:
