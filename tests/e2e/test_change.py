@@ -258,13 +258,7 @@ def test_a_crash_of_hyperd_finishes_or_undoes_it(site: Site, web: Web, stage: st
     before = digest(site, web)
     body = {"image": site.new, "canary_s": 0.3, "drain_s": 0.5, "watch_s": 0.3, "request_id": f"crash-{stage}"}
     slow = hold_open(web.port) if stage == "draining" else None
-
-    def ask() -> None:
-        with pytest.raises(DaemonUnreachable):
-            change(site, web, body)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
+    asking = crash_during(site, web, body)
     wait_for(lambda: journal(site, body["request_id"]) in STAGES[STAGES.index(stage) :], stage, interval_s=0.001)
     site.host.hyperd.kill()
     seen = journal(site, body["request_id"])
@@ -294,8 +288,7 @@ def test_a_crash_in_the_middle_of_a_change_in_place(site: Site, web: Web) -> Non
     """The name and the disk are with the new container, which has not proved itself: the old one gets both back."""
     before = site.client.container(web.name)["id"]
     body = {"image": site.ends, "request_id": f"crash-{web.name}"}
-    asking = threading.Thread(target=lambda: pytest.raises(DaemonUnreachable, change, site, web, body))
-    asking.start()
+    asking = crash_during(site, web, body)
     wait_for(lambda: site.client.container(web.name)["id"] != before, "the name is with the new one", interval_s=0.001)
     site.host.hyperd.kill()
     asking.join()
@@ -304,6 +297,18 @@ def test_a_crash_in_the_middle_of_a_change_in_place(site: Site, web: Web) -> Non
     wait_for(lambda: web.page, "the old one answers again")
     assert site.client.container(web.name)["id"] == before
     assert site.host.hyper("ps", "-a", "-q", "--no-trunc").stdout.split() == [before]
+
+
+def crash_during(site: Site, web: Web, body: dict[str, Any]) -> threading.Thread:
+    """Ask for a change that the daemon does not live to answer."""
+
+    def ask() -> None:
+        with pytest.raises(DaemonUnreachable):
+            change(site, web, body)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
 
 
 def change(site: Site, web: Web, body: dict[str, Any]) -> dict[str, Any]:
