@@ -67,10 +67,14 @@ async def rename(engine: Engine, reference: str, name: str) -> None:
         )
     async with container.lock:
         engine.rollouts.demand_none(container)
-        with engine.operation(container, "rename"), engine.store.transaction():
-            spec = container.spec.model_copy(update={"name": name})
-            engine.book.rename(container.record.tenant, container.record.name, name)
-            engine.lives.change(container, spec=spec, name=name)
+        with engine.operation(container, "rename"):
+            spec, record = container.spec.model_copy(update={"name": name}), container.record
+            engine.lives.change(
+                container,
+                spec=spec,
+                name=name,
+                and_also=lambda: engine.book.rename(record.tenant, record.name, name),
+            )
 
 
 async def update(

@@ -197,9 +197,12 @@ class Engine:
                 with self.operation(container, "redeploy", "redeploy"):
                     await self._stop_to_start(container, None)
                     (container.data_directory / "writable.ext4").unlink(missing_ok=True)
-                    with self.store.transaction():
-                        self.lives.change(container, revision=self.book.next_revision(container.record))
-                        self.book.redeployed(container.record, actor, reason, health)
+                    revision = self.book.next_revision(container.record)
+                    self.lives.change(
+                        container,
+                        revision=revision,
+                        and_also=lambda: self.book.redeployed(container.record, revision, actor, reason, health),
+                    )
                     await self.supervisor.start(container)
                     done()
             except RuntimeFault as err:

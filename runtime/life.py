@@ -154,13 +154,20 @@ class Lives:
         return found[0]
 
     def change(
-        self, container: Container, state: State | None = None, *, spec: Spec | None = None, **changes: object
+        self,
+        container: Container,
+        state: State | None = None,
+        *,
+        spec: Spec | None = None,
+        and_also: Callable[[], None] | None = None,
+        **changes: object,
     ) -> None:
         """Move a container to a state, and change its record, and its spec if one is given.
 
         A container that is in the state already stays there. Keywords are members of `record.Lifecycle` or of
         `record.Record`. The store is written first, with the events that the change is, then the state directory; a
-        full disk leaves the old record in both, or the new one in the store alone, which wins at start.
+        full disk leaves the old record in both, or the new one in the store alone, which wins at start. What `and_also`
+        writes to the store is in the same transaction.
 
         Raises:
             Conflict: the state does not follow from the present one.
@@ -169,7 +176,10 @@ class Lives:
             DiskFull, OSError: it could not be written.
         """
         record = self._changed(container, state, changes)
-        self._store.save(record, *events.of_change(container.record, record), spec=spec)
+        with self._store.transaction():
+            if and_also is not None:
+                and_also()
+            self._store.save(record, *events.of_change(container.record, record), spec=spec)
         self._apply(container, record, spec)
         self._events.wake()
 

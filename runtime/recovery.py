@@ -125,10 +125,10 @@ async def _adopt(engine: Engine, container: Container, process: Process, kind: s
     log.info("container %s: adopted its VM, pid %d", container.record.name, process.pid)
     if kind is None:
         return
-    if container.record.quarantine is not None:
-        await quarantine.hold_still(engine, container)
-    elif container.state == "paused":
+    if container.state == "paused":
         await engine.supervisor.pause(container)
+    elif container.record.quarantine is not None:
+        await quarantine.hold_still(engine, container)
     else:
         await engine.supervisor.resume(container)
     engine.limit(container)

@@ -189,13 +189,10 @@ class Book:
         """Note that a container was made: the first revision of its name, or the next."""
         self.note(record.tenant, record.name, of_record(record, "create", actor, reason))
 
-    def redeployed(self, record: Record, actor: str, reason: str, health_before: str) -> None:
-        """Note that a container has a fresh VM of the same image."""
-        self.note(
-            record.tenant,
-            record.name,
-            of_record(record, "redeploy", actor, reason, health_before=health_before),
-        )
+    def redeployed(self, record: Record, revision: int, actor: str, reason: str, health_before: str) -> None:
+        """Note that a container gets a fresh VM of the same image."""
+        one = of_record(record, "redeploy", actor, reason, health_before=health_before)
+        self.note(record.tenant, record.name, replace(one, revision=revision))
 
     def next_revision(self, record: Record) -> int:
         """The number of the revision that a container's name gets next."""

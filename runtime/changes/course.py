@@ -23,6 +23,7 @@ from runtime.changes.rollout import Rollout, Side
 from runtime.errors import NotFound, RuntimeFault
 from runtime.events import of_container
 from runtime.life import Change
+from runtime.network import flows
 from runtime.record import Lifecycle, Record
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Course:
         self._told("switched")
 
     async def _change_in_place(self, old: Container, new: Container) -> None:
-        engine, name = self._engine, self.rollout.name
+        engine, name, network = self._engine, self.rollout.name, old.record.network
         ports = await readiness.accepted_ports(old)
         async with old.lock, new.lock:
             self._demand_unchanged(old, new, starts=False)
@@ -145,6 +146,8 @@ class Course:
             if old.live:
                 await engine.stop_held(old)
         await self._start(new, ports)
+        if network is not None:
+            await flows.forget_udp(network.address, network.ports)
         async with old.lock, new.lock:
             spec = switching.final_spec(old.spec, name, self.rollout.new)
             change = Change(new, {"revision": self._next_revision()}, spec)

@@ -166,7 +166,7 @@ class Rollouts:
             log.info("the %s of %s, which was %s, goes on", rollout.kind, rollout.name, rollout.state)
             self._start(rollout, self._go_on(Course(self._engine, self._book, rollout)))
         for one in self._engine.lives.all():
-            if not self._book.last_revision(one.record.tenant, one.record.name):
+            if not one.record.revision and not self.holds(one.id):
                 self._adopt(one)  # it was made before there was a history
 
     async def _go_on(self, course: Course) -> None:

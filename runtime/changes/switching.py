@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.errors import HostUnable
 from runtime.life import Change
+from runtime.network import flows
 from runtime.record import Port
 from runtime.spec import NAME_LENGTH, RestartSpec
 
@@ -92,6 +93,8 @@ async def hand_over(
         await _publish(engine, name)
         raise
     await _publish(engine, name)  # whatever has ended meanwhile
+    if network is not None:
+        await flows.forget_udp(network.address, ports)
 
 
 async def _publish(engine: Engine, name: str) -> None:

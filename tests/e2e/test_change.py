@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
 from runtime.calls import ApiError, DaemonUnreachable
 from runtime.client import Client
@@ -160,6 +163,48 @@ def test_an_update_under_load_loses_no_request(site: Site, web: Web) -> None:
     assert (audit[0]["action"], audit[0]["outcome"]) == ("update", "done")
 
 
+def test_open_connections_stay_with_the_old_one(site: Site, web: Web) -> None:
+    with hold_open(web.port) as held:
+        changing = threading.Thread(target=change, args=(site, web, {"image": site.new, "drain_s": 3}))
+        changing.start()
+        wait_for(lambda: state(site, web) == "draining", "the ports have been switched", interval_s=0.01)
+        held.request("GET", "/")
+        answer = held.getresponse()
+        answer.read()
+        assert answer.status == 200
+    changing.join()
+    assert state(site, web) == "done"
+
+
+UDP_PORT = free_port()
+
+
+@pytest.mark.parametrize("options", [("-p", f"{UDP_PORT}:9999/udp")], ids=["udp"])
+def test_udp_goes_to_the_new_one_at_once(site: Site, web: Web) -> None:
+    """A client that keeps sending from one port keeps its flow alive, which must not stay with the old guest."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", UDP_PORT))
+        own = client.getsockname()[1]
+
+        def reached() -> str:
+            """Where the kernel sends what this client sends."""
+            with contextlib.suppress(ConnectionRefusedError):  # nobody listens in the guest
+                client.send(b"something")
+            with NFCTSocket() as tracker:
+                flows = list(tracker.dump(tuple_orig=NFCTAttrTuple(proto=socket.IPPROTO_UDP, sport=own)))
+            tuples = [NFCTAttrTuple.from_netlink(socket.AF_INET, one.get_attr("CTA_TUPLE_REPLY")) for one in flows]
+            return " ".join(one.saddr for one in tuples)
+
+        old = address(site, web)
+        assert wait_for(reached, "a flow") == old
+        site.host.hyper("update", web.name, "--image", site.new, "--drain", "0s")
+        assert wait_for(reached, "another flow") == address(site, web) != old
+
+
+def address(site: Site, web: Web) -> str:
+    return str(site.client.container(web.name)["network"]["address"])
+
+
 @pytest.mark.parametrize(
     "options",
     [("--health-cmd", 'test -z "$VERSION"', "--health-interval", "1s", "--health-retries", "1")],
@@ -232,6 +277,8 @@ def test_a_volume_is_never_with_two(site: Site, web: Web) -> None:
     assert digest(site, web) != before
     assert site.host.hyper("exec", web.name, "cat", "/srv/file").stdout == "written\n"
     assert "Hello" in web.page
+    site.host.hyper("rm", "-f", web.name)
+    site.host.hyper("volume", "rm", "kept")
 
 
 def test_quarantine_and_evidence(site: Site, web: Web) -> None:
@@ -257,17 +304,15 @@ def test_a_crash_of_hyperd_finishes_or_undoes_it(site: Site, web: Web, stage: st
     """Whatever was under way, one container has the name, and it answers."""
     before = digest(site, web)
     body = {"image": site.new, "canary_s": 0.3, "drain_s": 0.5, "watch_s": 0.3, "request_id": f"crash-{stage}"}
-    slow = hold_open(web.port) if stage == "draining" else None
-    asking = crash_during(site, web, body)
-    wait_for(lambda: journal(site, body["request_id"]) in STAGES[STAGES.index(stage) :], stage, interval_s=0.001)
-    site.host.hyperd.kill()
+    with hold_open(web.port) if stage == "draining" else contextlib.nullcontext():
+        asking = crash_during(site, web, body)
+        wait_for(lambda: journal(site, body["request_id"]) in STAGES[STAGES.index(stage) :], stage, interval_s=0.001)
+        site.host.hyperd.kill()
     seen = journal(site, body["request_id"])
     asking.join()
     site.host.start()
     result = change(site, web, body)
     print(f"\nkilled when {seen}: {result['state']}")
-    if slow is not None:
-        slow.close()
     undone = seen in ("starting", "observing", "switching")
     assert result["state"] == ("failed" if undone else "done")
     assert (digest(site, web) == before) == undone
@@ -297,6 +342,8 @@ def test_a_crash_in_the_middle_of_a_change_in_place(site: Site, web: Web) -> Non
     wait_for(lambda: web.page, "the old one answers again")
     assert site.client.container(web.name)["id"] == before
     assert site.host.hyper("ps", "-a", "-q", "--no-trunc").stdout.split() == [before]
+    site.host.hyper("rm", "-f", web.name)
+    site.host.hyper("volume", "rm", "kept")
 
 
 def crash_during(site: Site, web: Web, body: dict[str, Any]) -> threading.Thread:
@@ -330,9 +377,10 @@ def journal(site: Site, request_id: str) -> str:
     return str(found["state"]) if found.get("request_id") == request_id else ""
 
 
-def hold_open(port: int) -> http.client.HTTPConnection:
+@contextmanager
+def hold_open(port: int) -> Iterator[http.client.HTTPConnection]:
     """A connection that stays open, so that the old container has something to wait for."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/")
-    connection.getresponse().read()
-    return connection
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+        yield connection
