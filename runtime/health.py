@@ -111,7 +111,7 @@ class Checker:
                 eager = container.awaited and container.record.lifecycle.health == "starting"
                 left_s = max(0.0, due - loop.time())
                 await asyncio.sleep(min(left_s, AWAITED_INTERVAL_S) if eager else left_s)
-                counts = loop.time() >= due
+                counts = not eager or loop.time() >= due
                 if container.state == "running":
                     began = time.time()
                     clock = time.monotonic()

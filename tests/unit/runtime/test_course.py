@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,7 @@ from runtime.store import Store
 from tests.host import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterator
 
     from runtime.changes.rollout import Rollout
     from runtime.life import Container
@@ -224,6 +225,14 @@ def world() -> World:
 
 
 @pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory, where there is one: some hundred databases are made in it."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 async def engine(tmp_path: Path, world: World) -> AsyncIterator[Engine]:
     store = DoomedStore(tmp_path / "hyper.db")
     one = an_engine(tmp_path, world, store)
@@ -389,18 +398,19 @@ async def test_watched(engine: Engine, world: World, rollback_on: Any, state: st
 async def reached(engine: Engine, state: str) -> None:
     """Wait for a rollout in this state."""
     while not any(one.state == state for one in engine.book.open_rollouts()):  # noqa: ASYNC110 -- it is the store that is waited for
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.004)
 
 
 # --- a crash before every write
 
 
 @pytest.mark.parametrize("kind", ["update", "update in place", "ill in place", "rollback", "watched"])
-async def test_a_crash_before_any_write(tmp_path: Path, kind: str) -> None:
+async def test_a_crash_before_any_write(memory: Path, kind: str) -> None:
     """Whenever the daemon ends, the next one finishes or undoes it, once."""
     crashes, outcomes = 0, set()
-    for crash_at in range(1, 200):
-        world, path = World(), tmp_path / f"{crash_at}"
+    first_write = 20 if kind == "watched" else 1  # what comes before is as in an update
+    for crash_at in range(first_write, 200):
+        world, path = World(), memory / f"{crash_at}"
         path.mkdir()
         _patch_processes(world)
         store = DoomedStore(path / "hyper.db")
@@ -419,7 +429,7 @@ async def test_a_crash_before_any_write(tmp_path: Path, kind: str) -> None:
             store.close()
             break
         crashes += 1
-        await asyncio.gather(*engine.rollouts._tasks.values(), return_exceptions=True)
+        await engine.rollouts.close()
         release(engine)
         store.close()
         store = DoomedStore(path / "hyper.db")
@@ -453,7 +463,7 @@ async def test_a_crash_before_any_write(tmp_path: Path, kind: str) -> None:
         store.close()
     print(f"\n{kind}: {crashes} crashes, {sorted(outcomes)}")
     assert crashes > 10
-    assert "not begun" in outcomes
+    assert kind == "watched" or "not begun" in outcomes
     assert outcomes & {"done", "failed", "rolled_back"}
 
 
@@ -475,7 +485,7 @@ async def kill_the_new(engine: Engine) -> None:
         for one in engine.lives.all():
             if one.record.name == "web" and one.record.image_digest == NEW and one.state == "running":
                 await engine.supervisor.end(one)  # type: ignore[attr-defined]  # of the pretended one
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.004)
 
 
 def _patch_processes(world: World) -> None:
