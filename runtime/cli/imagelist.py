@@ -206,15 +206,23 @@ def history_arguments(parser: Parser) -> None:
 
 
 def history(args: argparse.Namespace, client: Client) -> int:
-    """Show the changes of a container, else the steps that made an image."""
+    """Show the changes of a container, else the steps that made an image, else what a container was that is gone."""
+    from runtime.cli import change  # here: few need it
+
     try:
-        changes = client.container_call(args.reference, "history", method="GET")
+        client.container(args.reference)
     except ApiError as err:
         if err.status not in (404, 409):
             raise
-        return image_history(args, client)
-    from runtime.cli import change  # here: few need it
-
+        try:
+            return image_history(args, client)
+        except ApiError as unknown:
+            try:
+                changes = client.container_call(args.reference, "history", method="GET")
+            except ApiError:
+                raise unknown from None
+    else:
+        changes = client.container_call(args.reference, "history", method="GET")
     return change.history(args, changes)
 
 

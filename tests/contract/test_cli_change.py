@@ -144,6 +144,15 @@ def test_a_name_that_is_both_is_the_container(hyper: Any, daemon: Daemon) -> Non
     assert "RUN make" in hyper("history", "nginx:2").stdout
 
 
+def test_a_container_that_is_gone_comes_after_the_image(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/containers/gone/history"] = [REVISION]
+    assert "REV" in hyper("history", "gone").stdout
+    daemon.answers["GET /v1/history/gone"] = [STEP]
+    assert "RUN make" in hyper("history", "gone").stdout
+    daemon.answers["GET /v1/history/none"] = Refusal(404, "image_unknown", "there is no image none on this host")
+    assert hyper("history", "none").stderr == "hyper: there is no image none on this host\n"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
