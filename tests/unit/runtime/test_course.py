@@ -289,7 +289,7 @@ async def test_promoted(engine: Engine, world: World) -> None:
     assert (one.record.revision, one.record.lifecycle.desired) == (2, "running")
     assert await engine.rollouts.change("web", "new", terms(), Asked("me", "why", "r1")) == rollout
     told = [event.action for event in engine.store.events(0, 0, 1000) if event.action.startswith("update")]
-    assert told == ["update: observing", "update: switching", "update: switched", "update: done"]
+    assert told == [f"update: {what}" for what in ("starting", "observing", "switching", "switched", "done")]
     assert engine.store.audit_log(1)[0]["detail"]["state"] == "done"
 
 
