@@ -259,9 +259,9 @@ class Host:
 
 
 @contextlib.contextmanager
-def running_host(*pulled: str, **settings: object) -> Iterator[Host]:
+def running_host(*pulled: str, kind: type[Host] = Host, **settings: object) -> Iterator[Host]:
     """A host of these settings with the images pulled, its template ready and its pool full if it has them."""
-    one = Host(**{"accel": "tcg", **settings})
+    one = kind(**{"accel": "tcg", **settings})
     try:
         one.start()
         for image in pulled:
