@@ -1,4 +1,4 @@
-"""docker-compose.yml keeps to the Compose Specification, pins versions, listens on loopback, mounts what there is."""
+"""docker-compose.yml: the Compose Specification, pinned versions, loopback, health, no right that nobody wrote down."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import compose_spec
 import pytest
 import yaml
 
+from runtime.config import Config
+from scripts.stack.runtime_lock import subset
+from tests.units import UNITS, parse
+
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+DAEMONS = {"hyperd", "hyper-exporter", "hyper-remediation"}
+DOCKERFILE = ROOT / "scripts/stack/Dockerfile"
 
 
 def test_it_keeps_to_the_specification() -> None:
     compose_spec.PyCompose.from_yaml(TEXT).validate()
+    compose_spec.PyCompose.from_yaml((ROOT / "scripts/stack/kvm.yml").read_text()).validate()
 
 
 def test_the_judge_sees_a_mistake() -> None:
@@ -23,21 +30,78 @@ def test_the_judge_sees_a_mistake() -> None:
         compose_spec.PyCompose.from_yaml(TEXT.replace("restart: unless-stopped", "restrat: always"))
 
 
-def test_what_stands_around_is_there() -> None:
-    assert set(SERVICES) == {"prometheus", "alertmanager", "influxdb", "grafana"}
+def test_the_daemons_and_what_stands_around_are_there() -> None:
+    assert set(SERVICES) == DAEMONS | {"prometheus", "alertmanager", "influxdb", "grafana"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_versions_are_pinned(name: str) -> None:
     repository, _, tag = SERVICES[name]["image"].rpartition(":")
     assert "/" in repository
+    assert ("build" in SERVICES[name]) == (name in DAEMONS)
     assert [part.isdigit() for part in tag.removeprefix("v").split(".")] == [True] * 3
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_tells_its_health_and_waits_for_that_of_others(name: str) -> None:
+    service = SERVICES[name]
+    assert service["healthcheck"]["test"][0] == "CMD"
+    for other, wait in service.get("depends_on", {}).items():
+        assert other in SERVICES
+        assert wait == {"condition": "service_healthy"}
+    assert "no-new-privileges:true" in service["security_opt"]
+
+
+@pytest.mark.parametrize("name", sorted(DAEMONS))
+def test_a_daemon_asks_for_no_more_than_its_unit_has(name: str) -> None:
+    service, unit = SERVICES[name], parse(UNITS / f"{name}.service")
+    assert service["cap_drop"] == ["ALL"]
+    assert not service.get("privileged", False)
+    wanted = {f"CAP_{capability}" for capability in service.get("cap_add", ())}
+    assert wanted <= set(unit["CapabilityBoundingSet"])
+    if name == "hyperd":
+        assert wanted == set(unit["CapabilityBoundingSet"])
+
+
+def test_the_images_have_the_targets_and_the_programs() -> None:
+    text = DOCKERFILE.read_text()
+    targets = {line.split(" AS ")[1] for line in text.splitlines() if line.startswith("FROM ")}
+    for name in DAEMONS:
+        build = SERVICES[name]["build"]
+        assert ROOT / build["dockerfile"] == DOCKERFILE
+        assert build["target"] in targets
+    assert "--require-hashes" in text
+    copied = [word for line in text.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]]
+    missing = [word for word in copied if not word.startswith(("--from", "/")) and not (ROOT / word).exists()]
+    assert missing == []
+    sent = [
+        line[1:] for line in DOCKERFILE.with_name("Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"
+    ]
+    inside = [word for word in copied if not word.startswith(("--from", "/")) and word.split("/")[0] != "scripts"]
+    assert set(inside) - {"runtime/guest"} <= set(sent)
+
+
+def test_what_an_image_installs_is_what_the_programs_need() -> None:
+    lock = (
+        "a==1 \\\n    --hash=sha256:1\n    # via hyperpulse (pyproject.toml)\n"
+        "b.c==2 \\\n    --hash=sha256:2\n    # via\n    #   a\n    #   d\n"
+        "d==3 \\\n    --hash=sha256:3\n    # via hyperpulse (pyproject.toml)\n"
+        "e==4 \\\n    --hash=sha256:4\n    # via b-c\n"
+    )
+    assert [line for line in subset(lock, ["A>=1"]).splitlines() if "==" in line] == ["a==1 \\", "b.c==2 \\", "e==4 \\"]
+    with pytest.raises(KeyError):
+        subset(lock, ["unknown"])
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_it_listens_on_loopback_alone(name: str) -> None:
     service = SERVICES[name]
     assert service["network_mode"] == "host"
+    if name in DAEMONS:  # they do unless told otherwise
+        assert "LISTEN" not in str(service["environment"])
+        assert Config.model_fields["exporter_listen"].default.startswith("127.0.0.1:")
+        assert Config.model_fields["remediation_listen"].default.startswith("127.0.0.1:")
+        return
     settings = [
         *service.get("command", ()),
         *(f"{key}={value}" for key, value in service.get("environment", {}).items()),
@@ -52,13 +116,13 @@ def test_what_is_mounted_is_there() -> None:
     files = [source for source in sources if source.startswith("./")]
     assert files
     assert [file for file in files if not (ROOT / file).exists()] == []
-    named = {source for source in sources if not source.startswith("./")}
+    named = {source for source in sources if not source.startswith((".", "/"))}
     assert named == set(yaml.safe_load(TEXT)["volumes"])
 
 
 def test_no_secret_stands_in_it() -> None:
     for service in SERVICES.values():
         for key, value in service.get("environment", {}).items():
-            if key.endswith(("PASSWORD", "TOKEN")):
+            if key.endswith(("PASSWORD", "TOKEN")):  # a daemon's comes as a file
                 assert value.startswith("${"), key
                 assert ":?" in value, f"{key} must not be empty"
