@@ -7,7 +7,7 @@ WORKERS ?= 2
 export VENV BUILD
 
 .DEFAULT_GOAL = help
-.PHONY: help setup check test bench soak kernel qemu generate demo stack down lock
+.PHONY: help setup check test bench soak kernel qemu generate demo stack image down lock
 
 help: ## Show this table
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -41,10 +41,13 @@ qemu: ## Build a small static QEMU (minutes; asked for only)
 demo: setup ## Set up, start the stack, run nginx as a micro-VM, show its vital signs
 	@$(PY) -m scripts.demo
 
-stack: setup ## Set up, start the stack from Debian's packages, see that data flow
-	@$(PY) -m scripts.stack show
+stack: setup ## Start the daemons with Prometheus, Alertmanager, VictoriaMetrics, and leave them running
+	@$(PY) -m scripts.stack up
 
-down: ## End demo and stack: containers, the stack, taps, bridge, rules
+image: setup ## Build the container images and try the programs in them (minutes; asked for only)
+	@scripts/stack/image
+
+down: ## End the demo and the stack: their containers, the stack, taps, bridge, rules
 	@$(PY) -m scripts.stack down
 
 lock: ## Resolve the Python dependencies again into requirements.lock

@@ -1,11 +1,10 @@
-"""`python -m scripts.stack up|show|down|status`."""
+"""`python -m scripts.stack up|down|status`."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -15,44 +14,31 @@ from scripts.stack.services import services
 from scripts.stack.settings import Settings, StackError
 
 DEMO_CONTAINERS = ("demo",)
-HYPER = Path(sys.executable).parent / "hyper"
 
 
 def up(settings: Settings) -> None:
     """Start what does not run yet, each once the one before it is ready."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
-    for directory in ("registry", "alertmanager", "prometheus"):
+    for directory in ("registry", "alertmanager", "prometheus", "victoria-metrics"):
         (settings.data_dir / directory).mkdir(parents=True, exist_ok=True)
     for each in services(settings):
         started = service.start(each, settings.run_dir)
         print(f"stack: {each.name} {'is up' if started else 'runs already'}", flush=True)
 
 
-def addresses(settings: Settings) -> str:
-    """Where everything is, a line each."""
-    return f"""\
-  metrics           http://{settings.config.exporter_listen}/metrics
-  Prometheus        http://127.0.0.1:{settings.prometheus_port}/
-  Alertmanager      http://127.0.0.1:{settings.alertmanager_port}/
-  remediation       http://{settings.config.remediation_listen}/audit
-  line protocol     http://{settings.influx}/vmui/
-  registry          {settings.registry}"""
-
-
 def show(settings: Settings) -> None:
-    """Start what does not run, see that data flow, and say where everything is.
+    """Say whether data flow, and where to look.
 
     Raises:
-        StackError: something does not start, or no data come.
+        StackError: they do not.
     """
-    up(settings)
     for line in flow.check(settings):
         print(f"stack: {line}", flush=True)
-    print(f"""
-The stack is up:
-{addresses(settings)}
-Debian has no Grafana. One that you have takes dashboards/generated/*.json, with the Prometheus above as its source;
-the one of docker-compose.yml is provisioned. Try  {HYPER} run -d nginx ;  make down  ends the stack.""")
+    print("\nThe stack is up. To open:")
+    for line in flow.addresses(settings):
+        print(f"  {line}")
+    print(f"  {flow.NO_GRAFANA}")
+    print("Run containers with  hyper run ;  python -m scripts.stack status  tells its state,  make down  ends it.")
 
 
 def down(settings: Settings) -> None:
@@ -96,8 +82,10 @@ def _left_behind(settings: Settings) -> bool:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.stack", description="The demo's stack.")
-    parser.add_argument("action", choices=("up", "show", "down", "status"))
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.stack", description="The stack around the daemons, and the daemons."
+    )
+    parser.add_argument("action", choices=("up", "down", "status"))
     action = parser.parse_args().action
     if os.geteuid() != 0:
         print("stack: root is needed (taps, rules, control groups): run it as root", file=sys.stderr)
@@ -106,7 +94,11 @@ def main() -> int:
         settings = Settings()
         if action == "status":
             return 0 if status(settings) else 1
-        {"up": up, "show": show, "down": down}[action](settings)
+        if action == "up":
+            up(settings)
+            show(settings)
+        else:
+            down(settings)
     except ValidationError as err:
         for problem in err.errors():
             print(f"stack: setting {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)

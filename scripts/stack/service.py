@@ -47,8 +47,8 @@ class Service:
     @property
     def key(self) -> str:
         """Changes with everything that a running one would have to be started again for."""
-        laid = [f"{name}={value}" for name, value in sorted(self.environment.items())]
-        parts = [*self.argv, *laid, *(f"{path}={text}" for path, text in self.files.items())]
+        settings = [*self.environment.items(), *self.files.items()]
+        parts = [*self.argv, *(f"{name}={text}" for name, text in settings)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

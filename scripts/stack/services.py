@@ -22,6 +22,7 @@ def services(settings: Settings) -> tuple[Service, ...]:
     exporter, remediation = settings.config.exporter_listen, settings.config.remediation_listen
     return (
         _registry(settings),
+        _influx(settings),
         Service(
             name="hyperd",
             argv=(_program("hyperd"),),
@@ -31,15 +32,16 @@ def services(settings: Settings) -> tuple[Service, ...]:
             ready_timeout_s=90.0,  # a host whose KVM hangs is found out by booting a guest with a deadline
             stop_timeout_s=30.0,
         ),
-        _influx(settings),
         Service(
             name="hyper-exporter",
             argv=(_program("hyper-exporter"),),
             ready_url=f"http://{exporter}/metrics",
             address=exporter,
             variable="HYPER_EXPORTER_LISTEN",
-            # A demo does not wait for long.
-            environment={"HYPER_INTERVAL_S": "5", "HYPER_INFLUX_URL": f"http://{settings.influx}"},
+            environment={
+                "HYPER_INTERVAL_S": "5",  # a look does not wait for long
+                "HYPER_INFLUX_URL": f"http://127.0.0.1:{settings.influx_port}",
+            },
         ),
         Service(
             name="hyper-remediation",
@@ -67,16 +69,18 @@ def _registry(settings: Settings) -> Service:
 
 
 def _influx(settings: Settings) -> Service:
+    """VictoriaMetrics: it takes the v2 writes of InfluxDB, which the InfluxDB that Debian 12 has (1.6) does not."""
+    address = f"127.0.0.1:{settings.influx_port}"
     return Service(
         name="victoria-metrics",
         argv=(
             "victoria-metrics",
-            f"-httpListenAddr={settings.influx}",
+            f"-httpListenAddr={address}",
             f"-storageDataPath={settings.data_dir / 'victoria-metrics'}",
             "-retentionPeriod=2d",
         ),
-        ready_url=f"http://{settings.influx}/health",
-        address=settings.influx,
+        ready_url=f"http://{address}/health",
+        address=address,
         variable="DEMO_INFLUX_PORT",
     )
 

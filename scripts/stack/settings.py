@@ -33,14 +33,9 @@ class Settings:
     page_port: int = field(default_factory=lambda: _port("DEMO_PORT", 8080))
     registry_port: int = field(default_factory=lambda: _port("DEMO_REGISTRY_PORT", 5000))
     prometheus_port: int = field(default_factory=lambda: _port("DEMO_PROMETHEUS_PORT", 9090))
-    influx_port: int = field(default_factory=lambda: _port("DEMO_INFLUX_PORT", 8428))
     alertmanager_port: int = field(default_factory=lambda: _port("DEMO_ALERTMANAGER_PORT", 9093))
+    influx_port: int = field(default_factory=lambda: _port("DEMO_INFLUX_PORT", 8086))
     config: Config = field(default_factory=Config)
-
-    @property
-    def influx(self) -> str:
-        """host:port of what takes InfluxDB's line protocol."""
-        return f"127.0.0.1:{self.influx_port}"
 
     @property
     def registry(self) -> str:
