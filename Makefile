@@ -7,7 +7,7 @@ WORKERS ?= 2
 export VENV BUILD
 
 .DEFAULT_GOAL = help
-.PHONY: help setup check test bench soak kernel qemu generate demo stack image down lock
+.PHONY: help setup check test bench soak kernel qemu generate demo stack image install down lock
 
 help: ## Show this table
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -46,6 +46,9 @@ stack: setup ## Start the daemons with Prometheus, Alertmanager, VictoriaMetrics
 
 image: setup ## Build the container images and try the programs in them (minutes; asked for only)
 	@scripts/stack/image
+
+install: setup ## Install the programs in /opt/hyperpulse and their systemd units; starts nothing
+	@scripts/install
 
 down: ## End the demo and the stack: their containers, the stack, taps, bridge, rules
 	@$(PY) -m scripts.stack down
