@@ -87,3 +87,20 @@ def test_a_secret_comes_as_a_credential(name: str) -> None:
     [credential] = drop_in["LoadCredential"]
     assert f"%d/{credential.split(':')[0]}" in " ".join(drop_in["Environment"])
     assert re.search(r"(?i)token=[^/%]", (UNITS / f"drop-ins/{name}.conf").read_text()) is None
+
+
+def test_what_is_installed_is_what_the_units_run() -> None:
+    script = (ROOT / "scripts/install").read_text()
+    assert f"TOP={parse(UNITS / 'hyperd.service')['ExecStart'][0].removesuffix('/bin/hyperd')}\n" in script
+    daemons = re.findall(r"^DAEMONS=\((.+)\)$", script, re.MULTILINE)
+    assert daemons == [" ".join(NAMES)]
+    programs = re.findall(r"^(\S+) = \"\S+:main\"$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert re.findall(r"^PROGRAMS=\((.+)\)$", script, re.MULTILINE) == [" ".join(programs)]
+
+
+@pytest.mark.parametrize("script", ["scripts/install", "scripts/stack/image"])
+def test_a_script_is_one_that_the_shell_reads(script: str) -> None:
+    assert subprocess.run(["bash", "-n", str(ROOT / script)], check=False).returncode == 0
+    done = subprocess.run([str(ROOT / "scripts/install"), "--nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "there is --remove" in done.stderr or "root is needed" in done.stderr
