@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from runtime.errors import RuntimeFault
 from scripts.stack import cleanup
 from scripts.stack.__main__ import up
+from scripts.stack.flow import addresses
 from scripts.stack.service import POLL_S, check_free
 from scripts.stack.settings import Settings, StackError
 from tests.images.build import BuildError, build
@@ -138,14 +139,10 @@ def demo(settings: Settings) -> None:
     hyper("ps")
     hyper("stats", "--no-stream")
     show_metrics(metrics)
-    print(f"""
-The demo is up. To open:
-  the page          {page}
-  metrics           {metrics}
-  Prometheus        http://127.0.0.1:{settings.prometheus_port}/
-  Alertmanager      http://127.0.0.1:{settings.alertmanager_port}/
-  remediation       http://{settings.config.remediation_listen}/audit
-Try  {HYPER} exec {NAME} ps  and  {HYPER} logs {NAME} ;  make down  ends it.""")
+    print(f"\nThe demo is up. To open:\n  the page          {page}")
+    for line in addresses(settings):
+        print(f"  {line}")
+    print(f"Try  {HYPER} exec {NAME} ps  and  {HYPER} logs {NAME} ;  make down  ends it.")
 
 
 def main() -> int:
