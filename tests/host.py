@@ -248,7 +248,9 @@ class Host:
         found = [one["ifname"] for one in links if self.bridge in (one["ifname"], one.get("master"))]
         tables = subprocess.run(["nft", "list", "tables"], capture_output=True, check=True, text=True).stdout
         found += [line for line in tables.splitlines() if self.bridge in line]
-        found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup_parent}")]
+        # Unlike glob(), walk() does not mind that the group of another host goes while it looks.
+        walked = os.walk("/sys/fs/cgroup")
+        found += [f"{at}/{self.cgroup_parent}" for at, names, _ in walked if self.cgroup_parent in names]
         base = int(self.env["HYPER_UID_BASE"])
         uids = {*range(base, base + 300), *range(base + 65536, base + 65536 + 4096)}
         for one in psutil.process_iter(["pid", "name", "uids", "status"]):
