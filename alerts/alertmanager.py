@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from alerts.receivers import Receivers, webhook
+from alerts.remediation import policy
 
 if TYPE_CHECKING:
     from alerts.thresholds import Routing, Thresholds
 
 GROUP_BY: Final = ["namespace", "id", "name", "instance"]
 """One group for each container of each tenant, one for each host: none waits for others, or is cut off by them."""
+
+
+_CAUSES: Final = "|".join(sorted(policy.HOST_CAUSES | policy.COLLECTOR_CAUSES))
 
 
 def alertmanager_config(routing: Routing, receivers: Receivers | None = None) -> dict[str, Any]:
@@ -69,6 +73,8 @@ def _routes(routing: Routing, receivers: Receivers) -> list[dict[str, Any]]:
     return [
         watchdog,
         {"receiver": "remediation", "matchers": ['remediation != ""'], "continue": True},
+        # The controller takes no action on these: while one fires it leaves alone what it is about.
+        {"receiver": "remediation", "matchers": [f'alertname =~ "{_CAUSES}"'], "continue": True},
         {"receiver": "interface", "matchers": ['severity = "info"']},
         *people,
     ]

@@ -3,6 +3,7 @@
 AlertsFault              1
 ├── BadSetting           2   a threshold, address, token file that cannot be
 ├── BadWebhook           400 what was posted is no Alertmanager webhook
+├── NotApproved          4xx what a person approves does not wait, or no longer fits
 ├── AuditUnwritable      1   a decision cannot be written down, so it is not acted on
 └── HyperdFault              what hyperd answered, or that it did not
     ├── HyperdAway           no connection, no answer in time, or 5xx
@@ -49,7 +50,16 @@ class HyperdAway(HyperdFault):
 
 
 class HyperdRefused(HyperdFault):
-    """hyperd said no; `status` is the HTTP status of its answer."""
+    """hyperd said no; `status` is the HTTP status of its answer, `code` what it calls the error."""
+
+    def __init__(self, message: str, *, status: int, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class NotApproved(AlertsFault):
+    """A decision cannot be approved; `status` is the HTTP status to answer with."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)

@@ -76,6 +76,9 @@ class Config(BaseSettings):
     remediation_token_file: Path | None = Field(
         None, description="File with the webhook's bearer token; unset: loopback only."
     )
+    remediation_policy_file: Path | None = Field(
+        None, description="TOML file: what hyper-remediation may do with which containers; unset: labels alone."
+    )
 
     @field_validator("subnet")
     @classmethod

@@ -1,6 +1,6 @@
-"""The remediation controller: Alertmanager's webhook in, a redeploy through hyperd out, every decision audited.
+"""The remediation controller: signals in, actions through hyperd out, every decision audited.
 
-`webhook` reads what Alertmanager posts, `policy` decides (pure), `guards` holds back, `journal` remembers, `hyperd`
-asks and acts, `controller` joins them, `app` is the HTTP face. Nothing here trusts an alert alone: hyperd must say the
-same.
+`webhook`, `registry` and `events` read what is told, `signals` gives it one form. `policy`, `ladder`, `policyfile`,
+`causes` and `guards` decide (pure), `journal` remembers, `hyperd` asks, `actions`, `evidence` and `following` act,
+`controller` joins them, `app` is the HTTP face. Nothing here trusts a signal alone: hyperd must bear it out.
 """

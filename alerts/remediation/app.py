@@ -1,32 +1,39 @@
 """The HTTP face of the controller.
 
-`POST /alertmanager` takes the webhook, `GET /healthz` says that the controller lives, `GET /metrics` is for Prometheus
-and `GET /audit` for people. All but `/healthz` want the bearer token, if one is configured.
+`POST /alertmanager` and `POST /registry` take the webhooks, `GET /healthz` says that the controller lives, and
+`GET /metrics` is for Prometheus. `GET /audit` and `/waiting`, `POST /approve`, `/stop` and `/resume` are for people and
+`hyper remediation`. All but `/healthz` want the bearer token, if one is configured.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
+import time
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
 
-from alerts.errors import BadWebhook
-from alerts.remediation import webhook
+from alerts.errors import AuditUnwritable, BadWebhook, NotApproved
+from alerts.remediation import registry, webhook
 from alerts.remediation.journal import RECENT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.middleware.base import RequestResponseEndpoint
 
     from alerts.remediation.controller import Controller
+    from alerts.remediation.events import Follower
     from alerts.remediation.journal import Journal
+    from alerts.remediation.policyfile import PolicyFile
     from alerts.remediation.telemetry import Telemetry
 
 log = logging.getLogger("hyper.remediation")
@@ -39,13 +46,33 @@ class _UnauthorizedError(Exception):
     """No bearer token, or another one."""
 
 
-def build_app(controller: Controller, journal: Journal, telemetry: Telemetry, token: str | None) -> FastAPI:
+class Who(BaseModel):
+    """Who wants something, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actor: str = Field("user", min_length=1, max_length=128)
+    reason: str = Field("", max_length=2048)
+
+
+def build_app(
+    controller: Controller,
+    journal: Journal,
+    telemetry: Telemetry,
+    token: str | None,
+    *,
+    policy_file: PolicyFile,
+    follower: Follower,
+) -> FastAPI:
     """The application; its lifespan takes up unfinished actions at the start and drains at the end."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         controller.recover()
+        following = asyncio.get_running_loop().create_task(follower.run())
         yield
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
         await controller.drain(DRAIN_S)
 
     def authorize(request: Request) -> None:
@@ -56,6 +83,8 @@ def build_app(controller: Controller, journal: Journal, telemetry: Telemetry, to
     app = FastAPI(title="hyper-remediation", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     authorized = [Depends(authorize)]
     app.exception_handler(BadWebhook)(_bad_webhook)
+    app.exception_handler(NotApproved)(_not_approved)
+    app.exception_handler(AuditUnwritable)(_unwritable)
     app.exception_handler(_UnauthorizedError)(_unauthorized)
     app.exception_handler(RequestValidationError)(_bad_query)
 
@@ -68,7 +97,7 @@ def build_app(controller: Controller, journal: Journal, telemetry: Telemetry, to
 
     @app.post("/alertmanager", dependencies=authorized)
     async def alertmanager(request: Request) -> Response:
-        notification = webhook.parse_webhook(await _json_body(request))
+        notification = webhook.parse_webhook(await _body(request, _is_json))
         if notification.truncated_alerts:
             log.warning(
                 "%d alerts of %s were cut away by max_alerts", notification.truncated_alerts, notification.group_key
@@ -78,29 +107,67 @@ def build_app(controller: Controller, journal: Journal, telemetry: Telemetry, to
             return _error(503, "too many alerts are being worked on; try again later")
         return JSONResponse({"accepted": len(notification.alerts)})
 
+    @app.post("/registry", dependencies=authorized)
+    async def pushed(request: Request) -> Response:
+        pushes = registry.parse_notification(await _body(request, _is_notification), policy_file.follow.hosts)
+        if not controller.submit_pushes(pushes):
+            # The registry tries again after a 5xx.
+            return _error(503, "too much is being worked on; try again later")
+        return JSONResponse({"accepted": len(pushes)})
+
+    @app.post("/approve/{decision_id}", dependencies=authorized, status_code=202)
+    async def approve(decision_id: Annotated[str, Path(max_length=64)], who: Who) -> dict[str, Any]:
+        return {"kind": "decision", **asdict(await controller.approve(decision_id, who.actor))}
+
+    @app.post("/stop", dependencies=authorized)
+    async def stop(who: Who) -> dict[str, bool]:
+        await controller.switch(stop=True, actor=who.actor, reason=who.reason)
+        return {"stopped": controller.stopped}
+
+    @app.post("/resume", dependencies=authorized)
+    async def resume(who: Who) -> dict[str, bool]:
+        await controller.switch(stop=False, actor=who.actor, reason=who.reason)
+        return {"stopped": controller.stopped}
+
     @app.get("/healthz")
     async def healthz() -> Response:
-        return JSONResponse({"status": "ok", "pending": controller.pending})
+        return JSONResponse({"status": "ok", "pending": controller.pending, "stopped": controller.stopped})
 
     @app.get("/metrics", dependencies=authorized)
     async def metrics() -> Response:
         return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/audit", dependencies=authorized)
-    async def audit(limit: Annotated[int, Query(ge=1, le=RECENT)] = 100) -> list[dict[str, Any]]:
-        return journal.recent(limit)
+    async def audit(
+        limit: Annotated[int, Query(ge=1, le=RECENT)] = 100,
+        container: Annotated[str | None, Query(max_length=128)] = None,
+    ) -> list[dict[str, Any]]:
+        return journal.recent(limit, container)
+
+    @app.get("/waiting", dependencies=authorized)
+    async def waiting() -> list[dict[str, Any]]:
+        return [{"kind": "decision", **asdict(one)} for one in reversed(journal.waiting(time.time()))]
 
     return app
 
 
-async def _json_body(request: Request) -> bytes:
+def _is_json(kind: str) -> bool:
+    return kind == "application/json"
+
+
+def _is_notification(kind: str) -> bool:
+    # The registry has its own type, with a version in it.
+    return _is_json(kind) or (kind.startswith("application/vnd.docker.distribution.events.") and kind.endswith("+json"))
+
+
+async def _body(request: Request, fits: Callable[[str], bool]) -> bytes:
     """The body, read no further than the limit.
 
     Raises:
         BadWebhook: it is not declared as JSON, or too long.
     """
     # A web page in the user's browser cannot post this type to a loopback address without being asked first.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if not fits(request.headers.get("content-type", "").partition(";")[0].strip().lower()):
         raise BadWebhook("Content-Type must be application/json", status=415)
     body = bytearray()
     async for chunk in request.stream():
@@ -116,6 +183,14 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 
 async def _bad_webhook(_: Request, err: Exception) -> Response:
     return _error(err.status if isinstance(err, BadWebhook) else 400, str(err))
+
+
+async def _not_approved(_: Request, err: Exception) -> Response:
+    return _error(err.status if isinstance(err, NotApproved) else 409, str(err))
+
+
+async def _unwritable(_: Request, err: Exception) -> Response:
+    return _error(507, f"{err}; nothing is done that is not written down first")
 
 
 async def _unauthorized(_: Request, __: Exception) -> Response:

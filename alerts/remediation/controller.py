@@ -1,38 +1,42 @@
-"""The controller: one alert in, at most one action out, whatever dies in between.
+"""The controller: one signal in, at most one action out, whatever dies in between.
 
-The order for one alert is: judge, hold back, write the intent with the container's epoch, act, write the outcome.
-hyperd raises the epoch at every start of a container. After a crash, or a connection that broke while hyperd was at
-work, the epoch therefore tells whether the action was made: beyond the intent's it was, at the intent's it was not.
+The order for one signal is: judge, hold back, write the intent, act, write the outcome. `actions` sees to it that an
+intent is carried out once; all that belongs to one tenant and name goes one after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 import uuid
 import weakref
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol
 
-from alerts.errors import AuditUnwritable, HyperdAway, HyperdRefused
-from alerts.remediation import guards, policy
-from alerts.remediation.journal import Decision, Outcome, OutcomeKind
+from alerts.errors import AuditUnwritable, HyperdAway, HyperdRefused, NotApproved
+from alerts.remediation import causes, following, ladder, policy, signals
+from alerts.remediation.journal import Decision, Outcome
+from alerts.remediation.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
+    from alerts.remediation.actions import Ended, Performer
     from alerts.remediation.hyperd import Hyperd
     from alerts.remediation.journal import Journal
+    from alerts.remediation.policyfile import PolicyFile
+    from alerts.remediation.registry import Push
+    from alerts.remediation.signals import Signal
     from alerts.remediation.webhook import Alert
 
 log = logging.getLogger("hyper.remediation")
 
-MAX_PENDING = 2000
-MAX_REASON_CHARS = 2048
-MAX_ACTIONS_AT_ONCE = 2
+MAX_PENDING: Final = 2000
+MAX_OVER: Final = 20_000
+MAX_ACTIONS_AT_ONCE: Final = 2
 """A redeploy costs a boot; a host on which everything went down must not have to boot all of it at once."""
 
 
@@ -49,54 +53,48 @@ class Observer(Protocol):
         """The audit could not be written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How patient the controller is. Times in seconds.
-
-    Attributes:
-        limits: The guards per container.
-        attempts: How often hyperd is asked before giving up.
-        backoff_s: Pause before the second attempt; doubles with each, with jitter.
-        backoff_max_s: Longest pause between two attempts.
-        settle_s: How long a container may be in transition before its epoch is taken as it stands.
-        recovery_max_age_s: An unfinished action older than this is not finished after a restart.
-    """
-
-    limits: guards.Limits = field(default_factory=guards.Limits)
-    attempts: int = 6
-    backoff_s: float = 0.5
-    backoff_max_s: float = 10.0
-    settle_s: float = 180.0
-    recovery_max_age_s: float = 900.0
-
-
 class Controller:
-    """Takes alerts, decides, acts. All its tasks live in one event loop."""
+    """Takes signals, decides, acts. All its tasks live in one event loop."""
 
     def __init__(
         self,
         journal: Journal,
         hyperd: Hyperd,
+        performer: Performer,
         observer: Observer,
         stop_file: Path,
+        policy_file: PolicyFile,
         settings: Settings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal = journal
         self._hyperd = hyperd
+        self._performer = performer
         self._observer = observer
         self._stop_file = stop_file
+        self._policy = policy_file
         self._settings = settings or Settings()
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()
+        self._over: OrderedDict[str, None] = OrderedDict()
+        self._causes = causes.Causes(self._settings.cause_ttl_s)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._acting = asyncio.Semaphore(MAX_ACTIONS_AT_ONCE)
+        # An update is watched for a while; no action that heals may wait for that.
+        self._updating = asyncio.Semaphore(MAX_ACTIONS_AT_ONCE)
+        for cause in journal.noted():
+            self._causes.take(cause)
 
     @property
     def pending(self) -> int:
-        """Alerts and unfinished actions that are being worked on."""
+        """Signals and unfinished actions that are being worked on."""
         return len(self._tasks)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the stop switch is on."""
+        return self._stop_file.exists()
 
     def recover(self) -> None:
         """Take up what an earlier controller began and did not end."""
@@ -107,11 +105,42 @@ class Controller:
 
     def submit(self, alerts: Sequence[Alert]) -> bool:
         """Begin work on alerts; False if there is too much of it already, and nothing was taken."""
-        if len(self._tasks) + len(alerts) > MAX_PENDING:
-            return False
-        for alert in alerts:
-            self._spawn(self._handle(alert))
-        return True
+        return self._submit([self._handle(signals.of_alert(alert)) for alert in alerts])
+
+    def submit_signal(self, signal: Signal) -> None:
+        """Begin work on a signal that is told once only; what is too much is lost, and said."""
+        if not self._submit([self._handle(signal)]):
+            log.warning("too much to do; lost: %s", signal.to_text())
+
+    def submit_pushes(self, pushes: Sequence[Push]) -> bool:
+        """Begin work on pushes to a registry; False as above."""
+        return self._submit([self._pushed(push) for push in pushes])
+
+    async def approve(self, decision_id: str, actor: str) -> Decision:
+        """Do what a decision only proposed; returns the intent once it is written down.
+
+        Raises:
+            NotApproved: there is no such decision that waits, or things are no longer as they were then.
+        """
+        intent: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._spawn(self._approve(decision_id, actor, intent))
+        return await intent
+
+    async def switch(self, *, stop: bool, actor: str, reason: str) -> None:
+        """Set or lift the stop switch.
+
+        Raises:
+            AuditUnwritable: it stands, but not in the audit.
+        """
+        if stop:
+            await asyncio.to_thread(self._stop_file.write_text, f"{actor}: {reason}\n")
+        else:
+            await asyncio.to_thread(self._stop_file.unlink, missing_ok=True)
+        what: policy.Reason = "stop_switch" if stop else "stop_lifted"
+        signal = signals.Signal("hyperd", "", f"switch/{uuid.uuid4().hex}", self._clock())
+        detail = f"the stop switch was {'set' if stop else 'lifted'} by {actor}: {reason}"
+        decision = self._decision(signal, policy.Judgement("skip", what, detail), None)
+        await self._write(replace(decision, actor=actor, signals=()))
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for what is under way, then cancel the rest: the journal knows what was not finished."""
@@ -121,208 +150,307 @@ class Controller:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
+    def _submit(self, work: Sequence[Coroutine[object, object, None]]) -> bool:
+        if len(self._tasks) + len(work) > MAX_PENDING:
+            for one in work:
+                one.close()
+            return False
+        for one in work:
+            self._spawn(one)
+        return True
+
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _guarded(self, work: Coroutine[object, object, None]) -> None:
-        """One alert that goes wrong must not take the others with it."""
+        """One signal that goes wrong must not take the others with it."""
         try:
             await work
         except AuditUnwritable as err:
             self._observer.audit_failed()
             log.error("%s; nothing is done that is not written down first", err)  # noqa: TRY400 -- a full disk needs no traceback
         except Exception:
-            log.exception("defect while working on an alert")
+            log.exception("defect while working on a signal")
 
-    async def _handle(self, alert: Alert) -> None:
-        judgement = self._before_asking(alert)
+    # --- alerts and events
+
+    async def _handle(self, signal: Signal) -> None:
+        if not signal.firing:
+            self._over[signal.incident] = None
+            if len(self._over) > MAX_OVER:
+                self._over.popitem(last=False)
+        cause = causes.cause_of(signal.name, signal.labels, self._clock(), firing=signal.firing)
+        if cause is not None:
+            self._causes.take(cause)
+            await asyncio.to_thread(self._journal.note, cause)
+        judgement = self._before_asking(signal)
         if judgement is not None:
-            await self._decide(alert, judgement, None)
+            await self._decide(signal, judgement, None)
             return
-        self._busy.add(alert.incident)
+        self._busy.add(signal.incident)
         try:
-            await self._ask_and_act(alert)
+            await self._ask_and_act(signal)
         finally:
-            self._busy.discard(alert.incident)
+            self._busy.discard(signal.incident)
 
-    def _before_asking(self, alert: Alert) -> policy.Judgement | None:
+    def _before_asking(self, signal: Signal) -> policy.Judgement | None:
         """What can be said without hyperd."""
-        if alert.status == "resolved":
+        if not signal.firing:
             return policy.Judgement("skip", "resolved", "the alert is over")
-        if alert.name not in policy.ACTIONS:
+        if signal.incident in self._over:
+            return policy.Judgement("skip", "resolved", "the alert is over; this notification is late")
+        if not self._policy.names(signal.name):
+            if signal.name in policy.HOST_CAUSES | policy.COLLECTOR_CAUSES:
+                return policy.Judgement("skip", "noted", "containers it concerns are left alone while it fires")
             return policy.Judgement("skip", "no_action_for_alert", "this alert is for people")
-        if policy.container_named_by(alert.labels) is None:
+        if policy.container_named_by(signal.labels) is None:
             return policy.Judgement("skip", "no_container_named", "neither a label id with a whole id nor a label name")
-        if alert.incident in self._busy or self._journal.acted_on(alert.incident):
+        return self._done_or_stopped(signal)
+
+    def _done_or_stopped(self, signal: Signal) -> policy.Judgement | None:
+        if signal.incident in self._busy or self._journal.acted_on(signal.incident):
             return policy.Judgement("skip", "duplicate", "this firing of this alert was acted on already")
-        if self._stop_file.exists():
+        if self.stopped:
             return policy.Judgement("skip", "stop_switch", f"{self._stop_file} exists; remove it to allow actions")
         return None
 
-    async def _ask_and_act(self, alert: Alert) -> None:
-        ref = policy.container_named_by(alert.labels)
+    async def _ask_and_act(self, signal: Signal) -> None:
+        ref = policy.container_named_by(signal.labels)
         assert ref is not None  # noqa: S101 -- _before_asking has seen to it
         try:
-            container = await self._container(ref)
-            async with self._lock(container.id):
-                # Another alert may have been acted on while this one waited.
-                container = await self._container(container.id)
-                judgement = self._hold_back(container, policy.judge(alert.labels, container))
-                decision = await self._decide(alert, judgement, container)
+            container = await self._performer.container(ref)
+            async with self._lock(container.key):
+                # Another signal may have been acted on while this one waited.
+                container = await self._performer.container(container.id)
+                plan = await self._plan(signal, container)
+                for proposal in plan.proposals:
+                    if not self._waits(container, proposal):
+                        await self._decide(signal, proposal, container, beside=True)
+                judgement = plan.judgement
+                if judgement.verdict == "dry_run" and self._waits(container, judgement):
+                    judgement = replace(judgement, verdict="skip", reason="duplicate", action=None)
+                decision = await self._decide(signal, judgement, container)
                 if decision.verdict == "act":
                     await self._act(decision)
+        except (HyperdRefused, HyperdAway) as err:
+            await self._decide(signal, _no_word(err), None)
+
+    async def _plan(self, signal: Signal, container: policy.Container) -> ladder.Plan:
+        now, settings = self._clock(), self._settings
+        found = self._policy.rule(signal.name, container)
+        if found is None:
+            why = policy.Judgement("skip", "no_action_for_alert", "no rule of the policy file is about this container")
+            return ladder.Plan(why)
+        rule, dry_run, source = found
+        seen = await self._look(rule, container, now)
+        sustained = signal.source == "alertmanager" and now - signal.since >= settings.sustain_s
+        confirmed = policy.confirm(
+            rule, signal.labels, seen, sustained=sustained, deaths_count=settings.flap_confirm_count
+        )
+        if confirmed.verdict == "skip":
+            return ladder.Plan(confirmed)
+        allowance = self._policy.allowance(container, dry_run=dry_run, source=source)
+        against = allowance if isinstance(allowance, policy.Judgement) else self._against(signal, container, now)
+        if against is not None:
+            return ladder.Plan(replace(against, detail=f"{against.detail}; {confirmed.detail}"))
+        assert isinstance(allowance, ladder.Allowance)  # noqa: S101 -- the other kind is against it
+        past = ladder.Past(
+            self._journal.acted_at(container.key),
+            self._journal.rolled_back_at(container.key),
+            self._journal.host_acted_at(),
+        )
+        return ladder.plan(rule, confirmed, seen, allowance, past, settings.limits, now)
+
+    async def _look(self, rule: policy.Rule, container: policy.Container, now: float) -> policy.Seen:
+        """What else hyperd says that the rule has to know."""
+        history: Sequence[policy.Revision] = ()
+        if "rollback" in (*rule.after_change, *rule.otherwise):
+            history = await self._history(container)
+        actions = {"crash_loop": ("die",), "out_of_memory": ("oom",)}.get(rule.reason)
+        if actions is None:
+            return policy.Seen(container, history)
+        since = now - self._settings.flap_window_s
+        count = len(await self._hyperd.events(container.id, since, now, actions))
+        return policy.Seen(container, history, **{"deaths" if actions == ("die",) else "ooms": count})
+
+    async def _history(self, container: policy.Container) -> Sequence[policy.Revision]:
+        try:
+            return await self._hyperd.history(container.id)
         except HyperdRefused as err:
-            reason: policy.Reason = "container_unknown" if err.status == 404 else "hyperd_refused"
-            await self._decide(alert, policy.Judgement("skip", reason, str(err)), None)
-        except HyperdAway as err:
-            await self._decide(alert, policy.Judgement("skip", "hyperd_away", str(err)), None)
+            # Without a history there is nothing to go back to; all else goes on.
+            log.warning("no history of %s: %s", container.name, err)
+            return ()
 
-    def _hold_back(self, container: policy.Container, judgement: policy.Judgement) -> policy.Judgement:
-        if judgement.verdict != "act":
-            return judgement
-        limits, now = self._settings.limits, self._clock()
-        acted_at = self._journal.acted_at(container.id)
-        wait_s = guards.cooldown_left_s(acted_at, now, limits)
-        if wait_s > 0:
-            return policy.Judgement("skip", "cooldown", f"{wait_s:.0f} s of the cooldown left; {judgement.detail}")
-        tokens = guards.tokens_left(acted_at, now, limits)
-        if tokens < 1:
-            detail = f"{limits.bucket_size} actions are spent, one comes back every {limits.refill_s:.0f} s"
-            return policy.Judgement("skip", "budget_spent", f"{detail}; {judgement.detail}")
-        return judgement
+    def _against(self, signal: Signal, container: policy.Container, now: float) -> policy.Judgement | None:
+        """Why nothing is to be done with a container now, whatever is wrong with it."""
+        cause = self._causes.judge(signal, container, now)
+        if cause is None and self._policy.in_maintenance(container, now):
+            return policy.Judgement("skip", "maintenance", "a maintenance window of the policy file")
+        return cause
 
-    async def _decide(self, alert: Alert, judgement: policy.Judgement, container: policy.Container | None) -> Decision:
-        decision = Decision(
+    def _waits(self, container: policy.Container, proposal: policy.Judgement) -> bool:
+        """Whether the same is proposed for the same container already."""
+        return any(
+            (one.container_id, one.action) == (container.id, proposal.action)
+            for one in self._journal.waiting(self._clock())
+        )
+
+    # --- pushes
+
+    async def _pushed(self, push: Push) -> None:
+        try:
+            found = [one for one in await self._hyperd.containers() if following.follows(one, push)]
+        except (HyperdRefused, HyperdAway) as err:
+            await self._decide(following.signal_of(push, None), _no_word(err), None)
+            return
+        for container in found:
+            signal = following.signal_of(push, container)
+            judgement = self._done_or_stopped(signal)
+            if judgement is not None:
+                await self._decide(signal, judgement, container)
+                continue
+            self._busy.add(signal.incident)
+            try:
+                await self._update(signal, container)
+            finally:
+                self._busy.discard(signal.incident)
+
+    async def _update(self, signal: Signal, container: policy.Container) -> None:
+        try:
+            async with self._lock(container.key):
+                container = await self._performer.container(container.name)
+                judgement = following.judge(signal, container, await self._history(container))
+                allowance = self._policy.allowance(container, dry_run=False, source="follow")
+                if judgement.verdict == "act":
+                    if isinstance(allowance, policy.Judgement):
+                        judgement = allowance
+                    else:
+                        judgement = self._against(signal, container, self._clock()) or judgement
+                if judgement.verdict == "act":
+                    judgement = await following.pull(self._hyperd, signal, judgement)
+                if judgement.verdict == "act" and isinstance(allowance, ladder.Allowance):
+                    dry = allowance.dry_run or allowance.level == "dry-run"
+                    judgement = replace(judgement, verdict="dry_run" if dry else "act", policy=allowance.source)
+                decision = await self._decide(signal, judgement, container)
+                if decision.verdict == "act":
+                    await self._act(decision)
+        except (HyperdRefused, HyperdAway) as err:
+            await self._decide(signal, _no_word(err), container)
+
+    # --- decisions and actions
+
+    async def _approve(self, decision_id: str, actor: str, answer: asyncio.Future[Decision]) -> None:
+        try:
+            proposal = self._proposal(decision_id)
+            async with self._lock(proposal.key):
+                proposal = self._proposal(decision_id)
+                container = await self._hyperd.container(proposal.container or "")
+                _still_fits(proposal, container)
+                intent = replace(
+                    proposal, id=uuid.uuid4().hex, time=self._clock(), verdict="act", epoch=container.epoch,
+                    incident=f"approval/{proposal.id}", approves=proposal.id, actor=actor, beside=False,
+                )  # fmt: skip
+                await self._write(intent)
+                answer.set_result(intent)
+                await self._act(intent)
+        except (NotApproved, AuditUnwritable) as err:
+            answer.set_exception(err) if not answer.done() else log.error("%s", err)  # noqa: TRY400 -- told above
+        except (HyperdRefused, HyperdAway) as err:
+            failure = NotApproved(str(err), status=503 if isinstance(err, HyperdAway) else 409)
+            failure.__cause__ = err
+            if not answer.done():
+                answer.set_exception(failure)
+        finally:
+            if not answer.done():
+                answer.cancel()
+
+    def _proposal(self, decision_id: str) -> Decision:
+        waiting = self._journal.waiting(self._clock())
+        found = [one for one in waiting if decision_id and one.id.startswith(decision_id)]
+        if len(found) != 1:
+            text = "several decisions that wait begin so: write more of it" if found else "no such decision waits"
+            raise NotApproved(f"{decision_id[:64]}: {text}", status=409 if found else 404)
+        if self.stopped:
+            raise NotApproved(f"the stop switch is on: {self._stop_file} exists", status=409)
+        return found[0]
+
+    def _decision(
+        self, signal: Signal, judgement: policy.Judgement, container: policy.Container | None, *, beside: bool = False
+    ) -> Decision:
+        return Decision(
             id=uuid.uuid4().hex,
             time=self._clock(),
             verdict=judgement.verdict,
             reason=judgement.reason,
             detail=judgement.detail,
-            action=None if judgement.verdict == "skip" else policy.ACTIONS[alert.name],
-            alert=alert.name[:256],
-            incident=alert.incident,
+            action=None if judgement.verdict == "skip" else judgement.action,
+            alert=signal.name[:256],
+            incident=signal.incident,
             container_id=container.id if container else None,
-            container=container.name if container else alert.labels.get("name", "")[:128] or None,
+            container=container.name if container else signal.labels.get("name", "")[:128] or None,
             tenant=container.tenant if container else None,
             epoch=container.epoch if container else None,
+            signals=(signal.to_text(), *([f"hyperd: {judgement.detail}"] if container else [])),
+            policy=judgement.policy,
+            digest=container.image_digest if container else None,
+            image=signal.image,
+            to_digest=signal.digest,
+            beside=beside,
         )
+
+    async def _decide(
+        self, signal: Signal, judgement: policy.Judgement, container: policy.Container | None, *, beside: bool = False
+    ) -> Decision:
+        decision = self._decision(signal, judgement, container, beside=beside)
+        await self._write(decision)
+        return decision
+
+    async def _write(self, decision: Decision) -> None:
         await asyncio.to_thread(self._journal.decide, decision)
         self._observer.decided(decision)
         log.info("%s %s: %s (%s)", decision.verdict, decision.container, decision.reason, decision.detail)
-        return decision
 
     async def _act(self, intent: Decision) -> None:
-        async with self._acting:
-            await self._conclude(intent, *await self._carry_out(intent))
-
-    async def _carry_out(self, intent: Decision) -> tuple[OutcomeKind, bool, str, int | None]:
-        """Redeploy once: try again only where hyperd's epoch says that it was not done."""
-        container_id, epoch = intent.container_id, intent.epoch
-        assert container_id is not None  # noqa: S101 -- an intent has them
-        assert epoch is not None  # noqa: S101 -- an intent has them
-        why = f"{intent.alert}: {intent.detail} (remediation {intent.id})"[:MAX_REASON_CHARS]
-        failure, final = "", False
-        for attempt in range(self._settings.attempts):
-            if attempt:
-                await asyncio.sleep(self._pause_s(attempt))
-            if self._stop_file.exists():
-                return "stop_switch", False, f"{self._stop_file} exists", epoch
-            try:
-                after = await self._hyperd.redeploy(container_id, why)
-            except HyperdRefused as err:
-                # It may have been tried: a port that is taken or a missing image shows only once the start has begun.
-                failure, final = str(err), True
-            except HyperdAway as err:
-                failure = str(err)
-                if not err.sent:
-                    continue
-            else:
-                return "done", True, f"redeployed; hyperd says {after.state}", after.epoch
-            try:
-                seen = await self._settled(container_id)
-            except HyperdRefused as err:
-                return "gone", False, str(err), epoch
-            except HyperdAway as err:
-                failure = str(err)
-                return "unknown", True, f"hyperd may have redeployed it: {failure}", epoch
-            if seen.epoch > epoch:
-                runs = seen.state in policy.RUNNING
-                return ("done" if runs else "failed"), True, f"{failure}; hyperd says {seen.state}", seen.epoch
-            if final:
-                break
-        return "failed", False, failure, epoch
+        async with self._updating if intent.action == "update" else self._acting:
+            await self._conclude(intent, await self._performer.carry_out(intent))
 
     async def _finish(self, intent: Decision) -> None:
         """End an action that an earlier controller began: find out, or do it, once."""
         try:
-            async with self._lock(intent.container_id or ""):
-                await self._conclude(intent, *await self._find_out_or_do(intent))
+            async with self._lock(intent.key), self._updating if intent.action == "update" else self._acting:
+                await self._conclude(intent, await self._performer.finish(intent))
         finally:
             self._busy.discard(intent.incident)
 
-    async def _find_out_or_do(self, intent: Decision) -> tuple[OutcomeKind, bool, str, int | None]:
-        assert intent.container_id is not None  # noqa: S101 -- an intent has them
-        assert intent.epoch is not None  # noqa: S101 -- an intent has them
-        attempt = 0
-        while True:
-            old = self._clock() - intent.time > self._settings.recovery_max_age_s
-            try:
-                seen = await self._settled(intent.container_id)
-                break
-            except HyperdRefused as err:
-                return "gone", False, str(err), intent.epoch
-            except HyperdAway as err:
-                if old:
-                    return "unknown", True, f"could not be found out after a restart: {err}", intent.epoch
-            attempt += 1
-            await asyncio.sleep(self._pause_s(attempt))
-        if seen.epoch > intent.epoch:
-            return "done", True, "done before the controller was restarted", seen.epoch
-        if seen.desired != "running" or seen.state not in policy.NOT_RUNNING:
-            return "not_needed", False, f"after a restart hyperd says {seen.state}, wanted {seen.desired}", seen.epoch
-        if old:
-            return "expired", False, "too old to be finished after a restart", seen.epoch
-        async with self._acting:
-            return await self._carry_out(intent)
-
-    async def _conclude(
-        self, intent: Decision, kind: OutcomeKind, carried_out: bool, detail: str, epoch: int | None
-    ) -> None:
-        outcome = Outcome(intent.id, self._clock(), kind, carried_out, detail, epoch)
+    async def _conclude(self, intent: Decision, ended: Ended) -> None:
+        outcome = Outcome(
+            intent.id, self._clock(), ended.kind, ended.carried_out, ended.detail, ended.epoch, ended.evidence
+        )
         await asyncio.to_thread(self._journal.conclude, outcome)
         self._observer.concluded(intent, outcome)
-        log.info("%s of %s: %s (%s)", intent.action, intent.container, kind, detail)
+        log.info("%s of %s: %s (%s)", intent.action, intent.container, outcome.outcome, outcome.detail)
 
-    async def _container(self, ref: str) -> policy.Container:
-        """Ask hyperd, again with backoff while it is away.
+    def _lock(self, key: str) -> asyncio.Lock:
+        """The lock of one tenant and name, which lives as long as somebody holds or awaits it."""
+        return self._locks.setdefault(key, asyncio.Lock())
 
-        Raises:
-            HyperdRefused: it has no such container, or will not say.
-            HyperdAway: it stayed away.
-        """
-        for attempt in range(1, self._settings.attempts):
-            try:
-                return await self._hyperd.container(ref)
-            except HyperdAway as err:
-                log.warning("%s; attempt %d", err, attempt)
-            await asyncio.sleep(self._pause_s(attempt))
-        return await self._hyperd.container(ref)
 
-    async def _settled(self, container_id: str) -> policy.Container:
-        """The container once it is no longer in transition, or as it is when patience ends."""
-        deadline = time.monotonic() + self._settings.settle_s
-        while True:
-            seen = await self._container(container_id)
-            if seen.state in policy.RUNNING | policy.NOT_RUNNING or time.monotonic() > deadline:
-                return seen
-            await asyncio.sleep(self._settings.backoff_s)
+def _still_fits(proposal: Decision, container: policy.Container) -> None:
+    """Check that a container is still what a proposal was made for.
 
-    def _lock(self, container_id: str) -> asyncio.Lock:
-        """The lock of one container, which lives as long as somebody holds or awaits it."""
-        return self._locks.setdefault(container_id, asyncio.Lock())
+    Raises:
+        NotApproved: it is not.
+    """
+    if (container.id, container.image_digest) != (proposal.container_id, proposal.digest):
+        raise NotApproved(f"{container.name} is another container, or of another image, now", status=409)
+    if container.quarantine is not None:
+        raise NotApproved(f"{container.name} is in quarantine; a person lifts it first", status=409)
 
-    def _pause_s(self, attempt: int) -> float:
-        longest = min(self._settings.backoff_max_s, self._settings.backoff_s * 2.0 ** (attempt - 1))
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311 -- jitter is no secret
+
+def _no_word(err: HyperdRefused | HyperdAway) -> policy.Judgement:
+    """What an exception of hyperd's client is as a decision."""
+    if isinstance(err, HyperdAway):
+        return policy.Judgement("skip", "hyperd_away", str(err))
+    return policy.Judgement("skip", "container_unknown" if err.status == 404 else "hyperd_refused", str(err))

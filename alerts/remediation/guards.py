@@ -1,7 +1,7 @@
-"""What holds the controller back: a token bucket and an exponential cooldown per container, and the stop switch.
+"""What holds the controller back: token buckets per container and host, a growing cooldown, one rollback at a time.
 
-The guards are pure functions over the times of past actions, which the journal remembers: after a restart the
-controller is as careful as before.
+A container here is its tenant and name, as a change of image makes a new id. The guards are pure functions over the
+times of past actions, which the journal remembers: after a restart the controller is as careful as before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How often one container may be acted on. All times in seconds.
+    """How often one container, and all of a host, may be acted on. All times in seconds.
 
     Attributes:
         bucket_size: Actions at once, from a full bucket.
@@ -23,6 +23,12 @@ class Limits:
         cooldown_s: Pause after the first action; doubles with each that follows.
         cooldown_max_s: Longest pause.
         quiet_s: A container that needed nothing for so long starts again at the shortest pause.
+        host_bucket_size: Actions at once on all containers of the host, from a full bucket.
+        host_refill_s: Time in which one token of the host comes back.
+        rollback_window_s: A container is rolled back at most once in this time.
+        change_window_s: How long after a change of image trouble is taken for its consequence.
+        recovery_s: An action after which nothing was needed for so long has helped.
+        give_up_count: After so many actions that did not help it is quarantine's turn.
     """
 
     bucket_size: int = 5
@@ -30,6 +36,12 @@ class Limits:
     cooldown_s: float = 60.0
     cooldown_max_s: float = 3600.0
     quiet_s: float = 7200.0
+    host_bucket_size: int = 20
+    host_refill_s: float = 180.0
+    rollback_window_s: float = 3600.0
+    change_window_s: float = 3600.0
+    recovery_s: float = 1800.0
+    give_up_count: int = 3
 
 
 def cooldown_left_s(acted_at: Sequence[float], now: float, limits: Limits) -> float:
@@ -47,15 +59,34 @@ def cooldown_left_s(acted_at: Sequence[float], now: float, limits: Limits) -> fl
     return max(0.0, min(pause_s, acted_at[-1] + pause_s - now))
 
 
+def streak(acted_at: Sequence[float], now: float, recovery_s: float) -> int:
+    """How many actions, each within `recovery_s` of the next, lead up to now without having helped."""
+    count, after = 0, now
+    for at in reversed(acted_at):
+        if after - at > recovery_s:
+            break
+        count, after = count + 1, at
+    return count
+
+
 def tokens_left(acted_at: Sequence[float], now: float, limits: Limits) -> float:
-    """Tokens in the bucket now, given the times of past actions, oldest first."""
-    tokens = float(limits.bucket_size)
+    """Tokens in the container's bucket now, given the times of past actions, oldest first."""
+    return _bucket(acted_at, now, limits.bucket_size, limits.refill_s)
+
+
+def host_tokens_left(acted_at: Sequence[float], now: float, limits: Limits) -> float:
+    """Tokens in the host's bucket now, given the times of past actions on all its containers, oldest first."""
+    return _bucket(acted_at, now, limits.host_bucket_size, limits.host_refill_s)
+
+
+def _bucket(acted_at: Sequence[float], now: float, size: int, refill_s: float) -> float:
+    tokens = float(size)
     since: float | None = None
     for at in acted_at:
         if since is not None:
-            tokens = min(limits.bucket_size, tokens + max(0.0, at - since) / limits.refill_s)
+            tokens = min(size, tokens + max(0.0, at - since) / refill_s)
         tokens = max(0.0, tokens - 1.0)
         since = at
     if since is None:
         return tokens
-    return min(limits.bucket_size, tokens + max(0.0, now - since) / limits.refill_s)
+    return min(size, tokens + max(0.0, now - since) / refill_s)

@@ -1,8 +1,9 @@
 """The audit: an append-only file of JSON lines, which is also what the controller remembers across a crash.
 
-Two kinds of line. A `decision` is on the disk (fsync) before anything is done; for a verdict `act` it is the intent,
+Three kinds of line. A `decision` is on the disk (fsync) before anything is done; for a verdict `act` it is the intent,
 with the container's epoch at that moment. An `outcome` follows it by `id`. An intent without an outcome is unfinished
-business: the controller died in between. A line cut by a crash or a full disk stays, and is skipped when read.
+business: the controller died in between. A `cause` is an alert about the host or the collector that began or ended. A
+line cut by a crash or a full disk stays, and is skipped when read.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import threading
 from collections import OrderedDict, deque
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from alerts.errors import AuditUnwritable
+from alerts.remediation import causes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,14 +33,27 @@ RECENT = 1000
 MAX_INCIDENTS = 20_000
 MAX_CONTAINERS = 10_000
 MAX_TIMES = 64
+MAX_WAITING = 1000
+APPROVAL_S = 24 * 3600.0
+"""How long a decision waits for a person's approval."""
 
-OutcomeKind = Literal["done", "failed", "gone", "not_needed", "stop_switch", "expired", "unknown"]
+OutcomeKind = Literal[
+    "done", "failed", "rolled_back", "no_known_good", "gone", "not_needed", "stop_switch", "expired", "unknown"
+]
 OUTCOMES: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One decision. `time` and `starts_at` are seconds since 1970; `epoch` is the container's when it was taken."""
+    """One decision. `time` is seconds since 1970; `epoch` and `digest` are the container's when it was taken.
+
+    Attributes:
+        signals: What led to it, a line each.
+        policy: What allowed or forbade it.
+        image: The reference that an update is to, with `to_digest`.
+        approves: The decision that a person approved by this one, who is `actor`.
+        beside: It is a proposal beside another decision on the same signal.
+    """
 
     id: str
     time: float
@@ -52,11 +67,27 @@ class Decision:
     container: str | None = None
     tenant: str | None = None
     epoch: int | None = None
+    signals: tuple[str, ...] = ()
+    policy: str = ""
+    digest: str | None = None
+    image: str | None = None
+    to_digest: str | None = None
+    approves: str | None = None
+    actor: str | None = None
+    beside: bool = False
+
+    @property
+    def key(self) -> str:
+        """Tenant and name, which stay when an image is changed."""
+        return f"{self.tenant}/{self.container}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the action of the decision with the same `id` ended; `carried_out` is whether the container was acted on."""
+    """How the action of the decision with the same `id` ended; `carried_out` is whether the container was acted on.
+
+    `evidence` is the directory that it was saved to before, or why it was not saved.
+    """
 
     id: str
     time: float
@@ -64,6 +95,11 @@ class Outcome:
     carried_out: bool
     detail: str
     epoch: int | None = None
+    evidence: str | None = None
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 class Journal:
@@ -80,6 +116,10 @@ class Journal:
         self._mutex = threading.Lock()
         self._incidents: OrderedDict[str, str] = OrderedDict()
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        self._rollbacks: OrderedDict[str, float] = OrderedDict()
+        self._host_times: deque[float] = deque(maxlen=MAX_TIMES)
+        self._waiting: OrderedDict[str, Decision] = OrderedDict()
+        self._causes: OrderedDict[tuple[str, str, str], causes.Cause] = OrderedDict()
         self._unfinished: dict[str, Decision] = {}
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self.skipped_lines = 0
@@ -118,15 +158,43 @@ class Journal:
         """
         self._append({"kind": "outcome", **asdict(outcome)})
 
+    def note(self, cause: causes.Cause) -> None:
+        """Write that an alert about the host or the collector began, goes on or ended.
+
+        Raises:
+            AuditUnwritable: it does not stand in the file.
+        """
+        self._append({"kind": "cause", **asdict(cause)})
+
     def acted_on(self, incident: str) -> bool:
         """Whether something was done, or would have been in a dry run, about this very firing of this alert."""
         with self._mutex:
             return incident in self._incidents
 
-    def acted_at(self, container_id: str) -> tuple[float, ...]:
-        """Times of the latest actions on a container, oldest first."""
+    def acted_at(self, key: str) -> tuple[float, ...]:
+        """Times of the latest actions on the container of a tenant and name (`tenant/name`), oldest first."""
         with self._mutex:
-            return tuple(self._times.get(container_id, ()))
+            return tuple(self._times.get(key, ()))
+
+    def rolled_back_at(self, key: str) -> tuple[float, ...]:
+        """Time of the latest rollback of the container of a tenant and name, if there was one."""
+        with self._mutex:
+            return (self._rollbacks[key],) if key in self._rollbacks else ()
+
+    def host_acted_at(self) -> tuple[float, ...]:
+        """Times of the latest actions on any container, oldest first."""
+        with self._mutex:
+            return tuple(self._host_times)
+
+    def waiting(self, now: float) -> tuple[Decision, ...]:
+        """Decisions that wait for a person's approval, oldest first."""
+        with self._mutex:
+            return tuple(one for one in self._waiting.values() if now - one.time <= APPROVAL_S)
+
+    def noted(self) -> tuple[causes.Cause, ...]:
+        """Alerts about host and collector as they were told last."""
+        with self._mutex:
+            return tuple(self._causes.values())
 
     def latest_action_at(self) -> float | None:
         """Time of the latest action on any container, or None if there was none."""
@@ -138,10 +206,14 @@ class Journal:
         with self._mutex:
             return tuple(self._unfinished.values())
 
-    def recent(self, limit: int) -> list[dict[str, Any]]:
-        """The latest lines, newest first, at most `RECENT`."""
+    def recent(self, limit: int, container: str | None = None) -> list[dict[str, Any]]:
+        """The latest lines, newest first, at most `RECENT`; of one container's name if it is given."""
         with self._mutex:
-            return list(islice(reversed(self._recent), limit))
+            lines = list(reversed(self._recent))
+        if container is not None:
+            ids = {line.get("id") for line in lines if line.get("container") == container}
+            lines = [line for line in lines if line["kind"] != "cause" and line["id"] in ids]
+        return list(islice(lines, limit))
 
     def _append(self, line: dict[str, Any]) -> None:
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
@@ -206,6 +278,8 @@ class Journal:
     def _apply(self, line: dict[str, Any]) -> None:
         if line["kind"] == "decision":
             self._apply_decision(_build(Decision, line))
+        elif line["kind"] == "cause":
+            self._apply_cause(causes.from_line(line))
         else:
             self._apply_outcome(_build(Outcome, line))
         self._recent.append(line)
@@ -213,16 +287,26 @@ class Journal:
     def _apply_decision(self, decision: Decision) -> None:
         if decision.verdict == "skip":
             return
-        self._incidents[decision.incident] = decision.id
-        if len(self._incidents) > MAX_INCIDENTS:
-            self._incidents.popitem(last=False)
+        if decision.verdict == "dry_run":
+            _remember(self._waiting, decision.id, decision, MAX_WAITING)
+        if decision.approves is not None:
+            self._waiting.pop(decision.approves, None)
+        if not decision.beside:
+            _remember(self._incidents, decision.incident, decision.id, MAX_INCIDENTS)
         if decision.verdict == "act" and decision.container_id is not None:
             self._unfinished[decision.id] = decision
-            times = self._times.setdefault(decision.container_id, deque(maxlen=MAX_TIMES))
-            self._times.move_to_end(decision.container_id)
+            if decision.action == "update":
+                # An update is what somebody wanted, no attempt to heal.
+                return
+            times = self._times.get(decision.key) or deque(maxlen=MAX_TIMES)
             times.append(decision.time)
-            if len(self._times) > MAX_CONTAINERS:
-                self._times.popitem(last=False)
+            _remember(self._times, decision.key, times, MAX_CONTAINERS)
+            self._host_times.append(decision.time)
+            if decision.action == "rollback":
+                _remember(self._rollbacks, decision.key, decision.time, MAX_CONTAINERS)
+
+    def _apply_cause(self, cause: causes.Cause) -> None:
+        _remember(self._causes, (cause.name, cause.instance, cause.id), cause, causes.MAX_CAUSES)
 
     def _apply_outcome(self, outcome: Outcome) -> None:
         decision = self._unfinished.pop(outcome.id, None)
@@ -233,6 +317,14 @@ class Journal:
             del self._incidents[decision.incident]
 
 
+def _remember(kept: OrderedDict[_K, _V], key: _K, value: _V, limit: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > limit:
+        kept.popitem(last=False)
+
+
 def _build(kind: type[Any], line: dict[str, Any]) -> Any:
     names = {f.name for f in fields(kind)}
-    return kind(**{key: value for key, value in line.items() if key in names})
+    # JSON has no tuples.
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in line.items() if k in names})

@@ -15,11 +15,16 @@ import uvicorn
 from pydantic import ValidationError
 
 from alerts.errors import AlertsFault, BadSetting
+from alerts.remediation import policyfile
+from alerts.remediation.actions import Performer
 from alerts.remediation.app import build_app
-from alerts.remediation.controller import Controller, Settings
+from alerts.remediation.controller import Controller
+from alerts.remediation.events import Follower
+from alerts.remediation.evidence import EvidenceSaver
 from alerts.remediation.guards import Limits
 from alerts.remediation.hyperd import Hyperd
 from alerts.remediation.journal import Journal
+from alerts.remediation.settings import Settings
 from alerts.remediation.telemetry import Telemetry
 from runtime.config import Config
 
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 MAX_TOKEN_BYTES = 4096
 MIN_TOKEN_CHARS = 16
 STOP_FILE = "remediation.stop"
-_COUNTS = ("bucket_size", "attempts")
+_COUNTS = ("bucket_size", "host_bucket_size", "give_up_count", "attempts", "flap_count", "flap_confirm_count")
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -113,11 +118,12 @@ def run(config: Config, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        BadSetting: the address or the token cannot be used.
+        BadSetting: the address, the token or the policy file cannot be used.
         AuditUnwritable: the audit cannot be opened, or another controller has it.
     """
     host, port = parse_listen(config.remediation_listen)
     token = read_token(config.remediation_token_file)
+    policy_file = policyfile.load(config.remediation_policy_file)
     if token is None and not is_loopback(host):
         raise BadSetting(
             f"remediation_listen {host}:{port} can be reached from elsewhere: set remediation_token_file, "
@@ -131,8 +137,12 @@ def run(config: Config, settings: Settings) -> None:
     if latest is not None:
         telemetry.last_action(latest)
     hyperd = Hyperd(config.state_dir / "hyperd.sock")
-    controller = Controller(journal, hyperd, telemetry, config.data_dir / STOP_FILE, settings)
-    app = build_app(controller, journal, telemetry, token)
+    stop_file = config.data_dir / STOP_FILE
+    saver = EvidenceSaver(hyperd, config.exporter_url, config.data_dir / "evidence")
+    performer = Performer(hyperd, saver, stop_file, settings, policy_file.follow)
+    controller = Controller(journal, hyperd, performer, telemetry, stop_file, policy_file, settings)
+    follower = Follower(hyperd, controller.submit_signal, settings)
+    app = build_app(controller, journal, telemetry, token, policy_file=policy_file, follower=follower)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -1,49 +1,121 @@
-"""What to do about an alert: a pure decision over the alert and hyperd's own word on the container.
+"""What to do about a signal: a pure decision over the signal, hyperd's own word on the container, and the policy.
 
-An alert is one signal. The second, independent one is hyperd: unless it says that the container is wanted running and
-does not run, nothing is done. (A container that ended with exit code 0 is not wanted running any more.) The container's
-label `hyper.remediation` can allow less than the default.
+A signal is one witness. The second, independent one is hyperd: what it says of the container must bear the signal out,
+or nothing is done. What is called for is a ladder of actions; the container's label `hyper.remediation`, or the policy
+file, says how far up the controller may go by itself. What lies beyond is written down and waits for a person.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-Action = Literal["redeploy"]
+Action = Literal["restart", "redeploy", "rollback", "update", "quarantine"]
+Level = Literal["off", "dry-run", "restart", "redeploy", "rollback", "full"]
 Verdict = Literal["act", "dry_run", "skip"]
-Reason = Literal[
-    "container_down",
-    "resolved",
-    "no_action_for_alert",
-    "no_container_named",
-    "duplicate",
-    "container_unknown",
-    "container_mismatch",
-    "wanted_stopped",
-    "already_running",
-    "in_transition",
-    "policy_off",
-    "policy_unknown",
-    "stop_switch",
-    "cooldown",
-    "budget_spent",
-    "hyperd_away",
-    "hyperd_refused",
+ActReason = Literal[
+    "container_down", "unhealthy", "crash_loop", "out_of_memory", "memory", "no_recovery", "image_pushed", "alert_rule"
 ]
+Reason = (
+    ActReason
+    | Literal[
+        "resolved",
+        "noted",
+        "no_action_for_alert",
+        "no_container_named",
+        "duplicate",
+        "container_unknown",
+        "container_mismatch",
+        "wanted_stopped",
+        "already_running",
+        "in_transition",
+        "paused",
+        "in_quarantine",
+        "not_confirmed",
+        "policy_off",
+        "policy_unknown",
+        "maintenance",
+        "host_is_the_cause",
+        "collector_is_the_cause",
+        "no_known_good",
+        "rollback_spent",
+        "stop_switch",
+        "stop_lifted",
+        "cooldown",
+        "budget_spent",
+        "host_budget_spent",
+        "same_digest",
+        "known_bad",
+        "digest_moved",
+        "pull_failed",
+        "hyperd_away",
+        "hyperd_refused",
+    ]
+)
+ACT_REASONS: Final[tuple[ActReason, ...]] = get_args(ActReason)
 
-POLICY_LABEL = "hyper.remediation"
-ACTIONS: Mapping[str, Action] = {"HyperContainerDown": "redeploy"}
-"""Which alerts call for what. An alert that is not here is for people."""
+POLICY_LABEL: Final = "hyper.remediation"
+FOLLOW_LABEL: Final = "hyper.remediation.follow"
+DEFAULT_LEVEL: Final[Level] = "redeploy"
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+_RANK: Final[Mapping[Action, int]] = {"restart": 2, "redeploy": 3, "rollback": 4, "update": 0, "quarantine": 5}
+"""The lowest level, as an index of LEVELS, that allows an action; who lets a container follow allows the update."""
 
-NOT_RUNNING = frozenset({"created", "exited", "dead"})
-RUNNING = frozenset({"running", "paused"})
+DOWN: Final = "HyperContainerDown"
+UNHEALTHY: Final = "HyperContainerUnhealthy"
+FLAPPING: Final = "HyperContainerFlapping"
+OUT_OF_MEMORY: Final = "HyperOomKill"
+NEAR_LIMIT: Final = "HyperMemoryNearLimit"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The ladders of one alert, lowest step first.
+
+    Attributes:
+        after_change: What is called for while the image was changed a short while ago.
+        otherwise: What is called for at other times; empty: it is for people.
+        until_good: `after_change` ends as soon as hyperd has found the revision good.
+    """
+
+    reason: ActReason
+    after_change: tuple[Action, ...]
+    otherwise: tuple[Action, ...]
+    until_good: bool = False
+
+    @property
+    def first(self) -> Action:
+        """The step that is called for first at ordinary times, or else after a change."""
+        return (self.otherwise or self.after_change)[0]
+
+
+RULES: Final[Mapping[str, Rule]] = MappingProxyType(
+    {
+        DOWN: Rule("container_down", ("rollback", "redeploy"), ("redeploy",), until_good=True),
+        UNHEALTHY: Rule("unhealthy", ("rollback", "restart"), ("restart", "redeploy")),
+        FLAPPING: Rule("crash_loop", ("rollback", "quarantine"), ("quarantine",)),
+        OUT_OF_MEMORY: Rule("out_of_memory", ("rollback",), ()),
+        NEAR_LIMIT: Rule("memory", ("rollback",), ()),
+    }
+)
+ACTIONS: Final[Mapping[str, Action]] = {name: rule.first for name, rule in RULES.items()}
+"""Which alerts call for what at first. An alert that is not here is for people, unless the policy file names it."""
+
+HOST_CAUSES: Final = frozenset(
+    {"HyperHostCpuSaturated", "HyperHostMemoryLow", "HyperManyContainersDown", "HyperStarvedByHost"}
+)
+COLLECTOR_CAUSES: Final = frozenset({"HyperExporterDown", "HyperExporterMissing", "HyperCollectorStalled"})
+"""Alerts that say that a container's trouble is not its own, or not to be believed. They are remembered."""
+
+NOT_RUNNING: Final = frozenset({"created", "exited", "dead"})
+RUNNING: Final = frozenset({"running", "paused"})
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -61,17 +133,50 @@ class Container(BaseModel):
     epoch: int
     labels: dict[str, str]
     tenant: str = "default"
+    image: str = ""
+    image_digest: str = ""
     exit_code: int | None = None
     oom_killed: bool = False
+    health: str = "none"
+    quarantine: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> str:
+        """What stays the same over a change of image: tenant and name."""
+        return f"{self.tenant}/{self.name}"
+
+
+class Revision(BaseModel):
+    """One line of `GET /v1/containers/{ref}/history`, which has the newest first. Times are seconds since 1970."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    time: float
+    digest: str
+    kind: str
+    good: bool = False
+    outcome: str = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What hyperd says at the moment of a decision. `deaths` and `ooms` are events of the last few minutes."""
+
+    container: Container
+    history: Sequence[Revision] = ()
+    deaths: int = 0
+    ooms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What was decided and why: `reason` for machines, `detail` for people."""
+    """What was decided and why: `reason` for machines, `detail` for people; `policy` is what allowed or forbade it."""
 
     verdict: Verdict
     reason: Reason
     detail: str
+    action: Action | None = None
+    policy: str = ""
 
 
 def container_named_by(labels: Mapping[str, str]) -> str | None:
@@ -85,24 +190,93 @@ def container_named_by(labels: Mapping[str, str]) -> str | None:
     return name if _NAME.fullmatch(name) else None
 
 
-def judge(labels: Mapping[str, str], container: Container) -> Judgement:
-    """Decide about a firing alert whose rule has an action, from what hyperd says of the container it names."""
+def level_of(container: Container, otherwise: Level) -> Level | Judgement:
+    """How far the controller may go by itself: the container's label, else `otherwise`; or why it may do nothing."""
+    given = container.labels.get(POLICY_LABEL)
+    level = next((one for one in LEVELS if one == given), otherwise if given is None else None)
+    if level is None:
+        return Judgement("skip", "policy_unknown", f"label {POLICY_LABEL} is none of {', '.join(LEVELS)}")
+    if level == "off":
+        whose = f"label {POLICY_LABEL}=off" if given is not None else "level off in the policy file"
+        return Judgement("skip", "policy_off", whose)
+    return level
+
+
+def changed_at(container: Container, history: Sequence[Revision]) -> float | None:
+    """When the image became what it is by an update; None if it was there from the beginning, or by a rollback."""
+    change = None
+    for revision in history:
+        if revision.digest != container.image_digest:
+            break
+        change = revision
+    return change.time if change is not None and change.kind == "update" else None
+
+
+def is_good(container: Container, history: Sequence[Revision]) -> bool:
+    """Whether hyperd has found a revision of the present digest good."""
+    return any(one.good for one in history if one.digest == container.image_digest)
+
+
+def has_known_good(container: Container, history: Sequence[Revision]) -> bool:
+    """Whether there is a good revision of another digest to go back to."""
+    return any(one.good for one in history if one.digest != container.image_digest)
+
+
+def is_known_bad(digest: str, history: Sequence[Revision]) -> bool:
+    """Whether a change to this digest failed, or was rolled back, and the digest has never been good."""
+    if any(one.good for one in history if one.digest == digest):
+        return False
+    return any(
+        one.outcome not in {"", "done"} or (number > 0 and history[number - 1].kind == "rollback")
+        for number, one in enumerate(history)
+        if one.digest == digest
+    )
+
+
+def allowed(action: Action, level: Level) -> bool:
+    """Whether the controller may do it without a person."""
+    return level not in {"off", "dry-run"} and LEVELS.index(level) >= _RANK[action]
+
+
+def confirm(rule: Rule, labels: Mapping[str, str], seen: Seen, *, sustained: bool, deaths_count: int) -> Judgement:
+    """Whether hyperd bears a signal out: a judgement to act, without an action yet, or why not.
+
+    Args:
+        rule: What the signal is about.
+        labels: What it says of the container.
+        seen: hyperd's word.
+        sustained: Whether an alert that the policy file names has lasted long enough to be believed alone.
+        deaths_count: Ends within the last few minutes that are a loop.
+    """
+    container = seen.container
     if container.id != labels.get("id", container.id) or container.name != labels.get("name", container.name):
         return Judgement("skip", "container_mismatch", "the alert names another container than hyperd has by that id")
+    if container.quarantine is not None:
+        return Judgement("skip", "in_quarantine", f"since {container.quarantine.get('since')}; a person lifts it")
     if container.desired != "running":
         return Judgement("skip", "wanted_stopped", f"hyperd wants it {container.desired}")
-    if container.state in RUNNING:
-        return Judgement("skip", "already_running", f"hyperd says it is {container.state}: no second signal")
-    if container.state not in NOT_RUNNING:
+    if container.state not in RUNNING | NOT_RUNNING:
         return Judgement("skip", "in_transition", f"hyperd is at work on it: {container.state}")
-    how = f"wanted running and {container.state}, exit code {container.exit_code}"
+    how = f"wanted running and {container.state}, exit code {container.exit_code}, health {container.health}"
     if container.oom_killed:
         how += ", out of memory"
-    policy = container.labels.get(POLICY_LABEL)
-    if policy == "off":
-        return Judgement("skip", "policy_off", f"label {POLICY_LABEL}=off; {how}")
-    if policy == "dry-run":
-        return Judgement("dry_run", "container_down", f"label {POLICY_LABEL}=dry-run; {how}")
-    if policy not in {None, "redeploy"}:
-        return Judgement("skip", "policy_unknown", f"label {POLICY_LABEL} is none of redeploy, off, dry-run; {how}")
-    return Judgement("act", "container_down", how)
+    down, sick = container.state in NOT_RUNNING, container.health == "unhealthy"
+    if rule.reason == "container_down":
+        if not down:
+            return Judgement("skip", "already_running", f"hyperd says it is {container.state}: no second signal")
+    elif container.state == "paused":
+        return Judgement("skip", "paused", "somebody has paused it")
+    elif rule.reason == "unhealthy":
+        if down or not sick:
+            return Judgement("skip", "not_confirmed", f"hyperd says: {how}")
+    elif rule.reason == "crash_loop":
+        how += f"; hyperd has seen {seen.deaths} ends of it lately"
+        if seen.deaths < deaths_count:
+            return Judgement("skip", "not_confirmed", f"{how}, fewer than {deaths_count}")
+    elif rule.reason == "out_of_memory":
+        how += f"; hyperd has seen it out of memory {seen.ooms} times lately"
+        if not container.oom_killed and not seen.ooms:
+            return Judgement("skip", "not_confirmed", how)
+    elif rule.reason == "alert_rule" and not (down or sick or sustained):
+        return Judgement("skip", "not_confirmed", f"hyperd says: {how}, and the alert has not lasted long")
+    return Judgement("act", rule.reason, how)

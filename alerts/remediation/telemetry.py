@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from alerts.remediation.journal import OUTCOMES
-from alerts.remediation.policy import ACTIONS, Reason
+from alerts.remediation.policy import ACT_REASONS, RULES, Action, ActReason, Reason
 from collector.catalogue import remediation
 
 if TYPE_CHECKING:
     from alerts.remediation.journal import Decision, Outcome
     from collector.catalogue import Metric
 
+_ALWAYS = ("done", "failed")
+"""Outcomes that every action may have."""
 _BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -31,12 +33,14 @@ class Telemetry:
         )
         self._last: Gauge | None = None
         # A counter that is first seen at 1 has no increase: all that can happen begins at 0.
-        for reason in get_args(Reason):
-            self._decisions.labels("act" if reason == "container_down" else "skip", reason)
-        for action in sorted(set(ACTIONS.values())):
+        for reason in _reasons():
+            self._decisions.labels("act" if reason in ACT_REASONS else "skip", reason)
+            if reason in ACT_REASONS:
+                self._decisions.labels("dry_run", reason)
+        for action, cause in sorted(_called_for()):
             self._duration.labels(action)
-            for outcome in OUTCOMES:
-                self._actions.labels(action, "container_down", outcome)
+            for outcome in OUTCOMES if (action, cause) == ("redeploy", "container_down") else _ALWAYS:
+                self._actions.labels(action, cause, outcome)
 
     def decided(self, decision: Decision) -> None:
         """Count a decision that stands in the audit."""
@@ -66,3 +70,14 @@ class Telemetry:
 
     def _counter(self, metric: Metric) -> Counter:
         return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+
+
+def _reasons() -> list[str]:
+    # Reason is a union of two sets of literals.
+    return [name for part in get_args(Reason) for name in (get_args(part) or (part,))]
+
+
+def _called_for() -> set[tuple[Action, ActReason]]:
+    """What the built-in rules may lead to."""
+    steps = {(step, rule.reason) for rule in RULES.values() for step in (*rule.after_change, *rule.otherwise)}
+    return steps | {("quarantine", "no_recovery"), ("update", "image_pushed")}

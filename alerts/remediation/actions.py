@@ -1,0 +1,258 @@
+"""Doing one action, exactly once, whatever dies in between.
+
+hyperd carries out a call with a `request_id` once: whoever did not get the answer asks again with the same one, and
+gets what was recorded. The id of the intent is that of the request, so that this holds over a restart of the controller
+as well. A restart has no such id: there the container's epoch, which hyperd raises at every start, tells whether it was
+made: beyond the intent's it was, at the intent's it was not. The epoch also tells of a redeploy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from alerts.errors import HyperdAway, HyperdRefused
+from alerts.remediation import policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from alerts.remediation.evidence import EvidenceSaver
+    from alerts.remediation.hyperd import Hyperd, Rollout
+    from alerts.remediation.journal import Decision, OutcomeKind
+    from alerts.remediation.policyfile import Follow
+    from alerts.remediation.settings import Settings
+
+log = logging.getLogger("hyper.remediation")
+
+MAX_REASON_CHARS: Final = 2048
+_WITH_EVIDENCE: Final = frozenset({"redeploy", "rollback", "quarantine"})
+"""What destroys or changes what one would like to look at. A restart keeps the files, an update is of what works."""
+_BY_EPOCH: Final = frozenset({"restart", "redeploy"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an action ended; `carried_out` is whether the container was, or may have been, acted on."""
+
+    kind: OutcomeKind
+    carried_out: bool
+    detail: str
+    epoch: int | None = None
+    evidence: str | None = None
+
+
+class Performer:
+    """Carries intents out. What it returns always stands for what hyperd says, not for what was hoped."""
+
+    def __init__(
+        self,
+        hyperd: Hyperd,
+        evidence: EvidenceSaver,
+        stop_file: Path,
+        settings: Settings,
+        follow: Follow,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._hyperd = hyperd
+        self._evidence = evidence
+        self._stop_file = stop_file
+        self._settings = settings
+        self._follow = follow
+        self._clock = clock
+
+    async def carry_out(self, intent: Decision, *, asked: bool = False) -> Ended:
+        """Do it. `asked`: hyperd is known to be at work on it, or to have been; then the stop switch is too late."""
+        if not asked and self._stop_file.exists():
+            return Ended("stop_switch", False, f"{self._stop_file} exists", intent.epoch)
+        saved = await self._evidence.save(intent, _why(intent)) if intent.action in _WITH_EVIDENCE else None
+        ended = await (self._by_epoch(intent) if intent.action in _BY_EPOCH else self._by_request(intent, asked=asked))
+        return replace(ended, evidence=saved)
+
+    async def finish(self, intent: Decision) -> Ended:
+        """End an action that an earlier controller began: find out, or do it, once."""
+        attempt = 0
+        while True:
+            old = self._clock() - intent.time > self._settings.recovery_max_age_s
+            try:
+                return await self._find_out_or_do(intent, old=old)
+            except HyperdRefused as err:
+                return Ended("gone", False, str(err), intent.epoch)
+            except HyperdAway as err:
+                if old:
+                    return Ended("unknown", True, f"could not be found out after a restart: {err}", intent.epoch)
+            attempt += 1
+            await asyncio.sleep(self.pause_s(attempt))
+
+    async def container(self, ref: str) -> policy.Container:
+        """Ask hyperd, again with backoff while it is away.
+
+        Raises:
+            HyperdRefused: it has no such container, or will not say.
+            HyperdAway: it stayed away.
+        """
+        for attempt in range(1, self._settings.attempts):
+            try:
+                return await self._hyperd.container(ref)
+            except HyperdAway as err:
+                log.warning("%s; attempt %d", err, attempt)
+            await asyncio.sleep(self.pause_s(attempt))
+        return await self._hyperd.container(ref)
+
+    def pause_s(self, attempt: int) -> float:
+        """How long to wait after the failed attempt of this number, with jitter."""
+        longest = min(self._settings.backoff_max_s, self._settings.backoff_s * 2.0 ** (attempt - 1))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 -- jitter is no secret
+
+    async def _by_epoch(self, intent: Decision) -> Ended:
+        """Restart or redeploy: try again only where hyperd's epoch says that it was not done."""
+        container_id, epoch = _of(intent)
+        failure, final = "", False
+        for attempt in range(self._settings.attempts):
+            if attempt:
+                await asyncio.sleep(self.pause_s(attempt))
+            if self._stop_file.exists():
+                return Ended("stop_switch", False, f"{self._stop_file} exists", epoch)
+            try:
+                if intent.action == "restart":
+                    after = await self._hyperd.restart(container_id)
+                else:
+                    after = await self._hyperd.redeploy(container_id, _why(intent), intent.id)
+            except HyperdRefused as err:
+                # It may have been tried: a port that is taken or a missing image shows only once the start has begun.
+                failure, final = str(err), True
+            except HyperdAway as err:
+                failure = str(err)
+                if not err.sent:
+                    continue
+            else:
+                return Ended("done", True, f"{intent.action} done; hyperd says {after.state}", after.epoch)
+            try:
+                seen = await self._settled(container_id)
+            except HyperdRefused as err:
+                return Ended("gone", False, str(err), epoch)
+            except HyperdAway as err:
+                failure = str(err)
+                return Ended("unknown", True, f"hyperd may have done the {intent.action}: {failure}", epoch)
+            if seen.epoch > epoch:
+                runs = seen.state in policy.RUNNING
+                return Ended("done" if runs else "failed", True, f"{failure}; hyperd says {seen.state}", seen.epoch)
+            if final:
+                break
+        return Ended("failed", False, failure, epoch)
+
+    async def _by_request(self, intent: Decision, *, asked: bool) -> Ended:
+        """Rollback, update, quarantine: ask until there is an answer; hyperd does it once."""
+        failure = ""
+        for attempt in range(self._settings.attempts):
+            if attempt:
+                await asyncio.sleep(self.pause_s(attempt))
+            if not asked and self._stop_file.exists():
+                return Ended("stop_switch", False, f"{self._stop_file} exists", intent.epoch)
+            try:
+                return await self._request(intent)
+            except HyperdRefused as err:
+                return _refused(intent, err)
+            except HyperdAway as err:
+                failure = str(err)
+                asked = asked or err.sent
+        if not asked:
+            return Ended("failed", False, failure, intent.epoch)
+        try:
+            done = await self._was_asked(intent)
+        except HyperdRefused as err:
+            return _refused(intent, err)
+        except HyperdAway as err:
+            return Ended("unknown", True, f"hyperd may have done the {intent.action}: {err}", intent.epoch)
+        return Ended("unknown" if done else "failed", done, failure, intent.epoch)
+
+    async def _request(self, intent: Decision) -> Ended:
+        container_id, _ = _of(intent)
+        why = _why(intent)
+        if intent.action == "quarantine":
+            after = await self._hyperd.quarantine(container_id, why, intent.id)
+            return Ended("done", True, f"in quarantine; hyperd says {after.state}", after.epoch)
+        # By name: the id is another one once it is done.
+        name = intent.container or container_id
+        if intent.action == "rollback":
+            return _of_rollout(await self._hyperd.rollback(name, why, intent.id), intent)
+        assert intent.image is not None  # noqa: S101 -- an intent to update has it
+        follow = self._follow
+        rollout = await self._hyperd.change(
+            name, intent.image, why, intent.id, canary_s=follow.canary_s, watch_s=follow.watch_s
+        )
+        return _of_rollout(rollout, intent)
+
+    async def _was_asked(self, intent: Decision) -> bool:
+        """Whether hyperd knows of the request of an intent."""
+        container_id, _ = _of(intent)
+        if intent.action == "quarantine":
+            return (await self._hyperd.container(container_id)).quarantine is not None
+        rollouts = await self._hyperd.rollouts(intent.container or container_id)
+        return any(one.request_id == intent.id for one in rollouts)
+
+    async def _find_out_or_do(self, intent: Decision, *, old: bool) -> Ended:
+        container_id, epoch = _of(intent)
+        if intent.action not in _BY_EPOCH and await self._was_asked(intent):
+            return await self.carry_out(intent, asked=True)
+        by_id = intent.action in _BY_EPOCH or intent.action == "quarantine"
+        seen = await self._settled(container_id if by_id else intent.container or container_id)
+        if intent.action in _BY_EPOCH and seen.epoch > epoch:
+            return Ended("done", True, "done before the controller was restarted", seen.epoch)
+        if seen.id != container_id or not _still_needed(intent, seen):
+            state = f"{seen.state}, wanted {seen.desired}, health {seen.health}"
+            return Ended("not_needed", False, f"after a restart hyperd says {state}", seen.epoch)
+        if old:
+            return Ended("expired", False, "too old to be finished after a restart", seen.epoch)
+        return await self.carry_out(intent)
+
+    async def _settled(self, ref: str) -> policy.Container:
+        """The container once it is no longer in transition, or as it is when patience ends."""
+        deadline = time.monotonic() + self._settings.settle_s
+        while True:
+            seen = await self.container(ref)
+            if seen.state in policy.RUNNING | policy.NOT_RUNNING or time.monotonic() > deadline:
+                return seen
+            await asyncio.sleep(self._settings.backoff_s)
+
+
+def _of(intent: Decision) -> tuple[str, int]:
+    assert intent.container_id is not None  # noqa: S101 -- an intent has them
+    assert intent.epoch is not None  # noqa: S101 -- an intent has them
+    return intent.container_id, intent.epoch
+
+
+def _why(intent: Decision) -> str:
+    who = f", approved by {intent.actor}" if intent.approves else ""
+    return f"{intent.alert}: {intent.detail} (remediation {intent.id}{who})"[:MAX_REASON_CHARS]
+
+
+def _still_needed(intent: Decision, seen: policy.Container) -> bool:
+    """Whether what led to an intent still holds, as far as hyperd's word alone tells."""
+    if intent.action == "update":
+        return seen.image_digest == intent.digest and seen.quarantine is None
+    if seen.desired != "running" or seen.quarantine is not None:
+        return False
+    if intent.approves is not None:
+        return True
+    if intent.reason == "container_down":
+        return seen.state in policy.NOT_RUNNING
+    return intent.reason != "unhealthy" or seen.health == "unhealthy"
+
+
+def _of_rollout(rollout: Rollout, intent: Decision) -> Ended:
+    """The outcome that the end of a rollout is."""
+    kinds: dict[str, OutcomeKind] = {"rolled_back": "rolled_back", "failed": "failed", "inconclusive": "failed"}
+    detail = f"rollout {rollout.id}: {rollout.state}{f', {rollout.detail}' if rollout.detail else ''}"
+    return Ended(kinds.get(rollout.state, "done"), True, detail, intent.epoch)
+
+
+def _refused(intent: Decision, err: HyperdRefused) -> Ended:
+    if err.code == "no_known_good":
+        return Ended("no_known_good", False, f"{err}; it is for people", intent.epoch)
+    return Ended("gone" if err.status == 404 else "failed", False, str(err), intent.epoch)
