@@ -37,7 +37,8 @@ class EvidenceSaver:
         assert intent.container_id is not None  # noqa: S101 -- an intent has it
         samples, saved = await asyncio.gather(
             self._samples(intent.container_id),
-            self._hyperd.evidence(intent.container_id, reason, intent.id),
+            # Its own id: hyperd knows one call by one id.
+            self._hyperd.evidence(intent.container_id, reason, f"{intent.id}-evidence"),
             return_exceptions=True,
         )
         if isinstance(saved, HyperdAway | HyperdRefused):

@@ -16,18 +16,25 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 ID = "3f" * 32
 
 
+GOOD, BAD, PUSHED = (f"sha256:{letter * 64}" for letter in "abc")
+IMAGE = "127.0.0.1:5000/web:latest"
+
+
 @dataclass
 class FakeHyperd:
-    """The three answers of hyperd that matter here, and the ways in which they go wrong."""
+    """The answers of hyperd that matter here, and the ways in which they go wrong; one container, `web`.
+
+    Like the real one it carries out a call with a `request_id` once, and knows a call by one id.
+    """
 
     socket: Path
     state: str = "exited"
@@ -35,53 +42,156 @@ class FakeHyperd:
     epoch: int = 1
     labels: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = 3
+    health: str = "none"
+    id: str = ID
+    digest: str = GOOD
+    pullable: str = PUSHED
+    quarantine: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    deaths: int = 0
     redeploys: list[dict[str, Any]] = field(default_factory=list)
+    # what was carried out: the kind of each action, once for each time
+    done: list[str] = field(default_factory=list)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+    directory: Path | None = None
+    rollouts: list[dict[str, Any]] = field(default_factory=list)
+    pulls: int = 0
     posts: int = 0
     reads: int = 0
     # ok; busy: 503 and nothing done; refusing: 409 and nothing done; mute: done, and never answered;
-    # broken: 500 after it was tried; taken: 409 after it was tried
+    # broken: 500 after it was tried; taken: 409 after it was tried; hopeless: 409, no known good
     mode: str = "ok"
+    evidence_mode: str = "ok"  # ok; full: 507; mute: saved, and never answered
+    to_say: list[dict[str, Any]] = field(default_factory=list)
+    _answers: dict[str, tuple[str, int, Any]] = field(default_factory=dict)
     _server: uvicorn.Server | None = None
     _thread: threading.Thread | None = None
 
     def container(self) -> dict[str, Any]:
         return {
-            "id": ID, "name": "web", "image": "nginx", "image_digest": "sha256:00", "args": [], "state": self.state,
+            "id": self.id, "name": "web", "image": IMAGE, "image_digest": self.digest, "args": [], "state": self.state,
             "desired": self.desired, "status": "", "epoch": self.epoch, "labels": self.labels, "tenant": "default",
             "project": None, "exit_code": self.exit_code, "oom_killed": False, "restarts": self.epoch - 1,
+            "health": self.health, "quarantine": self.quarantine, "revision": len(self.history),
         }  # fmt: skip
+
+    def changed(self, *, good: bool = False, ago_s: float = 30.0) -> None:
+        """The image was changed a while ago, from one that is known to be good."""
+        now = time.time()
+        self.digest = BAD
+        self.history = [
+            revision(2, now - ago_s, BAD, "update", good=good),
+            revision(1, now - ago_s - 9000, GOOD, "create", good=True),
+        ]
+
+    def _carry_out(self, kind: str, body: dict[str, Any]) -> Any:
+        """What an action changes, and what is answered."""
+        self.done.append(kind)
+        self.epoch += 1
+        self.state, self.health = "running", "none"
+        if kind == "redeploy":
+            self.redeploys.append(body)
+        if kind == "quarantine":
+            self.quarantine = {"since": 1.0, "reason": body["reason"], "actor": body["actor"]}
+            self.desired, self.state = "stopped", "paused"
+        if kind in {"rollback", "change"}:
+            self.id = f"{len(self.done):064x}"
+            self.digest = GOOD if kind == "rollback" else self.pullable
+            self.epoch = 1
+            kind = {"change": "update"}.get(kind, kind)
+            self.history.insert(0, revision(len(self.history) + 1, time.time(), self.digest, kind, good=False))
+            rollout = {"id": f"r{len(self.rollouts)}", "kind": kind, "state": "done", "detail": "",
+                       "request_id": body["request_id"]}  # fmt: skip
+            self.rollouts.insert(0, rollout)
+            return rollout
+        return self.container()
+
+    async def _act(self, kind: str, ref: str, request: Request) -> Response:
+        body = await request.json()
+        known = self._answers.get(body.get("request_id", ""))
+        if known is not None:
+            assert known[0] == kind, "one id for two calls"
+            return JSONResponse(known[2], status_code=known[1])
+        assert ref in {self.id, "web"}
+        self.posts += 1
+        if self.mode == "busy":
+            error = {"code": "host_unable", "message": "no kernel", "field": None}
+            return JSONResponse({"error": error}, status_code=503)
+        if self.mode in {"refusing", "hopeless"}:
+            code = "conflict" if self.mode == "refusing" else "no_known_good"
+            return JSONResponse({"error": {"code": code, "message": "not now"}}, status_code=409)
+        answer = self._carry_out(kind, body)
+        status = 200
+        if self.mode in {"broken", "taken"}:
+            self.state = "exited"
+            answer = {"error": {"code": "port_in_use", "message": "port 80 is taken", "field": "ports"}}
+            status = 500 if self.mode == "broken" else 409
+        elif "request_id" in body:
+            self._answers[body["request_id"]] = (kind, status, answer)
+        while self.mode == "mute" and not await request.is_disconnected():  # noqa: ASYNC110 -- no event for it
+            await asyncio.sleep(0.01)
+        return JSONResponse(answer, status_code=status)
 
     def app(self) -> FastAPI:
         app = FastAPI()
 
+        @app.get("/v1/containers")
+        async def containers() -> Response:
+            return JSONResponse([self.container()])
+
         @app.get("/v1/containers/{ref}")
         async def read(ref: str) -> Response:
             self.reads += 1
-            if ref not in {ID, "web"}:
+            if ref not in {self.id, "web"}:
                 error = {"code": "not_found", "message": f"no container {ref}", "field": None}
                 return JSONResponse({"error": error}, status_code=404)
             return JSONResponse(self.container())
 
-        @app.post("/v1/containers/{ref}/redeploy")
-        async def redeploy(ref: str, request: Request) -> Response:
-            assert ref == ID
+        @app.get("/v1/containers/{ref}/history")
+        async def history(ref: str) -> Response:
+            return JSONResponse(self.history)
+
+        @app.get("/v1/containers/{ref}/rollouts")
+        async def rollouts(ref: str) -> Response:
+            return JSONResponse(self.rollouts)
+
+        @app.get("/v1/events")
+        async def events(request: Request) -> Response:
+            if "until" in request.query_params:
+                lines = [event("die", number) for number in range(self.deaths)]
+                return Response("".join(json.dumps(line) + "\n" for line in lines))
+
+            async def stream() -> AsyncIterator[str]:
+                while self._server is not None and not self._server.should_exit:
+                    while self.to_say:
+                        yield json.dumps(self.to_say.pop(0)) + "\n"
+                    await asyncio.sleep(0.02)
+
+            return StreamingResponse(stream())
+
+        @app.post("/v1/containers/{ref}/evidence")
+        async def evidence(ref: str, request: Request) -> Response:
             body = await request.json()
-            assert set(body) == {"actor", "reason"}
-            self.posts += 1
-            if self.mode == "busy":
-                error = {"code": "host_unable", "message": "no kernel", "field": None}
-                return JSONResponse({"error": error}, status_code=503)
-            if self.mode == "refusing":
-                return JSONResponse({"error": {"code": "conflict", "message": "not now"}}, status_code=409)
-            self.redeploys.append(body)
-            self.epoch += 1
-            self.state = "exited" if self.mode in {"broken", "taken"} else "running"
-            if self.mode in {"broken", "taken"}:
-                error = {"code": "port_in_use", "message": "port 80 is taken", "field": "ports"}
-                return JSONResponse({"error": error}, status_code=500 if self.mode == "broken" else 409)
-            while self.mode == "mute" and not await request.is_disconnected():  # noqa: ASYNC110 -- no event for it
+            if self.evidence_mode == "full":
+                return JSONResponse({"error": {"code": "disk_full", "message": "no room"}}, status_code=507)
+            assert self.directory is not None
+            path = self.directory / f"web-{body['request_id']}"
+            if not path.exists():
+                path.mkdir(parents=True)
+                self.evidence.append(body)
+            while self.evidence_mode == "mute" and not await request.is_disconnected():  # noqa: ASYNC110 -- as above
                 await asyncio.sleep(0.01)
-            return JSONResponse(self.container())
+            return JSONResponse({"path": str(path), "files": ["inspect.json"]})
+
+        @app.post("/v1/images/pull")
+        async def pull(request: Request) -> Response:
+            assert (await request.json())["reference"] == IMAGE
+            self.pulls += 1
+            return Response(json.dumps({"status": "…"}) + "\n" + json.dumps({"image": {"digest": self.pullable}}))
+
+        @app.post("/v1/containers/{ref}/{kind}")
+        async def act(ref: str, kind: str, request: Request) -> Response:
+            return await self._act(kind, ref, request)
 
         return app
 
@@ -98,6 +208,19 @@ class FakeHyperd:
             self._thread.join(20)
         self._server = None
         self.socket.unlink(missing_ok=True)
+
+
+def revision(number: int, at: float, digest: str, kind: str, *, good: bool) -> dict[str, Any]:
+    return {
+        "revision": number, "time": at, "container_id": ID, "image": IMAGE, "digest": digest, "kind": kind,
+        "actor": "user", "reason": "", "request_id": None, "good": good, "good_at": at + 60 if good else None,
+        "health_before": "", "health_after": "", "outcome": "done",
+    }  # fmt: skip
+
+
+def event(action: str, seq: int = 1, **attributes: str) -> dict[str, Any]:
+    return {"seq": seq, "time_ns": time.time_ns(), "type": "container", "action": action, "id": ID,
+            "attributes": {"name": "web", "image": IMAGE, **attributes}}  # fmt: skip
 
 
 def until(condition: Callable[[], object], deadline_s: float = 30.0) -> Any:
@@ -169,6 +292,9 @@ class Controller:
 
     def outcomes(self) -> list[str]:
         return [line["outcome"] for line in self.audit() if line["kind"] == "outcome"]
+
+    def skipped(self) -> set[str]:
+        return {line["reason"] for line in self.audit() if line.get("verdict") == "skip"}
 
     def reasons(self) -> list[str]:
         return [line["reason"] for line in self.audit() if line["kind"] == "decision"]

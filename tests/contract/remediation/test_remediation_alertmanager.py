@@ -49,7 +49,7 @@ def test_a_real_alertmanager_brings_an_alert_to_a_redeploy(hyperd: FakeHyperd, c
         until(controller.outcomes)
         assert controller.outcomes() == ["done"]
         assert len(hyperd.redeploys) == 1
-        people = {**labels, "alertname": "HyperOomKill"}
+        people = {**labels, "alertname": "HyperDiskFull"}
         del people["remediation"]
         httpx.post(f"{url}/api/v2/alerts", json=[{"labels": people}]).raise_for_status()
         httpx.post(f"{url}/api/v2/alerts", json=[{"labels": {**labels, "name": "db"}}]).raise_for_status()

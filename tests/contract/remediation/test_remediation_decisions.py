@@ -49,8 +49,8 @@ def test_what_calls_for_no_action_gets_none_and_is_audited(hyperd: FakeHyperd, c
     controller.start()
     stop = controller.root / "data/remediation.stop"
     cases: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-        ("resolved", {}, webhook(status="resolved")),
-        ("no_action_for_alert", {}, webhook(name="HyperOomKill")),
+        ("resolved", {}, webhook(status="resolved", starts="2025-01-01T00:00:00Z")),
+        ("no_action_for_alert", {}, webhook(name="HyperDiskFull")),
         ("no_container_named", {}, webhook(labels={"alertname": "HyperContainerDown", "id": "../../etc"})),
         ("container_unknown", {}, webhook(labels={"alertname": "HyperContainerDown", "name": "other"})),
         ("container_mismatch", {}, webhook(labels={"alertname": "HyperContainerDown", "id": ID, "name": "db"})),

@@ -31,7 +31,7 @@ def test_an_intent_is_unfinished_until_its_outcome_also_after_a_restart(tmp_path
     journal = reopened(journal, tmp_path / "audit")
     assert journal.unfinished() == (ACT,)
     assert journal.acted_on(ACT.incident)
-    assert journal.acted_at("c") == (10.0,)
+    assert journal.acted_at("default/web") == (10.0,)
     assert journal.latest_action_at() == 10.0
     journal.conclude(Outcome("1", 11.0, "done", carried_out=True, detail="", epoch=2))
     assert journal.unfinished() == ()
@@ -49,7 +49,7 @@ def test_what_failed_may_be_tried_again_but_counts_against_the_guards(carried_ou
     journal.decide(ACT)
     journal.conclude(Outcome("1", 11.0, "failed", carried_out=carried_out, detail=""))
     assert not journal.acted_on(ACT.incident)
-    assert journal.acted_at("c") == (10.0,)
+    assert journal.acted_at("default/web") == (10.0,)
     journal.decide(replace(ACT, id="2", verdict="skip", reason="duplicate", action=None))
     assert not journal.acted_on(ACT.incident)
     journal.close()
@@ -76,14 +76,14 @@ def test_the_file_is_private_and_rotated_and_what_matters_is_remembered(tmp_path
     journal = Journal(directory, max_bytes=1000)
     for number in range(40):
         journal.decide(replace(ACT, id=str(number), incident=f"f/{number}", time=float(number)))
-    assert journal.acted_at("c")[-1] == 39.0
+    assert journal.acted_at("default/web")[-1] == 39.0
     names = sorted(path.name for path in directory.iterdir())
     assert names == [FILE_NAME, *(f"{FILE_NAME}.{n}" for n in range(1, 5)), "remediation.lock"]
     assert all(path.stat().st_size <= 1000 for path in directory.iterdir())
     assert (directory.stat().st_mode & 0o777, (directory / FILE_NAME).stat().st_mode & 0o777) == (0o700, 0o600)
     journal = reopened(journal, directory)
     assert journal.acted_on("f/39")
-    assert journal.acted_at("c")[-2:] == (38.0, 39.0)
+    assert journal.acted_at("default/web")[-2:] == (38.0, 39.0)
     for path in directory.glob(f"{FILE_NAME}*"):
         assert all(json.loads(line)["kind"] == "decision" for line in path.read_text().splitlines())
     journal.close()
@@ -102,7 +102,7 @@ def test_a_write_that_fails_leaves_no_trace_in_what_is_remembered(
         patched.setattr(os, "write", half)
         with pytest.raises(AuditUnwritable, match="bytes were written"):
             journal.decide(ACT)
-    assert (journal.unfinished(), journal.acted_at("c"), journal.recent(1)) == ((), (), [])
+    assert (journal.unfinished(), journal.acted_at("default/web"), journal.recent(1)) == ((), (), [])
     journal.decide(replace(ACT, id="2"))
     journal = reopened(journal, tmp_path)
     assert [intent.id for intent in journal.unfinished()] == ["2"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from alerts.errors import BadSetting, BadWebhook
 from alerts.remediation import main
-from alerts.remediation.controller import Settings
+from alerts.remediation.settings import Settings
 from alerts.remediation.guards import Limits
 from alerts.remediation.policy import container_named_by
 from alerts.remediation.webhook import parse_webhook
