@@ -73,6 +73,7 @@ COMMANDS = {
     "volume": Command("volumes", "Make, list and remove volumes"),
     "snapshot": Command("volumes", "Keep a volume as it is, and make volumes of it"),
     "system": Command("volumes", "Show what takes room, and remove what nothing needs"),
+    "remediation": Command("", "See and steer what heals by itself, as: hyper remediation ls"),
     "events": Command("system", "Show what happens to containers and images"),
     "info": Command("system", "Show this host as the daemon sees it"),
     "version": Command("system", "Show versions"),
@@ -85,9 +86,14 @@ ACTIONS = {
     "container prune": Command("prune", "Remove containers that have ended"),
     "image history": Command("imagelist", "Show the steps that made an image"),
     "image inspect": Command("containers", "Show everything about images"),
+    "remediation ls": Command("remediation", "Show what hyper-remediation decided, and how it ended"),
+    "remediation stop": Command("remediation", "Let hyper-remediation do nothing more"),
+    "remediation resume": Command("remediation", "Let hyper-remediation act again"),
+    "remediation approve": Command("remediation", "Have done what a dry run proposed"),
     "image prune": Command("prune", "Remove images that no container uses"),
 }
 GROUPS = {
+    "remediation": {name: f"remediation {name}" for name in ("ls", "stop", "resume", "approve")},
     "container": {
         "ls": "ps", "list": "ps", "ps": "ps", "inspect": "container inspect", "prune": "container prune",
         **{name: name for name in (
