@@ -51,11 +51,13 @@ def alertmanager(root: Path, webhook_url: str) -> Iterator[str]:
 
 
 @contextmanager
-def prometheus(root: Path, exporter: str, alertmanager_url: str, remediation: str | None = None) -> Iterator[str]:
-    generate.write_rules(root / "hyper.rules.yml", QUICK)
+def prometheus(
+    root: Path, exporter: str, alertmanager_url: str, remediation: str | None = None, thresholds: Thresholds = QUICK
+) -> Iterator[str]:
+    generate.write_rules(root / "hyper.rules.yml", thresholds)
     generate.write_prometheus(
         root / "prometheus.yml",
-        QUICK,
+        thresholds,
         rule_file=root / "hyper.rules.yml",
         alertmanager_address=alertmanager_url.removeprefix("http://"),
         exporter_address=exporter,
