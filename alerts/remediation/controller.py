@@ -80,6 +80,8 @@ class Controller:
         self._over: OrderedDict[str, None] = OrderedDict()
         self._causes = causes.Causes(self._settings.cause_ttl_s)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        # The host's bucket is looked at and taken from in one.
+        self._deciding = asyncio.Lock()
         self._acting = asyncio.Semaphore(MAX_ACTIONS_AT_ONCE)
         # An update is watched for a while; no action that heals may wait for that.
         self._updating = asyncio.Semaphore(MAX_ACTIONS_AT_ONCE)
@@ -224,18 +226,23 @@ class Controller:
             async with self._lock(container.key):
                 # Another signal may have been acted on while this one waited.
                 container = await self._performer.container(container.id)
-                plan = await self._plan(signal, container)
-                for proposal in plan.proposals:
-                    if not self._waits(container, proposal):
-                        await self._decide(signal, proposal, container, beside=True)
-                judgement = plan.judgement
-                if judgement.verdict == "dry_run" and self._waits(container, judgement):
-                    judgement = replace(judgement, verdict="skip", reason="duplicate", action=None)
-                decision = await self._decide(signal, judgement, container)
+                async with self._deciding:
+                    decision = await self._judge(signal, container)
                 if decision.verdict == "act":
                     await self._act(decision)
         except (HyperdRefused, HyperdAway) as err:
             await self._decide(signal, _no_word(err), None)
+
+    async def _judge(self, signal: Signal, container: policy.Container) -> Decision:
+        """Decide, and write down what was decided and what is proposed beside it."""
+        plan = await self._plan(signal, container)
+        for proposal in plan.proposals:
+            if not self._waits(container, proposal):
+                await self._decide(signal, proposal, container, beside=True)
+        judgement = plan.judgement
+        if judgement.verdict == "dry_run" and self._waits(container, judgement):
+            judgement = replace(judgement, verdict="skip", reason="duplicate", action=None)
+        return await self._decide(signal, judgement, container)
 
     async def _plan(self, signal: Signal, container: policy.Container) -> ladder.Plan:
         now, settings = self._clock(), self._settings

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from alerts.errors import BadSetting, BadWebhook
 from alerts.remediation import main
-from alerts.remediation.settings import Settings
 from alerts.remediation.guards import Limits
 from alerts.remediation.policy import container_named_by
+from alerts.remediation.settings import Settings
 from alerts.remediation.webhook import parse_webhook
 
 ALERT = {
