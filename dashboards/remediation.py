@@ -17,6 +17,7 @@ _NAMES: Final = ("instance", "namespace", "pod", "container")
 _ALL: Final = Chosen(_NAMES)
 _NO_CONTROLLER: Final = "No controller is scraped"
 _NO_ACTION: Final = "No action in this time"
+_GUARDS: Final = "cooldown|budget_spent|host_budget_spent|rollback_spent|stop_switch"
 _WHO: Final = "{{namespace}}/{{container}}"
 
 
@@ -64,9 +65,9 @@ def _now() -> list[Panel]:
         ),
         stat(
             "Stopped by a guard, 24 h",
-            "Decisions that a cooldown, a spent budget or the stop switch held back: people "
+            "Decisions that a cooldown, a spent budget, a rollback before or the stop switch held back: people "
             "have to look.",
-            f"sum({_ALL.increase(remediation.DECISIONS_TOTAL, '24h', reason='cooldown|budget_spent|stop_switch')})",
+            f"sum({_ALL.increase(remediation.DECISIONS_TOTAL, '24h', reason=_GUARDS)})",
             empty=_NO_CONTROLLER, thresholds=steps((1, RED)), filled=True, width=4,
         ),
         stat(

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def follows(container: Container, push: Push) -> bool:
     """Whether a container follows the tag that was pushed."""
-    return container.labels.get(policy.FOLLOW_LABEL) == "true" and registry.canonical(container.image) == push.name
+    follower = container.labels.get(policy.FOLLOW_LABEL) == "true" and not container.in_change
+    return follower and registry.canonical(container.image) == push.name
 
 
 def signal_of(push: Push, container: Container | None) -> Signal:

@@ -117,6 +117,8 @@ COLLECTOR_CAUSES: Final = frozenset({"HyperExporterDown", "HyperExporterMissing"
 NOT_RUNNING: Final = frozenset({"created", "exited", "dead"})
 RUNNING: Final = frozenset({"running", "paused"})
 
+_IN_CHANGE = re.compile(r"\.(?:new|old)-[0-9a-f]{8}")
+"""What hyperd appends to a name while a change of image goes on; the change itself looks after such a container."""
 _ID = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -139,6 +141,11 @@ class Container(BaseModel):
     oom_killed: bool = False
     health: str = "none"
     quarantine: dict[str, Any] | None = None
+
+    @property
+    def in_change(self) -> bool:
+        """Whether it is one side of a change of image that is not over."""
+        return _IN_CHANGE.search(self.name) is not None
 
     @property
     def key(self) -> str:
@@ -255,6 +262,8 @@ def confirm(rule: Rule, labels: Mapping[str, str], seen: Seen, *, sustained: boo
         return Judgement("skip", "in_quarantine", f"since {container.quarantine.get('since')}; a person lifts it")
     if container.desired != "running":
         return Judgement("skip", "wanted_stopped", f"hyperd wants it {container.desired}")
+    if container.in_change:
+        return Judgement("skip", "in_transition", "a change of image goes on, which looks after it")
     if container.state not in RUNNING | NOT_RUNNING:
         return Judgement("skip", "in_transition", f"hyperd is at work on it: {container.state}")
     how = f"wanted running and {container.state}, exit code {container.exit_code}, health {container.health}"

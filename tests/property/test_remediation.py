@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from alerts.remediation.settings import Settings
 from alerts.remediation.signals import Signal
 
 LIMITS = Limits(
-    bucket_size=3, refill_s=500, cooldown_s=20, cooldown_max_s=24, quiet_s=2000, host_bucket_size=4, host_refill_s=100,
+    bucket_size=3, refill_s=500, cooldown_s=20, cooldown_max_s=24, quiet_s=2000, host_bucket_size=3, host_refill_s=300,
     rollback_window_s=1000, change_window_s=1500, recovery_s=400, give_up_count=2,
 )  # fmt: skip
 NAMES = ("web", "db")
@@ -113,7 +114,7 @@ class NoEvidence:
 names = st.sampled_from(NAMES)
 # What does lead to actions, for without it chance would rarely come near a guard.
 trouble = st.tuples(
-    st.just("trouble"), names, st.sampled_from(["exited", "unhealthy"]), st.booleans(), st.sampled_from([1.0, 25.0])
+    st.just("trouble"), names, st.sampled_from(["exited", "unhealthy"]), st.booleans(), st.sampled_from([1, 2, 6])
 )
 steps = st.lists(
     st.one_of(
@@ -129,15 +130,16 @@ steps = st.lists(
         st.tuples(st.just("lift"), names),
         st.tuples(st.just("crash")),
     ),
-    min_size=15,
-    max_size=60,
+    min_size=5,
+    max_size=30,
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(steps, st.sampled_from(["redeploy", "rollback", "full"]))
 def test_never_more_than_the_guards_allow(told: list[tuple[Any, ...]], level: str) -> None:
-    with TemporaryDirectory() as directory:
+    # What is tried is what is decided, not the disk.
+    with TemporaryDirectory() as directory, patch("alerts.remediation.journal.os.fsync"):
         asyncio.run(_play(told, level, Path(directory)))
 
 
@@ -168,14 +170,16 @@ async def _play(told: list[tuple[Any, ...]], level: str, root: Path) -> None:
             for _ in range(2):
                 one.submit_signal(signal)
         elif what == "trouble":
-            name, how, changed, wait_s = rest
-            world.change(name, **({"health": how} if how == "unhealthy" else {"state": how}))
+            name, how, changed, times = rest
+            alert = policy.UNHEALTHY if how == "unhealthy" else policy.DOWN
             if changed:
                 world.update(name, count)
-            alert = policy.UNHEALTHY if how == "unhealthy" else policy.DOWN
-            one.submit_signal(Signal("alertmanager", alert, f"trouble/{count}", 0.0, labels={"name": name}))
-            await one.drain(20)
-            world.now += wait_s
+            for again in range(times):
+                world.change(name, **({"health": how} if how == "unhealthy" else {"state": how}))
+                incident = f"trouble/{count}/{again}"
+                one.submit_signal(Signal("alertmanager", alert, incident, 0.0, labels={"name": name}))
+                await one.drain(20)
+                world.now += 25.0
         elif what == "wait":
             await one.drain(20)
             world.now += rest[0]

@@ -96,6 +96,7 @@ def test_what_lies_beyond_the_level_is_proposed() -> None:
         (policy.DOWN, {}, 0, "already_running"),
         (policy.DOWN, {"state": "dead", "quarantine": {"since": 1}}, 0, "in_quarantine"),
         (policy.DOWN, {"state": "dead", "desired": "stopped"}, 0, "wanted_stopped"),
+        (policy.DOWN, {"state": "dead", "name": "web.new-0123abcd"}, 0, "in_transition"),
     ],
 )
 def test_hyperd_has_to_bear_it_out(alert: str, members: dict[str, Any], deaths: int, reason: str) -> None:
