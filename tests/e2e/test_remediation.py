@@ -16,6 +16,7 @@ import pytest
 
 from tests.host import Daemon, free_port, get, running_host, wait_for
 from tests.images.build import TAG, build
+from tests.images.registry import Registry
 from tests.monitoring import QUICK, alertmanager, prometheus, query
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ WAIT = "httpd -p 80 -h /www; while [ ! -e /now ]; do sleep 0.1; done; "
 SCRIPTS = {
     "good": "exec httpd -f -p 80 -h /www",
     "crashes": WAIT + "exit 3",
-    "leaks": WAIT + "m=$(head -c 4000000 /dev/zero | tr '\\0' x); while :; do a=$a$m; sleep 0.5; done",
+    "leaks": WAIT + "m=$(head -c 6000000 /dev/zero | tr '\\0' x); while :; do a=$a$m; sleep 0.5; done",
     "fails": WAIT + "touch /sick; while :; do sleep 1; done",
     "flaps": "sleep 0.3; exit 1",
 }
@@ -52,6 +53,7 @@ class Stack:
     host: Host
     prometheus: str
     registry: str
+    controller: str
 
     def image(self, name: str) -> str:
         return f"{self.registry}/{name}"
@@ -68,19 +70,26 @@ class Stack:
         return ended[-1] if ended else None
 
 
+def made(layout: Path, script: str) -> Path:
+    """An image of busybox that runs a script."""
+    shutil.copytree(build("busybox"), layout)
+    command = [word for one in ("sh", "-c", script) for word in ("--config.cmd", one)]
+    subprocess.run(["umoci", "config", "--image", f"{layout}:{TAG}", *command], check=True)
+    return layout
+
+
 @pytest.fixture(scope="module")
 def stack(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("remediation")
     for name, script in SCRIPTS.items():
-        layout = root / name
-        shutil.copytree(build("busybox"), layout)
-        words = ("sh", "-c", SERVE + script)
-        command = [word for one in words for word in ("--config.cmd", one)]
-        subprocess.run(["umoci", "config", "--image", f"{layout}:{TAG}", *command], check=True)
-        images.registry.push(layout, name)
+        images.registry.push(made(root / name, SERVE + script), name)
     address = f"127.0.0.1:{free_port()}"
     names = [f"{images.registry.address}/{name}" for name in SCRIPTS]
-    settings = {"known_good_after_s": KNOWN_GOOD_AFTER_S, "remediation_listen": address}
+    policy = root / "policy.toml"
+    policy.write_text("[follow]\nwatch_s = 1\n")
+    settings = {
+        "known_good_after_s": KNOWN_GOOD_AFTER_S, "remediation_listen": address, "remediation_policy_file": policy,
+    }  # fmt: skip
     with running_host(*names, **settings) as host:
         host.start_exporter()
         program = str(Path(sys.executable).parent / "hyper-remediation")
@@ -93,7 +102,7 @@ def stack(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 alertmanager(root, f"http://{address}/alertmanager") as alerts,
                 prometheus(root, host.exporter, alerts, address, THRESHOLDS) as url,
             ):
-                yield Stack(host, url, images.registry.address)
+                yield Stack(host, url, images.registry.address, address)
         except BaseException:
             print(controller.log.read_text()[-8000:])
             raise
@@ -112,7 +121,7 @@ def healed(stack: Stack, kind: str, port: int) -> float:
     assert get(f"http://127.0.0.1:{port}/") == "well\n"
     bad = host.inspect(name)["image_digest"]
     assert bad != good
-    host.hyper("exec", name, "touch", "/now")
+    host.hyper("exec", name, "touch", "/now", check=False)  # it may end before it answers
     began = time.monotonic()
     rollback = wait_for(lambda: stack.ended(name, "rollback"), f"{kind}: a rollback", 60, 0.3)
     assert rollback["outcome"]["outcome"] == "done", rollback
@@ -137,7 +146,7 @@ def test_bad_images_are_rolled_back_to_what_was_good(stack: Stack) -> None:
     ports = {kind: free_port() for kind in kinds}
     for kind, port in ports.items():
         host.run(
-            "--name", f"svc-{kind}", "-p", f"{port}:80", "-m", "96m", "--label", "hyper.remediation=rollback",
+            "--name", f"svc-{kind}", "-p", f"{port}:80", "--label", "hyper.remediation=rollback",
             "--stop-timeout", "1", "--health-cmd", CHECK, "--health-interval", "1s", "--health-retries", "2",
             stack.image("good"),
         )  # fmt: skip
@@ -166,3 +175,19 @@ def test_what_starts_again_and_again_ends_in_quarantine(stack: Stack) -> None:
     wait_for(lambda: host.value("container_desired_running", name="flaps") == 0, "it is not wanted running")
     assert host.inspect("flaps")["restarts"] == restarts
     print(f"\nfrom the first start to quarantine: {time.monotonic() - began:.1f} s, {restarts} restarts")
+
+
+def test_a_push_to_a_real_registry_is_followed(stack: Stack, tmp_path: Path) -> None:
+    host, port = stack.host, free_port()
+    with Registry(tmp_path / "registry", notified=f"http://{stack.controller}/registry") as registry:
+        registry.push(made(tmp_path / "one", SERVE + SCRIPTS["good"]), "followed")
+        host.run(
+            "--name", "follower", "-p", f"{port}:80", "--stop-timeout", "1",
+            "--label", "hyper.remediation.follow=true", f"{registry.address}/followed",
+        )  # fmt: skip
+        wait_for(lambda: get(f"http://127.0.0.1:{port}/") == "well\n", "it answers")
+        digest = registry.push(made(tmp_path / "two", SERVE.replace("well", "new") + SCRIPTS["good"]), "followed")
+        update = wait_for(lambda: stack.ended("follower", "update"), "an update", 60, 0.3)
+        assert (update["outcome"]["outcome"], update["to_digest"]) == ("done", digest), update
+        assert get(f"http://127.0.0.1:{port}/") == "new\n"
+        assert host.inspect("follower")["image_digest"] == digest

@@ -54,18 +54,23 @@ def push(layout: Path, reference: str) -> str:
 class Registry:
     """`with Registry(directory) as registry:` runs one until the end of the block.
 
-    `address` is host:port; the port is a free one unless it is given.
+    `address` is host:port; the port is a free one unless it is given. `notified` is a URL that is told of pushes.
     """
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(self, directory: Path, port: int | None = None, notified: str | None = None) -> None:
         self.directory = directory
+        self.notified = notified
         self.address = f"127.0.0.1:{port or _free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / "registry.yml"
-        file.write_text(json.dumps(config(self.address, self.directory / "storage")))
+        settings = config(self.address, self.directory / "storage")
+        if self.notified is not None:
+            endpoint = {"name": "test", "url": self.notified, "timeout": "2s", "threshold": 3, "backoff": "1s"}
+            settings["notifications"] = {"endpoints": [endpoint]}
+        file.write_text(json.dumps(settings))
         with (self.directory / "registry.log").open("wb") as log:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(file)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
