@@ -63,7 +63,7 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("run --restart on-failure:x x", "--restart 'on-failure:x': the number of retries is not a whole number"),
         ("run --restart always:3 x", "--restart 'always:3': a number of retries goes with on-failure alone"),
         ("run --rm --restart always x", "--rm and --restart exclude each other"),
-        ("run --init x", "--init of docker is not offered: its program is process 1 of its container"),
+        ("run --privileged x", "--privileged of docker is not offered: rights in a container are"),
         ("run --mount type=bind,src=a,dst=/b x", "--mount 'type=bind,src=a,dst=/b': type=bind has a path of this host"),
         ("run --platform linux/arm64 x", "--platform 'linux/arm64': the micro-VMs here are linux/amd64"),
         ("rm -l x", "-l of docker is not offered: there are no links"),
