@@ -122,49 +122,42 @@ async def run(
     limits += [f"--fsize={file_limit_bytes}"] if file_limit_bytes is not None else []
     if limits:
         command = [find("prlimit"), *limits, *command]
-    terminal = None if on_terminal is None else _Terminal()
-    starting = asyncio.create_task(
-        asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE if terminal is None else terminal.inside,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            pass_fds=tuple(pass_fds),
+    with contextlib.ExitStack() as stack:
+        terminal = None if on_terminal is None else stack.enter_context(contextlib.closing(_Terminal()))
+        starting = asyncio.create_task(
+            asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if terminal is None else terminal.inside,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                pass_fds=tuple(pass_fds),
+            )
         )
-    )
-    try:
-        process = await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        # Left to itself asyncio would kill the program alone, and wait for as long as any child of it holds a pipe.
-        if terminal is not None:
-            terminal.close()
-        await asyncio.shield(_end(await starting))
-        raise
-    assert process.stderr is not None  # noqa: S101 -- for the type checker: it was asked for as a pipe
-    if on_start is not None:
-        on_start(process.pid)
-    if terminal is not None and on_terminal is not None:
-        reading_out = asyncio.create_task(_read_tail(await terminal.reader(), on_terminal))
-    elif process.stdout is None:
-        raise AssertionError("it was asked for as a pipe")
-    elif on_output is None:
-        reading_out = asyncio.create_task(_read_all(process.stdout, stdout_limit_bytes))
-    else:
-        reading_out = asyncio.create_task(_read_tail(process.stdout, on_output))
-    reading_err = asyncio.create_task(_read_tail(process.stderr, on_output))
-    try:
-        async with asyncio.timeout(timeout_s):
-            stdout, stderr = await asyncio.gather(reading_out, reading_err)
-            returncode = await process.wait()
-    except BaseException:
-        await asyncio.shield(_end(process, reading_out, reading_err))
-        raise
-    finally:
-        if terminal is not None:
-            terminal.close()
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Left to itself asyncio would kill the program alone, and wait for as long as any child holds a pipe.
+            await asyncio.shield(_end(await starting))
+            raise
+        if on_start is not None:
+            on_start(process.pid)
+        if terminal is not None and on_terminal is not None:
+            reading_out = asyncio.create_task(terminal.read(on_terminal))
+        elif on_output is None:
+            reading_out = asyncio.create_task(_read_all(_piped(process.stdout), stdout_limit_bytes))
+        else:
+            reading_out = asyncio.create_task(_read_tail(_piped(process.stdout), on_output))
+        reading_err = asyncio.create_task(_read_tail(_piped(process.stderr), on_output))
+        try:
+            async with asyncio.timeout(timeout_s):
+                stdout, stderr = await asyncio.gather(reading_out, reading_err)
+                returncode = await process.wait()
+        except BaseException:
+            await asyncio.shield(_end(process, reading_out, reading_err))
+            raise
     return Finished(argv[0], returncode, stdout, stderr.decode(errors="replace"))
 
 
@@ -176,14 +169,16 @@ class _Terminal:
         fcntl.ioctl(self.inside, termios.TIOCSWINSZ, struct.pack("HHHH", TERMINAL_ROWS, TERMINAL_COLUMNS, 0, 0))
         self._transport: asyncio.BaseTransport | None = None
 
-    async def reader(self) -> asyncio.StreamReader:
-        """What is written to it, until nobody has it open any more. Called once the program has begun."""
+    async def read(self, tell: Callable[[bytes], None]) -> bytes:
+        """Tell of what is written to it until nobody has it open any more. Called once the program has begun."""
         self._close_inside()
         stream = asyncio.StreamReader()
         file = os.fdopen(self._outside, "rb", buffering=0)
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), file)
-        return stream
+        with contextlib.suppress(OSError):  # EIO: that was the last one to close it
+            return await _read_tail(stream, tell)
+        return b""
 
     def close(self) -> None:
         """Give it up, wherever things stand."""
@@ -215,6 +210,11 @@ async def _end(process: asyncio.subprocess.Process, *readers: asyncio.Task[bytes
             await asyncio.gather(process.wait(), *map(_read_tail, streams))
 
 
+def _piped(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:
+    assert stream is not None  # noqa: S101 -- for the type checker: it was asked for as a pipe
+    return stream
+
+
 async def _read_all(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
     parts = bytearray()
     while chunk := await stream.read(_CHUNK_BYTES):
@@ -226,10 +226,9 @@ async def _read_all(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
 
 async def _read_tail(stream: asyncio.StreamReader, tell: Callable[[bytes], None] | None = None) -> bytes:
     tail = bytearray()
-    with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
-        while chunk := await stream.read(_CHUNK_BYTES):
-            if tell is not None:
-                tell(chunk)
-            tail += chunk
-            del tail[:-STDERR_KEPT_BYTES]
+    while chunk := await stream.read(_CHUNK_BYTES):
+        if tell is not None:
+            tell(chunk)
+        tail += chunk
+        del tail[:-STDERR_KEPT_BYTES]
     return bytes(tail)
