@@ -102,17 +102,14 @@ class Application:
         self._names = names
         self._relay_job, self._probe_job = _Job(container_id, "relay"), _Job(container_id, "probe")
         self._relay = self._probe = None
-        self._wrong: list[tuple[_Job, str]] = []
         try:
             self._relay = asked.parse_relay(labels)
         except asked.LabelError as err:
-            self._wrong.append((self._relay_job, str(err)))
+            self._relay_job.fail("label", str(err))
         try:
             self._probe = asked.parse_probe(labels)
         except asked.LabelError as err:
-            self._wrong.append((self._probe_job, str(err)))
-        for job, what in self._wrong:
-            job.fail("label", what)
+            self._probe_job.fail("label", str(err))
         self.relayed: tuple[Family, ...] = ()
         self._dropped: Counter[str] = Counter()
         self._duration_s: float | None = None
@@ -163,10 +160,9 @@ class Application:
 
     def points(self) -> Iterator[Point]:
         """How relay and probe go."""
-        wrong = [job for job, _ in self._wrong]
-        if self._relay is not None or self._relay_job in wrong:
+        if self._relay is not None or self._relay_job.failures:
             yield from self._relay_points()
-        if self._probe is not None or self._probe_job in wrong:
+        if self._probe is not None or self._probe_job.failures:
             yield from self._probe_points()
 
     def _relay_points(self) -> Iterator[Point]:
