@@ -185,12 +185,7 @@ class Engine:
         container = self.lives.find(reference)
         async with container.lock:
             self.rollouts.demand_none(container)
-            if container.record.quarantine is not None:
-                name = container.record.name
-                raise Conflict(
-                    f"{name} is in quarantine, and what it was is kept: lift that first (hyper start {name})",
-                    field="container",
-                )
+            quarantine.demand_none(container)
             health = health_of(container.record)
             before: dict[str, object] = {"state": container.state, "exit_code": container.record.lifecycle.exit_code}
             try:

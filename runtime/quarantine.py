@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def demand_none(container: Container) -> None:
+    """Refuse what would change one that is kept as it was.
+
+    Raises:
+        Conflict: it is in quarantine.
+    """
+    if container.record.quarantine is not None:
+        name = container.record.name
+        raise Conflict(
+            f"{name} is in quarantine, and what it was is kept: lift that first (hyper start {name})", field="container"
+        )
+
+
 async def begin(
     engine: Engine, container: Container, reason: str, actor: str, done: Callable[[], None] = lambda: None
 ) -> None:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtime import creation
+from runtime import creation, quarantine
 from runtime.changes import book as books
 from runtime.changes import switching
 from runtime.changes.course import Course
@@ -216,11 +216,7 @@ class Rollouts:
     def _check(self, container: Container, terms: Terms) -> None:
         name = container.record.name
         self.demand_none(container)
-        if container.record.quarantine is not None:
-            raise Conflict(
-                f"{name} is in quarantine, and what it was is kept: lift that first (hyper start {name})",
-                field="container",
-            )
+        quarantine.demand_none(container)
         if container not in self._engine.lives.all():
             raise NotFound(f"there is no container {name!r} any more", field="container")
         if terms.canary_s and cannot_run_twice(container.spec):
