@@ -19,11 +19,11 @@ Alertmanager reads the files with secrets itself, so they are the settings of it
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from alerts import tomlfile
 from alerts.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -171,15 +171,10 @@ def load(path: Path) -> Receivers:
         BadSetting: it cannot be read, is no TOML, or has a member that cannot be; the message names it.
     """
     try:
-        receivers = Receivers.model_validate(tomllib.loads(path.read_text()))
+        content = path.read_bytes()
     except OSError as err:
         raise BadSetting(f"{path}: {err.strerror}") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise BadSetting(f"{path}: not TOML: {err}") from err
-    except ValidationError as err:
-        first = err.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadSetting(f"{path}: {where}: {first['msg']}") from err
+    receivers = tomlfile.parse(path, content, Receivers)
     names = [receiver.name for receiver in receivers.receivers]
     for name in names:
         if name in RESERVED or names.count(name) > 1:

@@ -29,12 +29,12 @@ Patterns are regular expressions that have to fit the whole name.
 from __future__ import annotations
 
 import re
-import tomllib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from alerts import tomlfile
 from alerts.errors import BadSetting
 from alerts.remediation import policy
 from alerts.remediation.ladder import Allowance
@@ -182,14 +182,8 @@ def load(path: Path | None) -> PolicyFile:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise BadSetting(f"{path}: longer than {MAX_BYTES} bytes")
-        return PolicyFile.model_validate(tomllib.loads(raw.decode()))
     except OSError as err:
         raise BadSetting(f"remediation_policy_file {path}: {err.strerror}") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise BadSetting(f"{path}: not TOML: {err}") from err
-    except ValidationError as err:
-        first = err.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadSetting(f"{path}: {where}: {first['msg']}") from err
+    if len(raw) > MAX_BYTES:
+        raise BadSetting(f"{path}: longer than {MAX_BYTES} bytes")
+    return tomlfile.parse(path, raw, PolicyFile)
