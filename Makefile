@@ -26,7 +26,8 @@ bench: setup ## Measure: starts beside podman, kernels, streams, density, what c
 	@{ command -v podman && command -v runc; } >/dev/null || apt-get -q -y install --no-install-recommends podman runc
 	@$(PY) -m pytest tests/bench -s $(PYTEST_ARGS)
 
-soak: setup ## Kill hyperd 1000 times under load (an hour)
+soak: setup ## Two minutes without InfluxDB; kill hyperd 1000 times under load (an hour)
+	@HYPER_OUTAGE_S=120 $(PY) -m pytest tests/contract/test_influx_outage.py -s $(PYTEST_ARGS)
 	@HYPER_STORM=1000 $(PY) -m pytest tests/e2e/test_storm.py -s $(PYTEST_ARGS)
 
 kernel: ## Build the small guest kernel (minutes; asked for only)

@@ -34,6 +34,8 @@ _VARIABLES: Final[Mapping[Scope, tuple[str, ...]]] = {
 WHO: Final = "Container {{ $labels.name }} of {{ $labels.namespace }}"
 SHORT_ID: Final = '{{ reReplaceAll "^(.{12}).*$" "$1" $labels.id }}'
 WHO_EXACTLY: Final = f"Container {{{{ $labels.name }}}} ({SHORT_ID}) of {{{{ $labels.namespace }}}}"
+WHOM, WHOM_EXACTLY = (f"{who[0].lower()}{who[1:]}" for who in (WHO, WHO_EXACTLY))
+"""The same within a sentence."""
 HOST: Final = "{{ $labels.instance }}"
 
 

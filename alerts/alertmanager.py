@@ -122,6 +122,10 @@ def inhibitions() -> list[dict[str, Any]]:
             [f'alertname =~ "{symptoms}|HyperContainerFlapping"', 'id != ""'], [f'alertname =~ "{burns}"', 'id != ""'],
             ["id"],
         ),
+        # A host without room explains that guests are halted: one page, and not one for each of them.
+        rule(
+            ['alertname = "HyperHostDiskFull"'], ['alertname = "HyperVmStopped"', 'status = "io-error"'], ["instance"],
+        ),
         # A host without CPU explains that its containers wait for it.
         rule(
             ['alertname = "HyperHostCpuSaturated"'], ['alertname = "HyperStarvedByHost"', 'instance != ""'],

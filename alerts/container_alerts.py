@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.alert import WHO, WHO_EXACTLY, Alert
-from alerts.promql import DOWN, RUNNING, WANTED, increase, rate, select
+from alerts.alert import WHO, WHO_EXACTLY, WHOM, Alert
+from alerts.promql import DOWN, QUARANTINED, RUNNING, WANTED, increase, rate, select
 from alerts.thresholds import seconds
 from collector.catalogue import container, microvm
 
@@ -50,6 +50,18 @@ def _life(t: Thresholds) -> tuple[Alert, ...]:
             description=(
                 f"{WHO_EXACTLY} was started again about {_COUNT} times within {t.flapping_window}. It ends soon after "
                 "each start; between two starts it serves nobody."
+            ),
+        ),
+        Alert(
+            name="HyperContainerQuarantined",
+            expr=QUARANTINED,
+            for_="0s",
+            severity="page",
+            cause="down",
+            summary=f"{WHO} is in quarantine and serves nobody",
+            description=(
+                f"{WHO_EXACTLY} has been kept from working since {{{{ $value | humanizeTimestamp }}}}: its ports are "
+                "closed, and what ran is paused with all that it was. It stays so until a person lifts that."
             ),
         ),
         Alert(
@@ -111,10 +123,12 @@ def _memory(t: Thresholds) -> tuple[Alert, ...]:
 
 def _cpu(t: Thresholds) -> tuple[Alert, ...]:
     throttled = f"{rate(container.CPU_CFS_THROTTLED_PERIODS_TOTAL)} / {rate(container.CPU_CFS_PERIODS_TOTAL)}"
+    # Periods count only while it runs: of one that runs once a minute most may be cut short, and nobody waits for it.
+    lost = f"{rate(container.CPU_CFS_THROTTLED_SECONDS_TOTAL)} > {t.cpu_throttled_lost_ratio:g}"
     return (
         Alert(
             name="HyperCpuThrottled",
-            expr=f"{throttled} > {t.cpu_throttled_ratio:g}",
+            expr=f"{throttled} > {t.cpu_throttled_ratio:g} and {lost}",
             for_=t.cpu_throttled_for,
             severity="ticket",
             cause="cpu",
@@ -151,7 +165,7 @@ def _disk(t: Thresholds) -> tuple[Alert, ...]:
             for_=t.disk_full_for,
             severity="page",
             cause="disk",
-            summary=f"The disk of {WHO[0].lower()}{WHO[1:]} is nearly full",
+            summary=f"The disk of {WHOM} is nearly full",
             description=(
                 f"{WHO_EXACTLY} has used {_PERCENT} of its writable layer ({{{{ $labels.device }}}}), above "
                 f"{t.disk_full_ratio * 100:g}% for {t.disk_full_for}. At 100% its writes fail."
@@ -163,7 +177,7 @@ def _disk(t: Thresholds) -> tuple[Alert, ...]:
             for_=t.disk_fills_for,
             severity="ticket",
             cause="disk",
-            summary=f"The disk of {WHO[0].lower()}{WHO[1:]} fills up",
+            summary=f"The disk of {WHOM} fills up",
             description=(
                 f"{WHO_EXACTLY} has used {_PERCENT} of its writable layer ({{{{ $labels.device }}}}). As it grew in "
                 f"the last {window} it is full within {t.disk_fills_ahead_window}."
@@ -207,7 +221,7 @@ def _network(t: Thresholds) -> tuple[Alert, ...]:
             for_=t.tcp_retransmits_for,
             severity="ticket",
             cause="network",
-            summary=f"The network of {WHO[0].lower()}{WHO[1:]} loses packets",
+            summary=f"The network of {WHOM} loses packets",
             description=(
                 f"{WHO_EXACTLY} sends {_PERCENT} of its TCP segments again, above {t.tcp_retransmits_ratio * 100:g}% "
                 f"for {t.tcp_retransmits_for}: packets are lost between it and its peers."

@@ -2,7 +2,9 @@
 
 AlertsFault              1
 ├── BadSetting           2   a threshold, address, token file that cannot be
+├── BadFeed                  a file of vulnerabilities is not what OSV says
 ├── BadWebhook           400 what was posted is no Alertmanager webhook
+├── NoSamples                the exporter does not answer
 ├── NotApproved          4xx what a person approves does not wait, or no longer fits
 ├── AuditUnwritable      1   a decision cannot be written down, so it is not acted on
 └── HyperdFault              what hyperd answered, or that it did not
@@ -25,12 +27,20 @@ class BadSetting(AlertsFault):
     exit_code = 2
 
 
+class BadFeed(AlertsFault):
+    """A file of vulnerabilities is too large, or not in OSV's form; the message says where."""
+
+
 class BadWebhook(AlertsFault):
     """The body is no Alertmanager webhook of version 4; `status` is the HTTP status to answer with."""
 
     def __init__(self, message: str, *, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NoSamples(AlertsFault):
+    """The exporter does not answer, or not in time; the message says why."""
 
 
 class AuditUnwritable(AlertsFault):

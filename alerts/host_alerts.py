@@ -1,12 +1,12 @@
-"""Alerts about a host and what we run on it: the exporter, hyperd, capacity, InfluxDB, the remediation controller."""
+"""Alerts about a host and what we run on it: the exporter, hyperd, capacity, InfluxDB."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from alerts.alert import HOST, Alert
-from alerts.promql import DOWN, RUNNING, WANTED, increase, rate, select
-from collector.catalogue import container, hyper, machine, microvm, remediation
+from alerts.promql import DOWN, RUNNING, WANTED, events, increase, rate, select
+from collector.catalogue import container, hyper, machine, microvm
 
 if TYPE_CHECKING:
     from alerts.thresholds import Thresholds
@@ -16,13 +16,15 @@ _ON_HOST: Final = "on (instance, job)"
 _PERCENT: Final = "{{ $value | humanizePercentage }}"
 _COUNT: Final = '{{ $value | printf "%.0f" }}'
 _DURATION: Final = "{{ $value | humanizeDuration }}"
+_BROKEN: Final = ("template failed.*", "the pool's VM failed.*")
+"""Reasons of a slower start that are defects; others come from load, or from what a container asks for."""
 _BYTES: Final = "{{ $value | humanize1024 }}B"
 
 
 def alerts(t: Thresholds) -> tuple[Alert, ...]:
     """All alerts about hosts and our own programs."""
     watchdog = (_watchdog(),) if t.watchdog else ()
-    return (*_exporter(t), *_runtime(t), *_starts(t), *_capacity(t), *_influx(t), *_remediation(t), *watchdog)
+    return (*_exporter(t), *_runtime(t), *_starts(t), *_capacity(t), *_influx(t), *watchdog)
 
 
 def _exporter(t: Thresholds) -> tuple[Alert, ...]:
@@ -99,6 +101,19 @@ def _exporter(t: Thresholds) -> tuple[Alert, ...]:
             scope="host",
         ),
         Alert(
+            name="HyperHostUnreadable",
+            expr=f"{machine.SCRAPE_ERROR.name} > 0",
+            for_=t.host_unreadable_for,
+            severity="ticket",
+            cause="collector",
+            summary=f"hyper-exporter cannot read what host {HOST} has",
+            description=(
+                f"hyper-exporter on {HOST} has not been able to read the host's own files for {t.host_unreadable_for} "
+                f"({machine.SCRAPE_ERROR.name} is {{{{ $value }}}}): no alert about the host's CPU or memory can fire."
+            ),
+            scope="host",
+        ),
+        Alert(
             name="HyperRecordsUnreadable",
             expr=f"{hyper.RECORDS_UNREADABLE.name} > 0",
             for_=t.records_unreadable_for,
@@ -131,6 +146,22 @@ def _runtime(t: Thresholds) -> tuple[Alert, ...]:
             scope="host",
         ),
         Alert(
+            name="HyperRuntimeRestarting",
+            expr=(
+                f"changes({hyper.RUNTIME_START_TIME_SECONDS.name}[{t.runtime_restarting_window}]) "
+                f">= {t.runtime_restarting_count}"
+            ),
+            for_="0s",
+            severity="page",
+            cause="runtime",
+            summary=f"hyperd on {HOST} is started again and again",
+            description=(
+                f"hyperd on {HOST} was started {_COUNT} times within {t.runtime_restarting_window}: it ends again "
+                "and again. Containers go on, but little else can be relied on."
+            ),
+            scope="host",
+        ),
+        Alert(
             name="HyperManyContainersDown",
             expr=f"{down} >= {t.many_down_count} and {down} / {wanted} >= {t.many_down_ratio:g}",
             for_=t.many_down_for,
@@ -148,10 +179,15 @@ def _runtime(t: Thresholds) -> tuple[Alert, ...]:
 
 def _starts(t: Thresholds) -> tuple[Alert, ...]:
     window = t.starts_failing_window
-    failed = f"sum {BY_HOST} ({increase(hyper.OPERATIONS_TOTAL, window, kind='start', outcome='failed')})"
-    tried = f"sum {BY_HOST} ({increase(hyper.OPERATIONS_TOTAL, window, kind='start')})"
-    slower = f"sum {BY_HOST} ({increase(hyper.START_FALLBACKS_TOTAL, t.start_fallbacks_window)})"
-    started = f"sum {BY_HOST} ({increase(hyper.STARTS_TOTAL, t.start_fallbacks_window)})"
+    failed = f"sum {BY_HOST} ({events(hyper.OPERATIONS_TOTAL, window, kind='start', outcome='failed')})"
+    tried = f"sum {BY_HOST} ({events(hyper.OPERATIONS_TOTAL, window, kind='start')})"
+    slower = f"sum {BY_HOST} ({events(hyper.START_FALLBACKS_TOTAL, t.start_fallbacks_window)})"
+    started = f"sum {BY_HOST} ({events(hyper.STARTS_TOTAL, t.start_fallbacks_window)})"
+    broken = f"sum {BY_HOST} ({events(hyper.START_FALLBACKS_TOTAL, t.template_failing_window, reason=_BROKEN)})"
+    unpulled, pulls = (
+        f"sum {BY_HOST} ({events(hyper.OPERATIONS_TOTAL, t.pulls_failing_window, kind='pull', **more)})"
+        for more in ({"outcome": "failed"}, {})
+    )
     return (
         Alert(
             name="HyperStartsFailing",
@@ -179,6 +215,33 @@ def _starts(t: Thresholds) -> tuple[Alert, ...]:
             ),
             scope="host",
         ),
+        Alert(
+            name="HyperTemplateFailing",
+            expr=f"{broken} >= {t.template_failing_count}",
+            for_="0s",
+            severity="ticket",
+            cause="start",
+            summary=f"Templates or the pool on {HOST} are broken",
+            description=(
+                f"About {_COUNT} starts on {HOST} within {t.template_failing_window} took a slower path as a template "
+                "could not be built, or a VM of the pool failed. Containers start, and slowly."
+            ),
+            scope="host",
+        ),
+        Alert(
+            name="HyperPullsFailing",
+            expr=(f"{unpulled} / {pulls} >= {t.pulls_failing_ratio:g} and {unpulled} >= {t.pulls_failing_count}"),
+            for_="0s",
+            severity="ticket",
+            cause="registry",
+            summary=f"Images cannot be pulled on {HOST}",
+            description=(
+                f"{_PERCENT} of the pulls on {HOST} within {t.pulls_failing_window} failed, "
+                f"{t.pulls_failing_ratio * 100:g}% or more of at least {t.pulls_failing_count}: the registry, the way "
+                "to it, its certificate, or the credentials. What runs goes on; what is new does not come."
+            ),
+            scope="host",
+        ),
     )
 
 
@@ -198,6 +261,20 @@ def _capacity(t: Thresholds) -> tuple[Alert, ...]:
             description=(
                 f"Micro-VMs take {_PERCENT} of the memory of host {HOST}, above {t.host_memory_low_ratio * 100:g}% for "
                 f"{t.host_memory_low_for}. When it is gone the host kills one of them, not the one you would choose."
+            ),
+            scope="host",
+        ),
+        Alert(
+            name="HyperHostDiskFull",
+            expr=f"{hyper.RESERVE_MISSING_BYTES.name} > 0",
+            for_=t.host_disk_full_for,
+            severity="page",
+            cause="disk",
+            summary=f"The disk of host {HOST} is full",
+            description=(
+                f"hyperd on {HOST} found its disk full and has had to give up {_BYTES} of what it keeps for giving "
+                f"room back, for {t.host_disk_full_for}. Nothing that takes room is begun, and guests that write are "
+                "halted until there is some."
             ),
             scope="host",
         ),
@@ -259,52 +336,6 @@ def _influx(t: Thresholds) -> tuple[Alert, ...]:
                 "{{ $labels.reason }}. Prometheus is not affected."
             ),
             scope="host",
-        ),
-    )
-
-
-def _remediation(t: Thresholds) -> tuple[Alert, ...]:
-    failed = increase(remediation.ACTIONS_TOTAL, t.remediation_failed_window, outcome="failed")
-    refused = increase(remediation.WEBHOOK_REQUESTS_TOTAL, t.webhook_refused_window, code=("4..", "5.."))
-    return (
-        Alert(
-            name="HyperRemediationFailing",
-            expr=f"sum by (instance, job, action) ({failed}) > 0",
-            for_="0s",
-            severity="ticket",
-            cause="remediation",
-            summary=f"A remediation by {HOST} failed",
-            description=(
-                f"The remediation controller {HOST} tried to {{{{ $labels.action }}}} about {_COUNT} times within "
-                f"{t.remediation_failed_window} and failed. The container is for people now."
-            ),
-            scope="remediation",
-        ),
-        Alert(
-            name="HyperRemediationDown",
-            expr=f'up{{job="{t.remediation_job}"}} == 0',
-            for_=t.remediation_down_for,
-            severity="ticket",
-            cause="remediation",
-            summary=f"The remediation controller {HOST} does not answer",
-            description=(
-                f"Prometheus has had no answer from the remediation controller {HOST} for {t.remediation_down_for} "
-                "(up is {{ $value }}): nothing is healed by itself."
-            ),
-            scope="remediation",
-        ),
-        Alert(
-            name="HyperRemediationRefuses",
-            expr=f"sum by (instance, job, code) ({refused}) >= {t.webhook_refused_count}",
-            for_="0s",
-            severity="ticket",
-            cause="remediation",
-            summary=f"The remediation controller {HOST} refuses notifications",
-            description=(
-                f"The remediation controller {HOST} answered about {_COUNT} notifications with "
-                f"{{{{ $labels.code }}}} within {t.webhook_refused_window}: what they told is not acted on."
-            ),
-            scope="remediation",
         ),
     )
 

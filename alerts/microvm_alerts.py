@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alerts.alert import WHO, WHO_EXACTLY, Alert
-from alerts.promql import RUNNING, select
+from alerts.alert import WHO, WHO_EXACTLY, WHOM, WHOM_EXACTLY, Alert
+from alerts.promql import RUNNING, events, select
 from alerts.thresholds import seconds
 from collector.catalogue import microvm
 
@@ -21,7 +21,6 @@ _STEP: Final = "30s"
 
 def alerts(t: Thresholds) -> tuple[Alert, ...]:
     """All alerts about micro-VMs."""
-    events = select(microvm.EVENTS_TOTAL, event=_EVENTS)
     return (
         Alert(
             name="HyperAgentUnhealthy",
@@ -75,16 +74,13 @@ def alerts(t: Thresholds) -> tuple[Alert, ...]:
         ),
         Alert(
             name="HyperVmEvent",
-            # The first event brings the series along, which increase() alone does not see.
-            expr=(
-                f"increase({events}[{t.vm_event_window}]) > 0 or ({events} unless {events} offset {t.vm_event_window})"
-            ),
+            expr=f"{events(microvm.EVENTS_TOTAL, t.vm_event_window, event=_EVENTS)} > 0",
             for_="0s",
             severity="ticket",
             cause="vm",
             summary="QEMU reports {{ $labels.event }} for {{ $labels.name }} of {{ $labels.namespace }}",
             description=(
-                f"QEMU of {WHO_EXACTLY[0].lower()}{WHO_EXACTLY[1:]} has reported {{{{ $labels.event }}}} about "
+                f"QEMU of {WHOM_EXACTLY} has reported {{{{ $labels.event }}}} about "
                 f'{{{{ $value | printf "%.0f" }}}} times within {t.vm_event_window}.'
             ),
         ),
@@ -109,9 +105,9 @@ def alerts(t: Thresholds) -> tuple[Alert, ...]:
             for_=t.overhead_memory_for,
             severity="info",
             cause="overhead",
-            summary=f"The micro-VM of {WHO[0].lower()}{WHO[1:]} costs much memory",
+            summary=f"The micro-VM of {WHOM} costs much memory",
             description=(
-                f"The micro-VM of {WHO_EXACTLY[0].lower()}{WHO_EXACTLY[1:]} takes "
+                f"The micro-VM of {WHOM_EXACTLY} takes "
                 "{{ $value | humanize1024 }}B of memory beside what the container uses, above "
                 f"{t.overhead_memory_bytes / (1 << 20):g} MiB for {t.overhead_memory_for}."
             ),
@@ -122,9 +118,9 @@ def alerts(t: Thresholds) -> tuple[Alert, ...]:
             for_=t.clock_skew_for,
             severity="ticket",
             cause="clock",
-            summary=f"The clock of {WHO[0].lower()}{WHO[1:]} is wrong",
+            summary=f"The clock of {WHOM} is wrong",
             description=(
-                f"The clock of {WHO_EXACTLY[0].lower()}{WHO_EXACTLY[1:]} has been off by "
+                f"The clock of {WHOM_EXACTLY} has been off by "
                 f"{{{{ $value | humanizeDuration }}}}, above {t.clock_skew_s:g} s for {t.clock_skew_for}: "
                 "certificates, tokens and timestamps go wrong."
             ),

@@ -38,8 +38,18 @@ def increase(metric: Metric, window: str, **matchers: str | tuple[str, ...]) -> 
     return f"increase({select(metric, **matchers)}[{window}])"
 
 
+def events(metric: Metric, window: str, **matchers: str | tuple[str, ...]) -> str:
+    """Growth of a counter whose series begin with their first event: a new one counts with all it has.
+
+    New is what was not seen in the whole window before this one: a gap in what is scraped makes nothing new.
+    """
+    series = select(metric, **matchers)
+    return f"(({series} unless max_over_time({series}[{window}] offset {window})) or increase({series}[{window}]))"
+
+
 # A state set may have a series for every member or for the one that holds alone: `== 1` is right for both.
 WANTED: Final = f"{select(container.DESIRED_RUNNING)} == 1"
+QUARANTINED: Final = f"{select(container.QUARANTINE_START_TIME_SECONDS)} > 0"
 RUNNING: Final = f"{select(container.STATE, state='running')} == 1"
 DOWN: Final = f"{WANTED} and on (id) {select(container.STATE, state=DOWN_STATES)} == 1"
 """Evidence that it is down, not a lack of evidence that it is up: absent series fire nothing."""

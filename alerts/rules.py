@@ -1,10 +1,18 @@
-"""All rules, in groups: recorded series, then alerts about containers, micro-VMs, hosts, and objectives."""
+"""All rules, in groups: recorded series, then alerts about containers, applications, VMs, hosts, and objectives."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alerts import container_alerts, host_alerts, microvm_alerts, recordings, slo
+from alerts import (
+    application_alerts,
+    container_alerts,
+    host_alerts,
+    microvm_alerts,
+    recordings,
+    remediation_alerts,
+    slo,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +23,11 @@ if TYPE_CHECKING:
 
 def alerts(t: Thresholds) -> tuple[Alert, ...]:
     """All alerts under these thresholds; those of one name differ in their label `window`."""
-    return (*container_alerts.alerts(t), *microvm_alerts.alerts(t), *host_alerts.alerts(t), *slo.alerts(t))
+    application = (*application_alerts.alerts(t), *application_alerts.latency_alerts(t))
+    return (
+        *container_alerts.alerts(t), *application, *microvm_alerts.alerts(t), *host_alerts.alerts(t),
+        *remediation_alerts.alerts(t), *slo.alerts(t),
+    )  # fmt: skip
 
 
 def rule_file(thresholds: Thresholds) -> dict[str, Any]:
@@ -30,8 +42,11 @@ def rule_file(thresholds: Thresholds) -> dict[str, Any]:
     return {
         "groups": [
             group("hyper-container", often, (), container_alerts.alerts(t)),
+            group("hyper-application", often, (), application_alerts.alerts(t)),
+            group("hyper-latency", seldom, application_alerts.recordings(t), application_alerts.latency_alerts(t)),
             group("hyper-microvm", often, (), microvm_alerts.alerts(t)),
             group("hyper-host", often, (), host_alerts.alerts(t)),
+            group("hyper-remediation", often, (), remediation_alerts.alerts(t)),
             group("hyper-objectives", seldom, slo.recordings(t), slo.alerts(t)),
             group("hyper-recorded", seldom, recordings.recordings(), ()),
         ]

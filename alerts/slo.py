@@ -1,9 +1,9 @@
 """Objectives, and alerts on how fast the error budget is used up, over several windows at several rates.
 
 A container is available while it runs, answers (its agent gives samples) and is not found unhealthy. It counts only
-while it should be running, and not while somebody has paused it. Its budget is `1 - slo_availability_ratio`. A burn
-rate of 1 uses it up in just the period of the objective; 14.4 uses 2 % of 30 days' budget in one hour. An alert wants
-the long window, so that it matters, and the short one, so that it still goes on.
+while it should be running, which one in quarantine should, and not while somebody has paused it. Its budget is
+`1 - slo_availability_ratio`. A burn rate of 1 uses it up in just the period of the objective; 14.4 uses 2 % of 30 days'
+budget in one hour. An alert wants the long window, so that it matters, and the short one, so that it still goes on.
 
 Unavailable time is set in relation to the whole window, also for a container that is younger: one that took 20 s to
 come up has not been "down for all of its life".
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from alerts.alert import HOST, WHO, WHO_EXACTLY, Alert, Recording
 from alerts.host_alerts import BY_HOST
-from alerts.promql import RUNNING, WANTED, select
+from alerts.promql import QUARANTINED, RUNNING, WANTED, select
 from alerts.thresholds import seconds
 from collector.catalogue import container, microvm
 
@@ -59,7 +59,7 @@ def recordings(t: Thresholds) -> tuple[Recording, ...]:
         slow = f"count {BY_HOST} ({took_s} > {t.slo_start_s:g} {lately})"
         every = f"count {BY_HOST} ({took_s} {lately})"
         shares.append(Recording(slow_starts(window), f"({slow} or {every} * 0) / ({every} >= {t.slo_start_count})"))
-    return (Recording(AVAILABLE, f"({available}) or {wanted} * 0"), *shares)
+    return (Recording(AVAILABLE, f"({available}) or {wanted} * 0 or ({QUARANTINED}) * 0"), *shares)
 
 
 def _digits(ratio: float) -> str:

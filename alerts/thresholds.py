@@ -35,6 +35,14 @@ class Thresholds:
         flapping_window: In which `flapping_restarts_count` restarts are too many.
         flapping_restarts_count: See there.
         unhealthy_for: How long the health check may fail. Longer than the interval of checks.
+        probe_failing_for: How long a probe may fail while no health check does. Longer than a start takes to serve.
+        probe_latency_window: The time over which the latency of probes is looked at. Several of their intervals.
+        probe_past_window: The past that it is held against.
+        probe_slow_factor: Latency over that of the past. Above 3.6, which two neighbouring buckets may make of nothing.
+        probe_slow_s: Latency below which nothing is concluded.
+        probe_slow_for: How long it may be above both.
+        relay_down_for: How long an application's own metrics may be missing.
+        relay_dropped_window: How long a series of an application that was left out keeps its alert alive.
         oom_window: How long an OOM kill keeps its alert alive.
         memory_near_limit_ratio: Working set over limit.
         memory_near_limit_for: How long it may stay there.
@@ -43,7 +51,8 @@ class Thresholds:
         io_pressure_ratio: Share of the time in which some task waits for a disk.
         io_pressure_for: How long it may be above it.
         cpu_throttled_ratio: Share of the quota's periods in which it ran out.
-        cpu_throttled_for: How long it may be above it.
+        cpu_throttled_lost_ratio: Share of the time that it has to be kept waiting; below it nothing is concluded.
+        cpu_throttled_for: How long it may be above both.
         disk_full_ratio: Used share of the writable layer at which somebody is woken.
         disk_full_for: How long it may stay there.
         disk_fills_window: The past that is drawn out to tell when the disk is full.
@@ -74,15 +83,26 @@ class Thresholds:
         start_fallbacks_ratio: Share of starts that took a slower path.
         start_fallbacks_count: Such starts below which nothing is concluded.
         start_fallbacks_window: The time that is looked at.
+        template_failing_count: Starts within the window that a broken template or pool made slower.
+        template_failing_window: The time that is looked at.
+        pulls_failing_ratio: Share of pulls that fail.
+        pulls_failing_count: Failed pulls below which nothing is concluded.
+        pulls_failing_window: The time that is looked at.
         exporter_down_for: How long the exporter may not answer.
         exporter_job: `job` label of the exporter in Prometheus.
         remediation_job: `job` label of the remediation controller in Prometheus.
         remediation_down_for: How long the controller may not answer.
         remediation_failed_window: How long a failed action keeps its alert alive.
+        remediation_stopped_for: How long the stop switch may be on.
+        remediation_waiting_for: How long a proposal may wait.
+        remediation_feed_for: How long the feed may be unreadable, or too old.
+        remediation_feed_old_s: Age of the feed of vulnerabilities. Several times the interval at which it is fetched.
         webhook_refused_count: Refused notifications that are too many.
         webhook_refused_window: In this time.
         runtime_silent_s: Age of what hyperd last wrote; it writes every second.
         runtime_down_for: How long it may be older.
+        runtime_restarting_count: Starts of hyperd that are too many. More than an upgrade takes.
+        runtime_restarting_window: In this time.
         collector_stalled_s: Age of the last round of the collector. Several times its interval.
         collector_stalled_for: How long it may be older.
         collector_slow_s: Length of a round. Less than the interval of rounds.
@@ -92,6 +112,8 @@ class Thresholds:
         many_down_for: How long. Longer than `container_down_for`, so that each has been tried on its own.
         host_memory_low_ratio: Memory of the host that micro-VMs take.
         host_memory_low_for: How long it may be above it.
+        host_disk_full_for: How long hyperd's reserve on the disk may be short.
+        host_unreadable_for: How long the host's own files may be unreadable.
         host_overcommit_factor: Memory promised to running containers over the host's memory.
         host_overcommit_for: How long it may be above it.
         host_cpu_ratio: CPU of the host that micro-VMs take.
@@ -116,6 +138,14 @@ class Thresholds:
     flapping_window: str = "15m"
     flapping_restarts_count: int = 5
     unhealthy_for: str = "3m"
+    probe_failing_for: str = "3m"
+    probe_latency_window: str = "10m"
+    probe_past_window: str = "1d"
+    probe_slow_factor: float = 4.0
+    probe_slow_s: float = 0.1
+    probe_slow_for: str = "10m"
+    relay_down_for: str = "10m"
+    relay_dropped_window: str = "15m"
     oom_window: str = "10m"
     memory_near_limit_ratio: float = 0.9
     memory_near_limit_for: str = "5m"
@@ -124,6 +154,7 @@ class Thresholds:
     io_pressure_ratio: float = 0.5
     io_pressure_for: str = "15m"
     cpu_throttled_ratio: float = 0.5
+    cpu_throttled_lost_ratio: float = 0.05
     cpu_throttled_for: str = "15m"
     disk_full_ratio: float = 0.95
     disk_full_for: str = "5m"
@@ -155,15 +186,26 @@ class Thresholds:
     start_fallbacks_ratio: float = 0.5
     start_fallbacks_count: int = 10
     start_fallbacks_window: str = "1h"
+    template_failing_count: int = 3
+    template_failing_window: str = "1h"
+    pulls_failing_ratio: float = 0.5
+    pulls_failing_count: int = 3
+    pulls_failing_window: str = "1h"
     exporter_down_for: str = "1m"
     exporter_job: str = "hyper-exporter"
     remediation_job: str = "hyper-remediation"
     remediation_down_for: str = "5m"
     remediation_failed_window: str = "30m"
+    remediation_stopped_for: str = "1d"
+    remediation_waiting_for: str = "1h"
+    remediation_feed_for: str = "1h"
+    remediation_feed_old_s: float = 604800.0
     webhook_refused_count: int = 3
     webhook_refused_window: str = "15m"
     runtime_silent_s: float = 60.0
     runtime_down_for: str = "1m"
+    runtime_restarting_count: int = 5
+    runtime_restarting_window: str = "15m"
     collector_stalled_s: float = 60.0
     collector_stalled_for: str = "1m"
     collector_slow_s: float = 5.0
@@ -173,6 +215,8 @@ class Thresholds:
     many_down_for: str = "2m"
     host_memory_low_ratio: float = 0.9
     host_memory_low_for: str = "5m"
+    host_disk_full_for: str = "1m"
+    host_unreadable_for: str = "5m"
     host_overcommit_factor: float = 1.5
     host_overcommit_for: str = "30m"
     host_cpu_ratio: float = 0.9

@@ -19,6 +19,7 @@ from collector.errors import ApplicationError, MalformedError, SourceError, TooL
 from collector.snapshot import Point
 from collector.sources import apptext, httpanswer
 from collector.sources.fetch import fetch
+from runtime.labels import PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -120,7 +121,7 @@ class Application:
     @staticmethod
     def of(container_id: str, labels: Mapping[str, str], names: relay.Names) -> Application | None:
         """None if no label asks for anything, as of most containers."""
-        if asked.METRICS in labels or asked.PROBE in labels:
+        if asked.METRICS in labels or PROBE in labels:
             return Application(container_id, labels, names)
         return None
 
@@ -215,7 +216,7 @@ class Application:
             raise ApplicationError("too_large", err.reason) from err
         except MalformedError as err:
             raise ApplicationError("malformed", err.reason) from err
-        self.relayed, dropped = relay.select(parser.finish(), self._names, self._id, wanted.budget)
+        self.relayed, dropped = relay.select(parser.finish(), self._names, self._id, wanted.budget, wanted.labels)
         self._dropped.update(dropped)
 
     def _forget(self) -> None:

@@ -1,7 +1,7 @@
 """What a container's labels ask for: that its own metrics are relayed, and that it is probed.
 
-    hyper.metrics=PORT[/PATH]      hyper.metrics.{interval,timeout,budget,allow}
-    hyper.probe=http:PORT[/PATH]   hyper.probe=tcp:PORT   hyper.probe.{interval,timeout}
+    hyper.metrics=PORT[/PATH]      hyper.metrics.{interval,timeout,budget,allow,labels}
+    hyper.probe=http:PORT[/PATH]   hyper.probe=tcp:PORT   hyper.probe=exec:COMMAND   hyper.probe.{interval,timeout}
 
 Labels are the user's, but an image may bring some along: all of them are bounded.
 """
@@ -13,21 +13,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from collector.sources.fetch import MAX_DEADLINE_S
+from runtime import labels as told
+from runtime.labels import PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 METRICS: Final = "hyper.metrics"
-PROBE: Final = "hyper.probe"
 DEFAULT_BUDGET: Final = 500
 MAX_BUDGET: Final = 5000
 DEFAULT_TIMEOUT_S: Final = 5.0
 MAX_INTERVAL_S: Final = 3600.0
-MAX_PREFIXES: Final = 100
+MAX_NAMES: Final = 100
 _PLACE: Final = re.compile(r"([0-9]{1,5})(/[!-~]{0,500})?")
-_PREFIX: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_TIME: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m|h)?")
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 class LabelError(ValueError):
@@ -36,7 +35,10 @@ class LabelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The application's metrics are asked for at `port` and `path`; `interval_s` 0: in every round."""
+    """The application's metrics are asked for at `port` and `path`; `interval_s` 0: in every round.
+
+    Of names those are relayed that begin with one of `allow`, of labels those of `labels`; None: all of them.
+    """
 
     port: int
     path: str
@@ -44,6 +46,7 @@ class Relay:
     timeout_s: float
     budget: int
     allow: tuple[str, ...]
+    labels: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,19 @@ def parse_relay(labels: Mapping[str, str]) -> Relay | None:
     budget = labels.get(f"{METRICS}.budget", str(DEFAULT_BUDGET))
     if re.fullmatch(r"[0-9]{1,4}", budget) is None or not 1 <= int(budget) <= MAX_BUDGET:
         raise LabelError(f"{METRICS}.budget: a number of series from 1 to {MAX_BUDGET} expected")
-    allow = tuple(name for name in re.split(r"[,\s]+", labels.get(f"{METRICS}.allow", "")) if name)
-    if len(allow) > MAX_PREFIXES or not all(_PREFIX.fullmatch(name) for name in allow):
-        raise LabelError(f"{METRICS}.allow: at most {MAX_PREFIXES} beginnings of names expected, with commas between")
-    return Relay(port, path, *_times(METRICS, labels), int(budget), allow)
+    allow = _names(f"{METRICS}.allow", labels.get(f"{METRICS}.allow", ""), "beginnings of names")
+    keep = None
+    if (text := labels.get(f"{METRICS}.labels")) is not None:
+        keep = frozenset(_names(f"{METRICS}.labels", text, "names of labels"))
+        if not keep:
+            raise LabelError(f"{METRICS}.labels: one name of a label at least expected")
+    return Relay(port, path, *_times(METRICS, labels), int(budget), allow, keep)
 
 
 def parse_probe(labels: Mapping[str, str]) -> Probe | None:
-    """What `hyper.probe` and its fellows ask for; None if there is no such label.
+    """What `hyper.probe` and its fellows ask for; None if there is no such label, or if it is a command.
+
+    A command is not the collector's: `hyperd` makes a health check of it.
 
     Raises:
         LabelError: one of them is wrong.
@@ -85,13 +93,23 @@ def parse_probe(labels: Mapping[str, str]) -> Probe | None:
         return None
     kind, _, place = labels[PROBE].partition(":")
     if kind == "exec":
-        raise LabelError(f"{PROBE}: a command is a health check: --health-cmd")
+        if told.command(labels) is None:
+            raise LabelError(f"{PROBE}: exec:COMMAND expected, such as exec:pg_isready")
+        _times(PROBE, labels)
+        return None
     if kind == "http":
         port, path = _place(PROBE, place, "/")
         return Probe("http", port, path, *_times(PROBE, labels))
     if kind == "tcp" and "/" not in place:
         return Probe("tcp", _place(PROBE, place, "")[0], "", *_times(PROBE, labels))
-    raise LabelError(f"{PROBE}: http:PORT/PATH or tcp:PORT expected")
+    raise LabelError(f"{PROBE}: http:PORT/PATH, tcp:PORT or exec:COMMAND expected")
+
+
+def _names(label: str, text: str, what: str) -> tuple[str, ...]:
+    names = tuple(name for name in re.split(r"[,\s]+", text) if name)
+    if len(names) > MAX_NAMES or not all(_NAME.fullmatch(name) for name in names):
+        raise LabelError(f"{label}: at most {MAX_NAMES} {what} expected, with commas between")
+    return names
 
 
 def _place(label: str, text: str, path: str) -> tuple[int, str]:
@@ -108,8 +126,7 @@ def _times(label: str, labels: Mapping[str, str]) -> tuple[float, float]:
 
 
 def _seconds(label: str, text: str, least: float, most: float = MAX_DEADLINE_S) -> float:
-    found = _TIME.fullmatch(text)
-    seconds = float(found[1]) * _SECONDS[found[2]] if found else -1.0
-    if not least <= seconds <= most:
+    seconds = told.seconds(text)
+    if seconds is None or not least <= seconds <= most:
         raise LabelError(f"{label}: seconds from {least:g} to {most:g} expected, such as 15s")
     return seconds

@@ -24,6 +24,7 @@ __all__ = [
     "CONTAINER_STATES",
     "EXPORTED",
     "HEALTH_VALUES",
+    "OF_STOCK_AGENT",
     "SOURCES",
     "VMM_STATUSES",
     "Metric",
@@ -57,6 +58,28 @@ CATALOGUE: Mapping[str, Metric] = MappingProxyType(
 EXPORTED: tuple[Metric, ...] = tuple(m for m in CATALOGUE.values() if m.scope != "remediation")
 """What `hyper-exporter` exports, in the order of its output."""
 
+OF_STOCK_AGENT: tuple[Metric, ...] = (
+    container.NETWORK_RECEIVE_BYTES_TOTAL,
+    container.NETWORK_RECEIVE_PACKETS_TOTAL,
+    container.NETWORK_RECEIVE_PACKETS_DROPPED_TOTAL,
+    container.NETWORK_RECEIVE_ERRORS_TOTAL,
+    container.NETWORK_TRANSMIT_BYTES_TOTAL,
+    container.NETWORK_TRANSMIT_PACKETS_TOTAL,
+    container.NETWORK_TRANSMIT_PACKETS_DROPPED_TOTAL,
+    container.NETWORK_TRANSMIT_ERRORS_TOTAL,
+    container.FS_READS_TOTAL,
+    container.FS_READS_BYTES_TOTAL,
+    container.FS_WRITES_TOTAL,
+    container.FS_WRITES_BYTES_TOTAL,
+    container.FS_IO_TIME_SECONDS_TOTAL,
+    container.BLKIO_DEVICE_USAGE_TOTAL,
+    container.FS_USAGE_BYTES,
+    container.FS_LIMIT_BYTES,
+    microvm.GUEST_CPU_STEAL_SECONDS_TOTAL,
+    microvm.GUEST_CPU_SECONDS_TOTAL,
+    microvm.GUEST_CLOCK_SKEW_SECONDS,
+)
+"""What the view of a guest tells that has a stock qemu-ga, of either tier."""
 
 ABSENT: Mapping[str, str] = MappingProxyType(
     {
@@ -68,6 +91,10 @@ ABSENT: Mapping[str, str] = MappingProxyType(
             "`microvm_guest_cpu_seconds_total` has the guest's vCPUs"
         ),
         "container_network_tcp6_usage_total": "containers have IPv4 alone",
+        'microvm_start_phase_seconds{phase="listen"}': (
+            "without tracing a kernel tells nobody when a socket begins to listen; a look in each sample would be "
+            "wrong by up to `interval_s`, mostly more than it takes, and every guest would pay for looking more often"
+        ),
         "container_tasks_state": "it takes a walk over all processes; `container_processes` counts them",
     }
 )

@@ -3,11 +3,13 @@
 The other side is hostile. An answer has a limit, all buffers together have one, and a line is looked at only when it
 is whole. A channel never closes on a missed deadline: QEMU serves one client per socket, and a new connection to a
 stopped QEMU would only queue up behind the old one. The answer that is still to come is waited for, and thrown away.
+What had come before the other side closed is still read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -16,11 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from collector.errors import MalformedError, TooLargeError, UnreachableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 MAX_LINE_BYTES: Final = 1 << 20
 MAX_BUFFERED_BYTES: Final = 32 << 20
 MAX_QUEUED_LINES: Final = 64
+MAX_TAKEN_LINES: Final = 1024
+"""Lines between two writes that are dealt with as they come."""
+_CHUNK_BYTES: Final = 65536
 
 
 class Budget:
@@ -32,13 +38,22 @@ class Budget:
 
 
 class LineChannel(asyncio.Protocol):
-    """One connection. `read_line` and `write` raise `UnreachableError` or `TooLargeError` once it has failed."""
+    """One connection. `write` raises `UnreachableError` or `TooLargeError` once it has failed, and so does `read_line`.
 
-    def __init__(self, budget: Budget, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+    `take` is shown each line as it comes, and says whether it has dealt with it: then nobody reads it any more.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        take: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self._budget = budget
         self._max_line_bytes = max_line_bytes
+        self._take = take
+        self._taken = 0
         self._buffer = bytearray()
-        self._searched = 0
         self._lines: list[bytes] = []
         self._queued_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -65,32 +80,63 @@ class LineChannel(asyncio.Protocol):
             if not mark:
                 return
             self._sentinel = False
-        self._buffer += data
         self._budget.used_bytes += len(data)
-        self._cut()
+        fits = self._cut(data)
         held = len(self._buffer) + self._queued_bytes
-        if len(self._buffer) > self._max_line_bytes or len(self._lines) > MAX_QUEUED_LINES:
-            self._fail(TooLargeError(f"an answer of more than {self._max_line_bytes} bytes"))
+        if not fits or len(self._buffer) > self._max_line_bytes:
+            self._fail(TooLargeError(f"a line of more than {self._max_line_bytes} bytes, or too many lines"))
         elif self._budget.used_bytes > self._budget.limit_bytes and held > self._max_line_bytes // 16:
             self._fail(TooLargeError("too much unread data over all containers"))
 
-    def _cut(self) -> None:
-        start = 0
-        while (end := self._buffer.find(b"\n", max(start, self._searched))) >= 0:
-            line = bytes(self._buffer[start:end]).strip()
-            self._budget.used_bytes -= end + 1 - start - len(line)
-            if line:
+    def _cut(self, data: bytes) -> bool:
+        """Take whole lines off what came; false: one is too long, or there are too many."""
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._buffer += data
+            return True
+        # An answer mostly comes in one piece, and is then not copied.
+        whole = bytes(self._buffer) + data[:end]
+        self._buffer.clear()
+        self._buffer += data[end:]
+        self._budget.used_bytes -= len(whole)
+        for piece in whole.split(b"\n"):
+            if len(piece) > self._max_line_bytes:
+                return False
+            if not (line := piece.strip()):
+                continue
+            if self._take is not None and self._take(line):
+                self._taken += 1
+            else:
                 self._lines.append(line)
                 self._queued_bytes += len(line)
-            start = end + 1
-        if start:
-            del self._buffer[:start]
+                self._budget.used_bytes += len(line)
+            if len(self._lines) > MAX_QUEUED_LINES or self._taken > MAX_TAKEN_LINES:
+                return False
+        if self._lines:
             self._wake()
-        self._searched = len(self._buffer)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The other side has closed (called by asyncio)."""
-        self._fail(UnreachableError(f"connection lost: {exc}" if exc else "the other side closed the connection"))
+        """The other side has closed (called by asyncio). Whole lines stay to be read."""
+        self._receive_rest()  # after a write that failed asyncio does not look what had come before
+        if self._failure is None:
+            self._failure = UnreachableError(
+                f"connection lost: {exc}" if exc else "the other side closed the connection"
+            )
+            self._budget.used_bytes -= len(self._buffer)
+            self._buffer.clear()
+        self._wake()
+
+    def _receive_rest(self) -> None:
+        """Take what the kernel still holds, 1 MiB at most."""
+        if self._transport is None:
+            return
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        with contextlib.suppress(OSError):  # nothing there, or closed
+            for _ in range(MAX_LINE_BYTES // _CHUNK_BYTES):
+                if self._failure is not None or not (data := os.read(descriptor, _CHUNK_BYTES)):
+                    break
+                self.data_received(data)
 
     def skip_to_sentinel(self) -> None:
         """Throw away all that came, and all that comes before the next byte 0xFF."""
@@ -103,10 +149,15 @@ class LineChannel(asyncio.Protocol):
             raise self._failure
         if self._transport is None or self._transport.get_write_buffer_size():
             raise UnreachableError("the other side takes no data")
+        self._taken = 0
         self._transport.write(data)
 
     async def read_line(self) -> bytes:
-        """The next line without its end. Cancelling it, as by a deadline, loses nothing."""
+        """The next line without its end. Cancelling it, as by a deadline, loses nothing.
+
+        Raises:
+            SourceError: the channel has failed, and all lines that came before are read.
+        """
         while not self._lines:
             if self._failure:
                 raise self._failure
@@ -121,19 +172,21 @@ class LineChannel(asyncio.Protocol):
         return line
 
     def close(self) -> None:
-        """Close at once; it may be called again."""
+        """Close at once; it may be called again. Lines that have come are shown to `take`, and not read any more."""
+        if self._take is not None:
+            self._receive_rest()
         self._fail(UnreachableError("closed"))
 
     def _forget(self) -> None:
         self._budget.used_bytes -= len(self._buffer) + self._queued_bytes
         self._buffer.clear()
         self._lines.clear()
-        self._queued_bytes = self._searched = 0
+        self._queued_bytes = 0
 
     def _fail(self, failure: UnreachableError | TooLargeError) -> None:
         if self._failure is None:
             self._failure = failure
-            self._forget()
+        self._forget()
         if self._transport is not None:
             self._transport.abort()
         self._wake()
@@ -143,8 +196,8 @@ class LineChannel(asyncio.Protocol):
             self._waiter.set_result(None)
 
 
-async def connect(path: Path, budget: Budget, max_line_bytes: int = MAX_LINE_BYTES) -> LineChannel:
-    """Connect to a unix socket. It never waits: a full queue of the listener is an error, too.
+async def connect(path: Path, budget: Budget, take: Callable[[bytes], bool] | None = None) -> LineChannel:
+    """Connect to a unix socket; `take` as of `LineChannel`. It never waits: a full queue of the listener is an error.
 
     Raises:
         UnreachableError: there is no such socket, nobody listens, or too many wait already.
@@ -153,7 +206,7 @@ async def connect(path: Path, budget: Budget, max_line_bytes: int = MAX_LINE_BYT
     try:
         _connect(unix, path)
         _, channel = await asyncio.get_running_loop().create_unix_connection(
-            lambda: LineChannel(budget, max_line_bytes), sock=unix
+            lambda: LineChannel(budget, take=take), sock=unix
         )
     except BaseException:
         unix.close()
@@ -175,6 +228,13 @@ def _connect(unix: socket.socket, path: Path) -> None:
         raise UnreachableError(f"{path.name}: {err.strerror}") from err
 
 
+def _refuse(constant: str) -> NoReturn:
+    raise MalformedError(f"not JSON: {constant}")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse)
+
+
 def parse_object(line: bytes) -> dict[str, Any]:
     """A JSON object.
 
@@ -182,13 +242,9 @@ def parse_object(line: bytes) -> dict[str, Any]:
         MalformedError: not JSON, not an object, not UTF-8, nested too deep, a number without end, or NaN.
     """
     try:
-        value = json.loads(line.decode(), parse_constant=_refuse)
+        value = _DECODER.decode(line.decode())
     except (ValueError, RecursionError) as err:
         raise MalformedError(f"not JSON: {str(err)[:80]}") from err
     if not isinstance(value, dict):
         raise MalformedError("not a JSON object")
     return value
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise MalformedError(f"not JSON: {constant}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from collector.definitions.microvm import OOM_LAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from collector.snapshot import Point
 
@@ -19,11 +19,32 @@ class Floors:
 
     def __init__(self) -> None:
         self._highest: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._last: list[Point] = []
 
     def apply(self, points: Iterable[Point]) -> tuple[list[Point], list[str]]:
         """The points, each series once and no counter below its floor, and the names of counters that went back."""
+        given = list(points)
+        went_back: list[str] = []
+        if not self._only_grew(given):
+            given, went_back = self._looked_up(given)
+        self._last = given
+        return given, went_back
+
+    def _only_grew(self, given: Sequence[Point]) -> bool:
+        """Whether these are the series of the last sample, in its order, and no counter went back: mostly they are."""
+        if len(given) != len(self._last):
+            return False
+        for (metric, values, value), (before, values_before, floor) in zip(given, self._last, strict=True):
+            if metric is not before or values != values_before or (value < floor and metric.type == "counter"):
+                return False
+        return True
+
+    def _looked_up(self, points: Iterable[Point]) -> tuple[list[Point], list[str]]:
         result, went_back = [], []
         highest = self._highest
+        for point in self._last:
+            if (key := (point.metric.name, point.label_values)) in highest:
+                highest[key] = point.value
         seen = set()
         for point in points:
             key = (point.metric.name, point.label_values)
@@ -44,34 +65,39 @@ class Floors:
     def clear(self) -> None:
         """A new epoch: every counter may begin again."""
         self._highest.clear()
+        self._last = []
 
 
 class OomLedger:
-    """OOM kills by layer, added up over the epochs that this process has seen. A layer nobody counts is not there."""
+    """OOM kills by layer over all epochs: the record's word on those that ended, a source's on the one that runs.
 
-    def __init__(self) -> None:
-        self._ended: dict[str, int] = {}
-        self._epoch: dict[str, int] = {}
+    A layer nobody counts is not there.
+    """
+
+    def __init__(self, ended: Mapping[str, int]) -> None:
+        self._totals: dict[str, int] = {}
+        self._before: Mapping[str, int] = {}
+        self.next_epoch(ended)
 
     def observe(self, layer: str, kills: int) -> None:
         """Kills that a source counts in this epoch; a smaller number than before is ignored."""
-        self._epoch[layer] = max(self._epoch.get(layer, 0), kills)
+        self._raise(layer, self._before.get(layer, 0) + kills)
 
-    def ended(self, *, oom_killed: bool) -> None:
-        """The record says whether an OOM kill ended this epoch; it counts if no source had counted it."""
-        seen = self._epoch.get("container", 0) + self._epoch.get("guest", 0)
-        self.observe("container", int(oom_killed and not seen))
+    def ended(self, kills: Mapping[str, int]) -> None:
+        """What the record says of all epochs that have ended."""
+        for layer in OOM_LAYERS:
+            if layer in kills:
+                self._raise(layer, kills[layer])
 
-    def next_epoch(self) -> None:
+    def next_epoch(self, ended: Mapping[str, int]) -> None:
         """The container was started again: its sources count from zero."""
-        self._ended = dict(self.totals)
-        self._epoch = {}
+        self.ended(ended)
+        self._before = dict(self._totals)
+
+    def _raise(self, layer: str, kills: int) -> None:
+        self._totals[layer] = max(self._totals.get(layer, 0), kills)
 
     @property
     def totals(self) -> Mapping[str, int]:
-        """Kills by layer since this process first saw the container."""
-        return {
-            layer: self._ended.get(layer, 0) + self._epoch.get(layer, 0)
-            for layer in OOM_LAYERS
-            if layer in self._ended or layer in self._epoch
-        }
+        """Kills by layer since the container was created."""
+        return {layer: self._totals[layer] for layer in OOM_LAYERS if layer in self._totals}

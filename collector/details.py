@@ -48,6 +48,17 @@ TCP_STATES: Final = (
     "closing",
 )  # fmt: skip
 """cAdvisor's words, in the order of the kernel's numbers, which begin at 1 (include/net/tcp_states.h)."""
+_BALLOON: Final = (
+    (microvm.BALLOON_MEMORY_BYTES, ("total",), "stat-total-memory"),
+    (microvm.BALLOON_MEMORY_BYTES, ("free",), "stat-free-memory"),
+    (microvm.BALLOON_MEMORY_BYTES, ("available",), "stat-available-memory"),
+    (microvm.BALLOON_MEMORY_BYTES, ("disk_caches",), "stat-disk-caches"),
+    (microvm.BALLOON_SWAP_BYTES_TOTAL, ("in",), "stat-swap-in"),
+    (microvm.BALLOON_SWAP_BYTES_TOTAL, ("out",), "stat-swap-out"),
+    (microvm.BALLOON_PAGE_FAULTS_TOTAL, ("major",), "stat-major-faults"),
+    (microvm.BALLOON_PAGE_FAULTS_TOTAL, ("minor",), "stat-minor-faults"),
+    (microvm.BALLOON_OOM_KILLS_TOTAL, (), "stat-oom-kills"),
+)
 _LATENCY_BUCKET: Final = microvm.BLOCK_LATENCY_SECONDS.part("bucket", "le")
 
 
@@ -132,6 +143,8 @@ def vmm_details(vmm: VmmSample) -> Iterator[Point]:
             continue
         yield Point(microvm.VIRTQUEUE_INFLIGHT, (label(name), str(queue)), count)
     yield from some(microvm.BALLOON_ACTUAL_BYTES, details.balloon_bytes)
+    for metric, labels, stat in _BALLOON:
+        yield from some(metric, details.balloon_stats.get(stat), labels=labels)
     for reason, count in details.kvm_exits.items():
         yield Point(microvm.KVM_EXITS_TOTAL, (reason,), count)
 

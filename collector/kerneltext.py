@@ -23,6 +23,7 @@ NSEC_PER_S: Final = 1_000_000_000
 TICKS_PER_S: Final = 100
 """Clock ticks in /proc; USER_HZ is 100 on every architecture that QEMU's microvm machine has."""
 
+_IO_STAT: Final = (b"rbytes", b"wbytes", b"rios", b"wios", b"dbytes")
 _NO_LIMIT: Final = 2**63 - 65536
 """v1 writes 2^63 - 1 rounded down to a page (at most 64 KiB) where there is no limit."""
 
@@ -231,18 +232,20 @@ def parse_net_table(text: bytes, wanted: frozenset[bytes] | None = None) -> dict
 def _wanted_of_net_table(text: bytes, wanted: frozenset[bytes]) -> dict[bytes, int]:
     # TcpExt has 130 columns, of which two are wanted, and its names are the same in each sample.
     result = {}
-    lines = _lines(text)
-    for names in lines:
-        values = next(lines, b"")
-        prefix = names.partition(b": ")[0]
-        if not values.startswith(prefix + b": "):
+    for table in _net_tables(wanted):
+        start = 0 if text.startswith(table) else text.find(b"\n" + table) + 1
+        if not start and not text.startswith(table):
+            continue
+        names, values, *_ = [*text[start:].split(b"\n", 2), b""]
+        prefix, blanks, columns = _net_columns(names, wanted)
+        if not values.startswith(prefix):
             raise MalformedError(f"net table: {names[:24]!r} is followed by {values[:24]!r}")
-        count, columns = _net_columns(names, wanted)
         if not columns:
             continue
-        cells = values.split()
-        if len(cells) != count:
-            raise MalformedError(f"net table: {prefix[:24]!r} has {count - 1} names, {len(cells) - 1} numbers")
+        if values.count(b" ") != blanks:
+            raise MalformedError(f"net table: {prefix[:24]!r} has {blanks} names, {values.count(b' ')} numbers")
+        last = columns[-1][1]
+        cells = values.split(b" ", last + 1)
         for key, index in columns:
             if not cells[index].startswith(b"-"):
                 result[key] = parse_count(cells[index])
@@ -250,11 +253,18 @@ def _wanted_of_net_table(text: bytes, wanted: frozenset[bytes]) -> dict[bytes, i
 
 
 @functools.lru_cache(maxsize=64)
-def _net_columns(names: bytes, wanted: frozenset[bytes]) -> tuple[int, tuple[tuple[bytes, int], ...]]:
-    """How many words the line of names has, and where those that are wanted stand."""
-    words = names.split()
-    prefix = names.partition(b": ")[0] + b"."
-    return len(words), tuple((prefix + word, i) for i, word in enumerate(words) if prefix + word in wanted)
+def _net_tables(wanted: frozenset[bytes]) -> tuple[bytes, ...]:
+    """How the lines of these tables begin."""
+    return tuple(sorted({key.partition(b".")[0] + b": " for key in wanted}))
+
+
+@functools.lru_cache(maxsize=64)
+def _net_columns(names: bytes, wanted: frozenset[bytes]) -> tuple[bytes, int, tuple[tuple[bytes, int], ...]]:
+    """How the line of numbers begins, how many blanks it has, and where those that are wanted stand, in its order."""
+    table = names.partition(b": ")[0]
+    keys = [table + b"." + word for word in names.split(b" ")]
+    wanted_at = tuple((key, index) for index, key in enumerate(keys) if key in wanted)
+    return table + b": ", len(keys) - 1, wanted_at
 
 
 def parse_cpu_times(text: bytes, *, max_cpus: int = 64) -> CpuTimes:
@@ -322,12 +332,18 @@ def parse_file_count(text: bytes) -> int:
 
 
 def parse_io_stat(text: bytes) -> dict[bytes, DeviceIo]:
-    """io.stat of cgroup v2, by `major:minor`. A device that did nothing may have no numbers."""
+    """io.stat of cgroup v2, by `major:minor`. A device that did nothing may have no numbers.
+
+    What block policies add is not looked at: iolatency writes `depth=max`.
+    """
     result = {}
     for line in _lines(text):
         device, _, rest = line.partition(b" ")
-        pairs = dict(_pair(word) for word in rest.split())
-        result[device] = DeviceIo(*(pairs.get(key, 0) for key in (b"rbytes", b"wbytes", b"rios", b"wios", b"dbytes")))
+        try:
+            pairs = dict([word.split(b"=", 1) for word in rest.split()])
+        except ValueError as err:
+            raise MalformedError(f"io.stat: {line[:40]!r}") from err
+        result[device] = DeviceIo(*[parse_count(pairs.get(key, b"0")) for key in _IO_STAT])
     return result
 
 
@@ -345,13 +361,6 @@ def parse_diskstats(text: bytes) -> dict[bytes, Disk]:
 def count_lines(text: bytes) -> int:
     """Number of lines, such as processes in cgroup.procs."""
     return text.count(b"\n")
-
-
-def _pair(word: bytes) -> tuple[bytes, int]:
-    key, equals, value = word.partition(b"=")
-    if not equals:
-        raise MalformedError(f"io.stat: {word[:24]!r}")
-    return key, parse_count(value)
 
 
 def _lines(text: bytes) -> Iterator[bytes]:

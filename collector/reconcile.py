@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from collector.definitions import container, microvm
 from collector.kerneltext import USEC_PER_S
 from collector.snapshot import Point
+from runtime.record import PHASES_BESIDE
+from runtime.spec import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
 
 CPU_PERIOD_US: Final = 100_000
 MAX_LABEL_LENGTH: Final = 64
+MAX_OWN_LABEL_LENGTH: Final = 128
 MAX_PHASES: Final = 16
+_SIZES: Final = {(cores, megabytes << 20): name for name, (cores, megabytes) in SIZES.items()}
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 
 _NETWORK: Final = (
@@ -59,13 +64,26 @@ def base_values(record: Record) -> tuple[str, ...]:
     return (record.id, record.name, record.image, record.tenant, record.project or record.name, record.name)
 
 
-def record_points(record: Record, node: str, *, removed: bool = False, deep: bool = False) -> Iterator[Point]:
+def info_point(record: Record, node: str, shown: Mapping[str, str]) -> Point:
+    """What describes the container. `shown`: which of its own labels, and what each is called there."""
+    vm, limits = record.vm, record.limits
+    accel, kernel = (vm.accel, vm.kernel) if vm else ("", "")
+    size = _SIZES.get((limits.vcpus, limits.memory_bytes), "other")
+    labels = record.labels
+    own = {called: labels[name][:MAX_OWN_LABEL_LENGTH] for name, called in shown.items() if name in labels}
+    metric = replace(container.INFO, labels=(*container.INFO.labels, *own)) if own else container.INFO
+    values = (record.image_digest, node, accel, kernel, str(record.lifecycle.epoch), size)
+    return Point(metric, (*values, *own.values()), 1.0)
+
+
+def record_points(
+    record: Record, node: str, shown: Mapping[str, str], *, removed: bool = False, deep: bool = False
+) -> Iterator[Point]:
     """What the record says: state, wish, limits, how the start went. It says the same until there is a new record."""
     life = record.lifecycle
     state = "removing" if removed else life.state
     vm = record.vm
-    accel, kernel = (vm.accel, vm.kernel) if vm else ("", "")
-    yield Point(container.INFO, (record.image_digest, node, accel, kernel, str(life.epoch)), 1.0)
+    yield info_point(record, node, shown)
     yield Point(container.STATE, (state,), 1.0)
     yield Point(container.DESIRED_RUNNING, (), float(life.desired == "running" and not removed))
     yield Point(container.RESTARTS_TOTAL, (), life.restarts)
@@ -75,6 +93,8 @@ def record_points(record: Record, node: str, *, removed: bool = False, deep: boo
         yield Point(container.START_TIME_SECONDS, (), life.started_at)
     if removed:
         return
+    if record.quarantine is not None:
+        yield Point(container.QUARANTINE_START_TIME_SECONDS, (), record.quarantine.since)
     yield Point(container.HEALTH_STATE, (), container.HEALTH_VALUES.get(life.health, -1.0))
     yield Point(container.SPEC_MEMORY_LIMIT_BYTES, (), record.limits.memory_bytes)
     if record.limits.cpu_quota is not None:
@@ -85,8 +105,9 @@ def record_points(record: Record, node: str, *, removed: bool = False, deep: boo
         for phase, seconds in sorted(record.start_phases.items())[:MAX_PHASES]
         if isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
     }
-    if phases:
-        yield Point(microvm.START_SECONDS, (), sum(phases.values()))
+    itself = [seconds for phase, seconds in phases.items() if phase not in PHASES_BESIDE]
+    if itself:
+        yield Point(microvm.START_SECONDS, (), sum(itself))
     if deep:
         for phase, seconds in phases.items():
             yield Point(microvm.START_PHASE_SECONDS, (phase,), seconds)
@@ -175,9 +196,13 @@ def _disk_points(record: Record, guest: GuestSample) -> Iterator[Point]:
 
 
 def vmm_points(vmm: VmmSample) -> Iterator[Point]:
-    """What QEMU tells: its run state, and events if there were any."""
+    """What QEMU tells: its run state."""
     yield Point(microvm.VMM_STATUS, (vmm.status if vmm.status in microvm.STATUSES else "other",), 1.0)
-    for name, count in vmm.events.items():
+
+
+def event_points(events: Mapping[str, int]) -> Iterator[Point]:
+    """What QEMU told unasked, of this VM and those that the container had before."""
+    for name, count in events.items():
         yield Point(microvm.EVENTS_TOTAL, (name,), count)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from collector.catalogue import ABSENT, BASE_LABELS, CATALOGUE
+from collector.catalogue import ABSENT, BASE_LABELS, CATALOGUE, OF_STOCK_AGENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,6 +31,9 @@ Every metric of Hyperpulse, one table per part. `hyper-exporter` exports all of 
 controller, which exports its own.
 
 - Series of a container carry the base labels {labels}; the table names the others.
+- Of the container's own labels `container_info` has those that the setting `info_labels` names, in cAdvisor's way:
+  `com.example/team` is `container_label_com_example_team`. At most 16, each cut at 128 characters; none unless named.
+  Its `size` is the class (`hyper run --size`) of the container's vCPUs and memory limit, such as `S2`, else `other`.
 - A metric that cannot be known is absent, never zero. "When" says on what a metric of a running container depends;
   those of a view are absent while that view does not answer, `microvm_source_up` tells which.
 - "Tier": `default` is at most 60 series for an ordinary container. `deep` is exported for all containers with
@@ -39,7 +42,11 @@ controller, which exports its own.
   `part="page_cache"`.
 - Of a set of states (`state`, `status`, `by`) only the one that holds has a series, with the value 1.
 - A counter does not go back within an epoch; a restart begins a new one, and `container_start_time_seconds` moves.
-- In InfluxDB the measurement is the part of the name before the dot in "Influx", the field what follows it.
+- In InfluxDB the measurement is the part of the name before the dot in "Influx", the field what follows it. The
+  remediation controller writes to no InfluxDB: its metrics have no such name.
+- Of a guest with a stock `qemu-ga` in place of our agent the guest's view has {of_stock_agent},
+  and no other. Its network and disks are the whole guest's; `container_fs_limit_bytes` is without what is kept for root
+  (before QEMU 9.1), and an interface without an address has no counters.
 - What an application exports itself is relayed beside these [if a label asks for it](../how-to/see-the-application.md).
 - A metric of type "unknown" counts, but its name, taken over from cAdvisor, does not follow the rule for counters.
 """
@@ -48,7 +55,8 @@ controller, which exports its own.
 def page() -> str:
     """The whole page."""
     labels = ", ".join(f"`{name}`" for name in BASE_LABELS)
-    parts = [_INTRODUCTION.format(labels=labels)]
+    of_stock_agent = ", ".join(f"`{metric.name}`" for metric in OF_STOCK_AGENT)
+    parts = [_INTRODUCTION.format(labels=labels, of_stock_agent=of_stock_agent)]
     for prefix, title, text in _SECTIONS:
         metrics = [metric for metric in CATALOGUE.values() if metric.name.startswith(prefix)]
         parts.append(f"\n## {title}\n\n{text}\n\n{_table(metrics)}")
@@ -71,7 +79,7 @@ def _table(metrics: Iterable[Metric]) -> str:
             metric.source,
             metric.when or "",
             metric.compat or "",
-            f"`{metric.influx_measurement}.{metric.influx_field}`",
+            f"`{metric.influx_measurement}.{metric.influx_field}`" if metric.scope != "remediation" else "",
         )
         rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
     return "\n".join(rows) + "\n"

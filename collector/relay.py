@@ -16,14 +16,17 @@ from collector.snapshot import Family, FamilyType, Sample
 from collector.sources.apptext import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from collector.sources.apptext import Parsed
 
 RESERVED: Final = ("container_", "microvm_", "hyper_", "machine_", "scrape_", "ALERTS")
 """Beginnings of names that are the standard's, or Prometheus' own; so are `up`, and names with a colon (of rules)."""
 _OURS: Final = frozenset({*BASE_LABELS, "job", "instance"})
-REASONS: Final = ("reserved", "invalid", "type", "budget")
+REASONS: Final = ("reserved", "invalid", "ambiguous", "type", "budget")
+
+_ADDED: Final = frozenset({"counter", "histogram"})
+"""Types of which series may be added up."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -83,12 +86,12 @@ def claimed_names(name: str, kind: FamilyType) -> frozenset[str]:
 
 
 def select(
-    parsed: Sequence[Parsed], names: Names, container_id: str, budget: int
+    parsed: Sequence[Parsed], names: Names, container_id: str, budget: int, keep: Collection[str] | None = None
 ) -> tuple[tuple[Family, ...], Mapping[str, int]]:
     """The families that are relayed, and how many series are not, by reason.
 
     In the order of the text each family is taken that still fits into the budget: one with too many series does not
-    take the others with it.
+    take the others with it. `keep`: the names of the labels that stay; None: all do.
     """
     dropped: Counter[str] = Counter()
     fit, left = [], budget
@@ -96,6 +99,10 @@ def select(
         if is_reserved(family.name) or any(is_reserved(sample.name) for sample in family.samples[:1]):
             dropped["reserved"] += len(family.samples)
         elif (clean := tidy(family)) is None:
+            dropped["invalid"] += len(family.samples)
+        elif keep is not None and (clean := narrow(clean, keep, adds=family.type in _ADDED)) is None:
+            dropped["ambiguous"] += len(family.samples)
+        elif (clean := renamed(clean)) is None:
             dropped["invalid"] += len(family.samples)
         elif len(clean.samples) > left:
             dropped["budget"] += len(clean.samples)
@@ -113,8 +120,8 @@ def is_reserved(name: str) -> bool:
 
 
 def tidy(family: Parsed) -> Family | None:
-    """The family as both formats write it; None if it is of no type that it could be."""
-    samples = [Sample(sample.name, _renamed(sample.labels), sample.value) for sample in family.samples]
+    """The family as both formats write it, with its own labels; None if it is of no type that it could be."""
+    samples = family.samples
     kind = family.type
     if kind == "counter" and not family.name.endswith("_total"):
         kind = "unknown"  # OpenMetrics allows a counter no such name
@@ -126,9 +133,45 @@ def tidy(family: Parsed) -> Family | None:
         if grouped is None or not all(check(family.name, group) for group in grouped.values()):
             return None
         samples = [sample for group in grouped.values() for sample in group]
-    if len({(sample.name, sample.labels) for sample in samples}) < len(samples):
-        return None  # a series twice
+    if _twice(samples):
+        return None
     return Family(family.name, kind, family.help, tuple(samples))
+
+
+def narrow(family: Family, keep: Collection[str], *, adds: bool) -> Family | None:
+    """The family with no labels but these, and a bucket's or quantile's bound. Series that are then one are added up.
+
+    None if they cannot be: only of counters and of histograms with the same buckets (`adds`) a sum has a meaning.
+    """
+    bound = {"histogram": "le", "summary": "quantile"}.get(family.type)
+    sums: dict[tuple[str, Labels], float] = {}
+    parts: Counter[tuple[str, Labels]] = Counter()
+    for name, labels, value in family.samples:
+        key = (name, tuple(entry for entry in labels if entry[0] in keep or entry[0] == bound))
+        sums[key] = sums.get(key, 0) + value
+        parts[key] += 1
+    if len(sums) < len(family.samples):
+        if not adds or not all(map(math.isfinite, sums.values())):
+            return None
+        whole: dict[Labels, set[int]] = {}
+        for (_, labels), count in parts.items():
+            whole.setdefault(tuple(entry for entry in labels if entry[0] != bound), set()).add(count)
+        if any(len(counts) > 1 for counts in whole.values()):
+            return None  # one has a bucket, or a sum, that another has not
+    samples = tuple(Sample(name, labels, value) for (name, labels), value in sums.items())
+    return Family(family.name, family.type, family.help, samples)
+
+
+def renamed(family: Family) -> Family | None:
+    """The family with no label that one of ours would hide; None if a series is then there twice."""
+    if not any(name in _OURS for sample in family.samples for name, _ in sample.labels):
+        return family
+    samples = tuple(sample._replace(labels=_renamed(sample.labels)) for sample in family.samples)
+    return None if _twice(samples) else Family(family.name, family.type, family.help, samples)
+
+
+def _twice(samples: Collection[Sample]) -> bool:
+    return len({(sample.name, sample.labels) for sample in samples}) < len(samples)
 
 
 def _renamed(labels: Labels) -> Labels:

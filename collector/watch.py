@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -56,6 +57,7 @@ class Settings:
         deep: sample all containers deep, not only those whose label asks for it or that have an alert.
         names: which type each name has that applications export.
         alertmanager_url: whom to ask for the containers that have an alert; None: nobody.
+        info_labels: labels of containers that `container_info` has, and what each is called there.
     """
 
     node: str
@@ -66,6 +68,7 @@ class Settings:
     deep: bool = False
     names: relay.Names = field(default_factory=relay.Names)
     alertmanager_url: str | None = None
+    info_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Slot:
@@ -117,7 +120,8 @@ class Watch:
     def __init__(self, directory: Path, record: Record, settings: Settings) -> None:
         self._directory = directory
         self._settings = settings
-        self._oom = OomLedger()
+        self._oom = OomLedger(record.oom_kills)
+        self._events: Counter[str] = Counter()
         self._peak: Point | None = None
         self._health, self._health_fault = HealthReader(directory), ""
         self._application = Application.of(record.id, record.labels, settings.names)
@@ -131,7 +135,7 @@ class Watch:
         if record is before:
             return
         if record.lifecycle.epoch != before.lifecycle.epoch:
-            self._oom.next_epoch()
+            self._oom.next_epoch(record.oom_kills)
             self._peak = None
         if record.lifecycle.epoch != before.lifecycle.epoch or record.labels != before.labels:
             self._end_application()
@@ -152,7 +156,13 @@ class Watch:
         self._process = ProcessReader(record.vm, settings.root / "proc") if record.vm else None
         self._cgroup = CgroupReader(record.cgroups, settings.root)
         kvm = record.vm is not None and record.vm.accel == "kvm"
-        self._vmm = VmmReader(self._directory / record.sockets.qmp_stats, settings.budget, kvm=kvm)
+        self._vmm = VmmReader(
+            self._directory / record.sockets.qmp_stats,
+            settings.budget,
+            kvm=kvm,
+            events=self._events,
+            clock=settings.clock,
+        )
         self._guest = GuestReader(
             self._directory / record.sockets.agent_stats, record.guest.cgroup, settings.budget, settings.clock
         )
@@ -174,10 +184,9 @@ class Watch:
         live = process is not None and record.lifecycle.state in LIVE_STATES
         self._guest_sample = self._host_sample = None
         if process is not None and live:
-            await asyncio.gather(
-                self._take("vmm", lambda: self._vmm_points(deep=deep)),
-                self._take("guest", lambda: self._guest_points(deep=deep)),
-            )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._take("vmm", lambda: self._vmm_points(deep=deep)))
+                await self._take("guest", lambda: self._guest_points(deep=deep))
             if self._application is not None and record.lifecycle.state == "running":
                 self._application.begin(self._guest.ask if self._guest_sample is not None else None)
             elif self._application is not None:
@@ -188,11 +197,11 @@ class Watch:
         else:
             self.close()
             self._cpu = CpuMeter()
-            if record.lifecycle.finished_at is not None:
-                self._oom.ended(oom_killed=record.lifecycle.oom_killed)
+            self._oom.ended(record.oom_kills)
         now_s = self._settings.clock()
         points = [*self._record_points(deep=deep), Point(container.LAST_SEEN, (), now_s)]
         points += reconcile.oom_points(self._oom.totals)
+        points += reconcile.event_points(self._events)
         sampled_at: dict[str, float] = {}
         down: dict[str, str] = {}
         relayed: tuple[Family, ...] = ()
@@ -210,7 +219,6 @@ class Watch:
             if self._application is not None:
                 points += self._application.points()
                 relayed = self._application.relayed
-            self._peak = next((p for p in points if p.metric is container.MEMORY_MAX_USAGE_BYTES), self._peak)
         elif self._peak is not None:
             points.append(self._peak)
         if len(points) > MAX_SERIES:
@@ -234,9 +242,13 @@ class Watch:
     def _record_points(self, *, deep: bool) -> tuple[Point, ...]:
         record, tier, points = self._of_record
         if record is not self.record or tier != deep:
-            points = tuple(reconcile.record_points(self.record, self._settings.node, deep=deep))
+            points = tuple(self._said(deep=deep))
             self._of_record = (self.record, deep, points)
         return points
+
+    def _said(self, *, removed: bool = False, deep: bool = False) -> Iterable[Point]:
+        settings = self._settings
+        return reconcile.record_points(self.record, settings.node, settings.info_labels, removed=removed, deep=deep)
 
     def _health_points(self) -> Iterable[Point]:
         fault = ""
@@ -257,12 +269,13 @@ class Watch:
         return self._views.points(pair(guest, guest_at_s, process, cgroup, host_at_s), guest, process, deep=deep)
 
     def last_words(self) -> ContainerSnapshot:
-        """What stays of a container that was removed: how it ended, OOM kills, peak, restarts."""
+        """What stays of a container that was removed: how it ended, OOM kills, QEMU's events, peak, restarts."""
         self.close()
         record, now_s = self.record, self._settings.clock()
-        points = [*reconcile.record_points(record, self._settings.node, removed=True)]
+        points = [*self._said(removed=True)]
         points.append(Point(container.LAST_SEEN, (), now_s))
         points += reconcile.oom_points(self._oom.totals)
+        points += reconcile.event_points(self._events)
         if self._peak is not None:
             points.append(self._peak)
         return ContainerSnapshot(
@@ -286,9 +299,7 @@ class Watch:
         slot = self._slots[name]
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._settings.deadline_s):
-                points = await read()
-            slot.hit(points, self._settings.clock())
+            slot.hit(await read(), self._settings.clock())
         except TimeoutError:
             slot.miss(f"no answer within {self._settings.deadline_s:g} s")
         except SourceError as err:
@@ -299,15 +310,19 @@ class Watch:
         slot.duration_s = time.monotonic() - started
 
     async def _vmm_points(self, *, deep: bool) -> Iterable[Point]:
-        vmm = await self._vmm.read(deep=deep)
+        async with asyncio.timeout(self._settings.deadline_s):
+            vmm = await self._vmm.read(deep=deep)
         return [*reconcile.vmm_points(vmm), *(details.vmm_details(vmm) if deep else ())]
 
     async def _guest_points(self, *, deep: bool) -> Iterable[Point]:
-        guest = await self._guest.read(deep=deep)
+        async with asyncio.timeout(self._settings.deadline_s):
+            guest = await self._guest.read(deep=deep)
         at_s = time.monotonic()
         self._guest_sample = (guest, at_s)
         for layer, kills in reconcile.guest_oom_kills(guest).items():
             self._oom.observe(layer, kills)
+        if guest.memory_peak_bytes is not None:
+            self._peak = Point(container.MEMORY_MAX_USAGE_BYTES, (), guest.memory_peak_bytes)
         points = [*reconcile.guest_points(self.record, guest)]
         self._cpu.observe(points, at_s)
         if deep:

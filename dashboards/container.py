@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from collector.catalogue import container, machine, microvm
+from collector.catalogue import container, microvm
 from dashboards import container_signals as signals
-from dashboards import links, marks, states
+from dashboards import links, marks, states, verdict
 from dashboards.layout import dashboard
 from dashboards.panels import (
+    GREEN,
     NOT_DEEP,
     ORANGE,
     RED,
@@ -55,12 +56,14 @@ def container_dashboard() -> dict[str, Any]:
             ("What is it, and is it seen?", _identity()),
         ],
         [
+            marks.alerts(_IT),
             marks.starts(_IT),
             marks.states(_IT),
+            marks.quarantines(_IT),
             marks.oom_kills(_IT),
             marks.silent_sources(_IT),
             marks.digests(_IT),
-            marks.actions(),
+            marks.actions_on(_IT),
         ],
     )
 
@@ -72,15 +75,13 @@ def _verdict() -> list[Panel]:
     )
     waited = f"sum({_IT.rate(microvm.HOST_VCPU_WAIT_SECONDS_TOTAL, '5m')})"
     ran = f"sum({_IT.rate(microvm.HOST_CPU_SECONDS_TOTAL, '5m', part='vcpu')})"
-    cores, memory = f"sum({_HOST.select(machine.CPU_CORES)})", f"sum({_HOST.select(machine.MEMORY_BYTES)})"
     to_host = [links.from_choice(links.HOST, _NAMES[:1])]
     full = steps((0.8, ORANGE), (0.95, RED))
     return [
         stat(
             "Who keeps it from the CPU?", "The verdict of pressure in its guest, throttling, and the time that its "
-            "vCPUs "
-            "waited for the host. Itself: it has more to do than CPUs. Its limit: raise its quota. The host: it is "
-            "full.",
+            "vCPUs waited for the host. Itself: it has more to do than CPUs. Its limit: raise its quota. The host: it "
+            "is full.",
             states.starved(_IT), unit="none", codes=states.STARVED, empty=_SILENT, filled=True, width=6,
         ),
         stat(
@@ -100,45 +101,47 @@ def _verdict() -> list[Panel]:
         stat(
             "Limit: memory", "Working set of the memory limit. At 100 % its processes are killed: raise the limit, or "
             "find what grows.",
-            signals.of_memory_limit(_IT), unit="percentunit", empty=_SILENT, thresholds=steps((0.8, ORANGE), (0.9,
-            RED)),
-            filled=True, width=4,
+            verdict.of_limit(_IT), unit="percentunit", empty=_SILENT,
+            thresholds=steps((0.8, ORANGE), (0.9, RED)), filled=True, width=3,
         ),
         stat(
             "Limit: CPU", "Share of the periods of the last 5 minutes in which its CPU quota stopped it.",
-            signals.throttled(_IT, "5m"), unit="percentunit", empty=_NO_QUOTA, thresholds=steps((0.1, ORANGE), (0.5,
-            RED)),
-            filled=True, width=4,
+            signals.throttled(_IT, "5m"), unit="percentunit", empty=_NO_QUOTA,
+            thresholds=steps((0.1, ORANGE), (0.5, RED)), filled=True, width=3,
         ),
         stat(
             "Limit: OOM kills, 1 h", "Its processes that were killed for want of memory in the last hour.",
             f"sum({_IT.increase(container.OOM_EVENTS_TOTAL, '1h')})", empty=_NONE, thresholds=steps((0.5, RED)),
-            filled=True, width=4,
+            filled=True, width=3,
         ),
         stat(
-            "Host: waited for a CPU", "Share of the time that its vCPUs wanted to run in which the host ran something "
+            "Host: its CPU waits", "Share of the time that its vCPUs wanted to run in which the host ran something "
             "else, over 5 minutes.",
             f"{waited} / ({waited} + {ran} > 0)", unit="percentunit", empty=_NONE,
             thresholds=steps((0.1, ORANGE), (0.3, RED)), filled=True, links=to_host, width=3,
         ),
         stat(
             "Host: CPU taken", "CPU time of all micro-VMs of this host, of its CPUs, over 5 minutes. Near 100 % they "
-            "are "
-            "in each other's way.",
-            f"sum({_HOST.rate(microvm.HOST_CPU_SECONDS_TOTAL, '5m')}) / {cores}",
-            unit="percentunit", empty=_NONE, thresholds=full, filled=True, links=to_host, width=3,
+            "are in each other's way.",
+            verdict.cpu_taken(_HOST), unit="percentunit", empty=_NONE, thresholds=full, filled=True, links=to_host,
+            width=3,
         ),
         stat(
-            "Host: memory taken", "Memory of all micro-VMs of this host, of its memory.",
-            f"sum({_HOST.select(microvm.HOST_MEMORY_BYTES)}) / {memory}",
-            unit="percentunit", empty=_NONE, thresholds=full, filled=True, links=to_host, width=3,
+            "Host: memory taken", "Memory that all micro-VMs of this host have for themselves, of its memory.",
+            verdict.memory_taken(_HOST), unit="percentunit", empty=_NONE, thresholds=full, filled=True, links=to_host,
+            width=3,
+        ),
+        stat(
+            "Host: its QEMU", "What QEMU is doing with its guest. Halted, disk full: the host's disk has no room; it "
+            "goes on by itself once there is some, and a restart would lose what it has not written.",
+            states.vmm(_IT), unit="none", codes=states.VMM, empty="QEMU does not answer, or does not run", filled=True,
+            links=to_host, width=3,
         ),
         stat(
             "Host: sources up", "Of host, vmm and guest, how many gave a good sample in the last round. Fewer than 3: "
-            "the "
-            "guest or QEMU hangs, and what is shown is old.",
-            f"sum({_IT.select(microvm.SOURCE_UP)})", empty=_NONE,
-            thresholds=[*steps((3, "green"), base=RED)], filled=True, width=3,
+            "the guest or QEMU hangs, and what is shown is old.",
+            f"sum({_IT.select(microvm.SOURCE_UP)})", empty=_NONE, thresholds=steps((3, GREEN), base=RED), filled=True,
+            width=3,
         ),
     ]  # fmt: skip
 
@@ -181,13 +184,18 @@ def _life() -> list[Panel]:
             f"sum({_IT.select(container.OOM_EVENTS_TOTAL)})", empty=_SILENT, thresholds=steps((1, RED)),
         ),
         stat(
-            "Should it run?", "Whether it was stopped on purpose.",
-            f"max({_IT.select(container.DESIRED_RUNNING)})", unit="none", codes=states.WANTED, empty=_NONE,
+            "Should it run?", "Whether it was stopped on purpose, or is kept from working: `hyper start NAME` lifts a "
+            "quarantine.",
+            f"max({_IT.quarantined} ^ 0) * 2 or max({_IT.select(container.DESIRED_RUNNING)})", unit="none",
+            codes=states.WANTED, empty=_NONE,
         ),
         stat(
             "Threads", "Threads in the container.", f"sum({_IT.select(container.THREADS)})", empty=_SILENT,
         ),
     ]  # fmt: skip
+
+
+_OWN_PHASES: Final = "image|vm|agent|network|mounts|exec"  # what a start takes, one after another
 
 
 def _start() -> list[Panel]:
@@ -209,8 +217,8 @@ def _start() -> list[Panel]:
             empty=NOT_DEEP,
         ),
         time_series(
-            "Phases of its starts", "The same over time: which phase grew.",
-            [Query(f"sum by (phase) ({_IT.select(microvm.START_PHASE_SECONDS)})", "{{phase}}")],
+            "Phases of its starts", "The same over time, without what is not hyperd's own: which phase grew.",
+            [Query(f"sum by (phase) ({_IT.select(microvm.START_PHASE_SECONDS, phase=_OWN_PHASES)})", "{{phase}}")],
             unit="s", empty=NOT_DEEP, stacked=True,
         ),
     ]  # fmt: skip

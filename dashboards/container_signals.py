@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from collector.catalogue import container, microvm
+from dashboards import verdict
 from dashboards.panels import NOT_DEEP, RED, Panel, Query, steps, time_series
 from dashboards.promql import Chosen
 
@@ -12,11 +13,6 @@ _IT: Final = Chosen(("instance", "namespace", "pod", "container"))
 _NONE: Final = "No such container is seen"
 _SILENT: Final = "Its guest does not answer"
 _NO_QUOTA: Final = "No CPU quota"
-
-
-def of_memory_limit(chosen: Chosen) -> str:
-    """Working set of the memory limit."""
-    return f"{chosen.select(container.MEMORY_WORKING_SET_BYTES)} / {chosen.select(container.SPEC_MEMORY_LIMIT_BYTES)}"
 
 
 def throttled(chosen: Chosen, window: str = "$__rate_interval") -> str:
@@ -57,7 +53,7 @@ def golden() -> list[Panel]:
         ),
         time_series(
             "Saturation", "Memory of its limit, and share of time in which it waited for CPU, memory or disk.",
-            [Query(f"sum({of_memory_limit(_IT)})", "memory of the limit"),
+            [Query(f"sum({verdict.of_limit(_IT)})", "memory of the limit"),
              Query(f"sum({_IT.rate(container.PRESSURE_CPU_WAITING_SECONDS_TOTAL)})", "waited for CPU"),
              Query(f"sum({_IT.rate(container.PRESSURE_MEMORY_WAITING_SECONDS_TOTAL)})", "waited for memory"),
              Query(f"sum({_IT.rate(container.PRESSURE_IO_WAITING_SECONDS_TOTAL)})", "waited for disk")],
@@ -88,6 +84,10 @@ def golden() -> list[Panel]:
 def application() -> list[Panel]:
     """Does its application answer?"""
     asked = (("probes", container.PROBE_DURATION_SECONDS), ("health checks", container.HEALTHCHECK_DURATION_SECONDS))
+    failures = (
+        ("probe", container.PROBE_FAILURES_TOTAL), ("health check", container.HEALTHCHECK_FAILURES_TOTAL),
+        ("own metrics", container.RELAY_FAILURES_TOTAL),
+    )  # fmt: skip
     return [
         time_series(
             "Answers", "1 while its probe is answered well, and while its own metrics can be read, otherwise 0.",
@@ -103,10 +103,20 @@ def application() -> list[Panel]:
             unit="s", empty="No label hyper.probe, and no health check", width=8,
         ),
         time_series(
-            "Series of its own", "Series of the application that are relayed; those that are left out are counted by "
-            "container_relay_dropped_total.",
+            "Series of its own", "Series of the application that are relayed.",
             [Query(f"sum({_IT.select(container.RELAY_SERIES)})", "relayed")],
             unit="short", empty="No label hyper.metrics", width=8,
+        ),
+        time_series(
+            "Failures by reason", "Probes, health checks and readings of its own metrics that came to nothing.",
+            [Query(f"sum by (reason) ({_IT.increase(metric)})", f"{name}: {{{{reason}}}}")
+             for name, metric in failures],
+            unit="short", empty="None has failed", bars=True, stacked=True,
+        ),
+        time_series(
+            "Series of its own that are left out", "By reason; each reading counts them again.",
+            [Query(f"sum by (reason) ({_IT.increase(container.RELAY_DROPPED_TOTAL)})", "{{reason}}")],
+            unit="short", empty="None is left out", bars=True, stacked=True,
         ),
     ]  # fmt: skip
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from collector.catalogue import container, hyper, machine, microvm, remediation
-from dashboards import links, marks
+from dashboards import links, marks, states, verdict
 from dashboards.layout import dashboard
-from dashboards.panels import ORANGE, RED, Code, Column, Panel, Query, stat, steps, table, time_series
-from dashboards.promql import PER_CONTAINER, Chosen, per_container
+from dashboards.panels import BLUE, ORANGE, RED, Code, Column, Panel, Query, stat, steps, table, time_series
+from dashboards.promql import OF_ITS_OWN, PER_CONTAINER, Chosen, per_container
 from dashboards.variables import chain
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def fleet() -> dict[str, Any]:
         "Every container of every host: what is down, what is short of something, what was done about it.",
         chain(_NAMES),
         [
-            ("Is anything wrong, and with how many?", _now()),
+            ("Is it us, its limit, or the host?", _verdict()),
+            ("How many are there, and what happened lately?", _now()),
             ("Which containers, which tenants, which hosts?", _containers()),
             ("Who uses the most?", _consumers()),
             ("What is short of something?", _saturation()),
@@ -39,66 +40,62 @@ def fleet() -> dict[str, Any]:
             ("What was done about it?", _remediation()),
             ("Can the numbers be believed, and what do they cost?", _collector()),
         ],
-        [marks.digests(_ALL), marks.actions()],
+        [marks.pages(_ALL), marks.digests(_ALL), marks.actions()],
     )
+
+
+def _verdict() -> list[Panel]:
+    seen = _ALL.select(hyper.CONTAINERS)
+    silent = stat(
+        "Host: gone silent", "Hosts whose exporter answered within the last hour and does not any more: the host is "
+        "down, or nobody sees what happens there.",
+        f"count(max_over_time({seen}[1h]) unless {seen}) or count({seen}) * 0", empty=_NO_EXPORTER,
+        thresholds=steps((1, RED)), filled=True,
+    )  # fmt: skip
+    return verdict.first_row(_ALL, silent, host_links=[links.from_series(links.HOST, ("instance",))])
 
 
 def _now() -> list[Panel]:
     silent = f"{_ALL.select(microvm.SOURCE_UP)} == 0 and on (id) {_ALL.running}"
-    unhealthy = f"{_ALL.select(container.HEALTH_STATE)} == 0 and on (id) {_ALL.running}"
-    red_from_one = steps((1, RED))
     return [
         stat(
             "Running", "Containers whose process runs.", _ALL.count(_ALL.running, container.STATE),
-            empty=_NO_CONTAINERS, width=3,
+            empty=_NO_CONTAINERS,
         ),
         stat(
-            "Down", "Containers that should be running and are not. The table below names them.",
-            _ALL.count(_ALL.down, container.STATE), empty=_NO_CONTAINERS, thresholds=red_from_one, filled=True, width=3,
+            "Hosts that answer", "Hosts whose exporter answers.", f"count({_ALL.select(hyper.CONTAINERS)})",
+            empty=_NO_EXPORTER,
         ),
         stat(
-            "Unhealthy", "Running containers whose health check fails or has not passed yet.",
-            _ALL.count(unhealthy, container.HEALTH_STATE), empty=_NO_CONTAINERS, thresholds=steps((1, ORANGE)), width=3,
+            "Sources down", "Sources (host, vmm, guest) of running containers without a good sample in the last round: "
+            "what is shown of these containers is old.",
+            _ALL.count(silent, microvm.SOURCE_UP), empty=_NO_CONTAINERS, thresholds=steps((1, RED)),
         ),
         stat(
-            "Sources down", "Sources (host, vmm, guest) of running containers without a good sample in the last round.",
-            _ALL.count(silent, microvm.SOURCE_UP), empty=_NO_CONTAINERS, thresholds=red_from_one, width=3,
-        ),
-        stat(
-            "OOM kills, 1 h", "Processes killed for want of memory in the last hour.",
-            f"sum({_ALL.increase(container.OOM_EVENTS_TOTAL, '1h')})", empty=_NO_CONTAINERS,
-            thresholds=steps((0.5, ORANGE)), width=3,
+            "In quarantine", "Containers that are kept from working until a person lifts that.",
+            _ALL.count(_ALL.quarantined, container.STATE), empty=_NO_CONTAINERS, thresholds=steps((1, RED)),
         ),
         stat(
             "Restarts, 1 h", "Starts after the first in the last hour, by whomever.",
             f"sum({_ALL.increase(container.RESTARTS_TOTAL, '1h')})", empty=_NO_CONTAINERS,
-            thresholds=steps((1, ORANGE), (10, RED)), width=3,
+            thresholds=steps((1, ORANGE), (10, RED)),
         ),
         stat(
-            "Remediation actions, 24 h", "What the remediation controller did to containers in the last day.",
+            "Remediation, 24 h", "Actions of the remediation controller on containers in the last day.",
             f"sum({_ALL.increase(remediation.ACTIONS_TOTAL, '24h')})", empty="No controller is scraped",
-            thresholds=steps((1, ORANGE)), width=3,
-        ),
-        stat(
-            "Hosts that answer", "Hosts whose exporter answers.", f"count({_ALL.select(hyper.CONTAINERS)})",
-            empty=_NO_EXPORTER, width=3,
+            thresholds=steps((1, ORANGE)), links=[links.from_choice(links.REMEDIATION, _NAMES)],
         ),
     ]  # fmt: skip
 
 
 def _containers() -> list[Panel]:
+    short = f"({states.starved(_ALL)} > 0 or on (id) {verdict.near_limit(_ALL)})"
     exit_code = f"{_ALL.select(container.EXIT_CODE)} * on (id) group_left (state) {_ALL.down}"
     who = {"instance": "Host", "namespace": "Tenant", "pod": "Pod", "container": "Container"}
-    by_host = "by (instance)"
     return [
-        time_series(
-            "Containers by state", "How many containers are in each state.",
-            [Query(f"count by (state) ({_ALL.select(container.STATE)} == 1)", "{{state}}")],
-            unit="short", empty=_NO_CONTAINERS, stacked=True,
-        ),
         table(
             "Down containers",
-            "Containers that should be running and are not, with the exit code of their last run. "
+            "Containers that should be running and are not, quarantine included, with the exit code of their last run. "
             "`hyper logs NAME` has their last words.",
             [
                 *(Column(heading, label=label) for label, heading in who.items()),
@@ -111,35 +108,55 @@ def _containers() -> list[Panel]:
             ],
             empty="Nothing is down", links=[links.from_row(links.CONTAINER, who)],
         ),
+        table(
+            "Containers short of something",
+            f"Containers that are kept from the CPU now, and by whom, and those above "
+            f"{verdict.NEAR_LIMIT * 100:g} % of their memory limit; memory is that of the limit.",
+            [
+                *(Column(heading, label=label) for label, heading in who.items()),
+                Column("CPU kept by", unit="none", codes=states.STARVED,
+                       thresholds=((1, BLUE), (2, ORANGE), (3, RED)),
+                       expr=f"max by ({PER_CONTAINER}) ({states.starved(_ALL)} and on (id) {short})"),
+                Column("Memory", unit="percentunit", thresholds=((0.8, ORANGE), (0.9, RED)),
+                       expr=f"max by ({PER_CONTAINER}) ({verdict.of_limit(_ALL)} and on (id) {short})"),
+            ],
+            empty="None is short of CPU or memory", links=[links.from_row(links.CONTAINER, who)],
+        ),
+        table(
+            "Hosts",
+            "What each host has and what its containers take. Memory promised is the sum of the limits of its running "
+            "containers; above 100 % they cannot all have what they were promised. Short of CPU: containers that the "
+            "host keeps from it. Waiting for disk: containers that wait for one, several if it is the host's.",
+            [
+                Column("Host", label="instance"),
+                Column("Running", expr=f"count by (instance) {_ALL.running}"),
+                Column("Short of CPU", thresholds=((1, ORANGE), (3, RED)),
+                       expr=verdict.by_host(_ALL, verdict.starved(_ALL, "host"))),
+                Column("CPU", unit="percentunit", thresholds=((0.8, ORANGE), (0.95, RED)),
+                       expr=verdict.cpu_taken(_ALL)),
+                Column("Memory taken", unit="percentunit", thresholds=((0.8, ORANGE), (0.95, RED)),
+                       expr=verdict.memory_taken(_ALL)),
+                Column(
+                    "Memory promised", unit="percentunit", thresholds=((1, ORANGE), (1.5, RED)),
+                    expr=f"sum by (instance) ({_ALL.select(container.SPEC_MEMORY_LIMIT_BYTES)} and on (id) "
+                    f"{_ALL.running}) / sum by (instance) ({_ALL.select(machine.MEMORY_BYTES)})",
+                ),
+                Column("Waiting for disk", thresholds=((2, ORANGE), (5, RED)),
+                       expr=verdict.by_host(_ALL, verdict.waits_for_disk(_ALL))),
+                Column("Disk full", unit="none", codes=verdict.FULL,
+                       thresholds=((1, RED),), expr=verdict.disk_full(_ALL)),
+            ],
+            empty=_NO_EXPORTER, links=[links.from_row(links.HOST, {"instance": "Host"})], width=24, height=7,
+        ),
+        time_series(
+            "Containers by state", "How many containers are in each state.",
+            [Query(f"count by (state) ({_ALL.select(container.STATE)} == 1)", "{{state}}")],
+            unit="short", empty=_NO_CONTAINERS, stacked=True,
+        ),
         time_series(
             "Containers by tenant", "Running containers of each tenant.",
             [Query(f"count by (namespace) {_ALL.running}", "{{namespace}}")],
             unit="short", empty=_NO_CONTAINERS, stacked=True,
-        ),
-        table(
-            "Hosts",
-            "What each host has and what its containers take. Memory committed is the sum of the limits of its running "
-            "containers; above 100 % they cannot all have what they were promised.",
-            [
-                Column("Host", label="instance"),
-                Column("Running", expr=f"count {by_host} {_ALL.running}"),
-                Column(
-                    "CPU", unit="percentunit", thresholds=((0.8, ORANGE), (0.95, RED)),
-                    expr=f"sum {by_host} ({_ALL.rate(microvm.HOST_CPU_SECONDS_TOTAL)}) / "
-                    f"sum {by_host} ({_ALL.select(machine.CPU_CORES)})",
-                ),
-                Column(
-                    "Memory committed", unit="percentunit", thresholds=((1, ORANGE), (1.5, RED)),
-                    expr=f"sum {by_host} ({_ALL.select(container.SPEC_MEMORY_LIMIT_BYTES)} and on (id) {_ALL.running})"
-                    f" / sum {by_host} ({_ALL.select(machine.MEMORY_BYTES)})",
-                ),
-                Column(
-                    "Memory taken", unit="percentunit", thresholds=((0.8, ORANGE), (0.95, RED)),
-                    expr=f"sum {by_host} ({_ALL.select(microvm.HOST_MEMORY_BYTES)}) / "
-                    f"sum {by_host} ({_ALL.select(machine.MEMORY_BYTES)})",
-                ),
-            ],
-            empty=_NO_EXPORTER, links=[links.from_row(links.HOST, {"instance": "Host"})],
         ),
     ]  # fmt: skip
 
@@ -165,7 +182,7 @@ def _consumers() -> list[Panel]:
         ),
         time_series(
             "Memory of the host, top 10", "Memory that the micro-VMs take of the host, without what they share.",
-            _top(_ALL.select(microvm.HOST_MEMORY_BYTES, part="guest_ram|vmm")), unit="bytes", empty=_NO_CONTAINERS,
+            _top(_ALL.select(microvm.HOST_MEMORY_BYTES, part=OF_ITS_OWN)), unit="bytes", empty=_NO_CONTAINERS,
             links=there,
         ),
         time_series(
@@ -189,15 +206,19 @@ def _consumers() -> list[Panel]:
 
 def _saturation() -> list[Panel]:
     there = links.to_container()
-    memory = f"{_ALL.select(container.MEMORY_WORKING_SET_BYTES)} / {_ALL.select(container.SPEC_MEMORY_LIMIT_BYTES)}"
+    memory = verdict.of_limit(_ALL)
     starved = _ALL.select(microvm.STARVED_BY, by="limit|host|self")
     return [
         time_series(
             "Kept from the CPU, by whom", "Containers that do not get the CPU they want: as their limit, the host, or "
-            "they "
-            "themselves keep it from them. Many by the host: it is full.",
+            "they themselves keep it from them. Many by the host: it is full.",
             [Query(f"count by (by) ({starved} == 1)", "{{by}}")], unit="short", empty="No container is starved",
             stacked=True,
+        ),
+        time_series(
+            "Memory of the limit, top 10", "Working set as a share of the memory limit; at 100 % processes are killed.",
+            _top(memory), unit="percentunit", empty=_NO_CONTAINERS, maximum=1, thresholds=steps((0.9, RED)),
+            links=there,
         ),
         time_series(
             "Waiting for a CPU of the host, top 10", "Seconds a second that the vCPUs wanted to run and the host ran "
@@ -206,22 +227,21 @@ def _saturation() -> list[Panel]:
             links=there,
         ),
         time_series(
-            "Memory of the limit, top 10", "Working set as a share of the memory limit; at 100 % processes are killed.",
-            _top(memory), unit="percentunit", empty=_NO_CONTAINERS, maximum=1, thresholds=steps((0.9, RED)),
-            links=there,
-            width=8,
-        ),
-        time_series(
             "Waiting for a CPU, top 10", "Share of time in which some task of the container waited for a CPU.",
             _top(_ALL.rate(container.PRESSURE_CPU_WAITING_SECONDS_TOTAL)), unit="percentunit", empty=_NO_CONTAINERS,
-            maximum=1, links=there, width=8,
+            maximum=1, links=there,
         ),
         time_series(
-            "Waiting for memory or disk, top 10",
-            "Share of time in which some task of the container waited for memory to be reclaimed, or for a disk.",
-            _top(f"{_ALL.rate(container.PRESSURE_MEMORY_WAITING_SECONDS_TOTAL)} + "
-                 f"{_ALL.rate(container.PRESSURE_IO_WAITING_SECONDS_TOTAL)}"),
-            unit="percentunit", empty=_NO_CONTAINERS, links=there, width=8,
+            "Waiting for memory, top 10", "Share of time in which some task of the container waited for memory to be "
+            "reclaimed.",
+            _top(_ALL.rate(container.PRESSURE_MEMORY_WAITING_SECONDS_TOTAL)), unit="percentunit",
+            empty=_NO_CONTAINERS, maximum=1, links=there,
+        ),
+        time_series(
+            "Waiting for a disk, top 10", "Share of time in which some task of the container waited for a disk. Many "
+            "at once on one host: it is the host's disk.",
+            _top(_ALL.rate(container.PRESSURE_IO_WAITING_SECONDS_TOTAL)), unit="percentunit", empty=_NO_CONTAINERS,
+            maximum=1, links=there,
         ),
     ]  # fmt: skip
 
@@ -265,8 +285,7 @@ def _starts() -> list[Panel]:
         ),
         time_series(
             "Time of the last start", "How long the last starts of the containers took: half of them, and 19 of 20, "
-            "took "
-            "less.",
+            "took less.",
             [Query(f"quantile(0.5, {_ALL.select(microvm.START_SECONDS)})", "half"),
              Query(f"quantile(0.95, {_ALL.select(microvm.START_SECONDS)})", "19 of 20")],
             unit="s", empty=_NO_CONTAINERS,
@@ -284,7 +303,7 @@ def _remediation() -> list[Panel]:
     empty = "No controller is scraped, or it had nothing to do"
     return [
         time_series(
-            "Actions", "What was done to containers, and how it ended. `/audit` of the controller says why.",
+            "Actions", "What was done to containers, and how it ended. `hyper remediation ls` says why.",
             [Query(f"sum by (action, outcome) ({_ALL.increase(remediation.ACTIONS_TOTAL)}) > 0",
                    "{{action}}: {{outcome}}")],
             unit="short", empty=empty, bars=True, stacked=True, width=10, links=there,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from collector.catalogue import container, hyper, machine, microvm
-from dashboards import links, marks
+from dashboards import links, marks, states, verdict
 from dashboards.layout import dashboard
-from dashboards.panels import ORANGE, RED, Column, Panel, Query, stat, steps, table, time_series
-from dashboards.promql import Chosen, per_container
+from dashboards.panels import BLUE, GREEN, ORANGE, RED, Column, Panel, Query, stat, steps, table, time_series
+from dashboards.promql import OF_ITS_OWN, PER_CONTAINER, Chosen, per_container
 from dashboards.variables import chain
 
 UID: Final = links.HOST
@@ -22,8 +22,7 @@ _NO_RUNTIME: Final = "hyperd has not told anything yet"
 
 _CORES: Final = f"sum({_HERE.select(machine.CPU_CORES)})"
 _MEMORY: Final = f"sum({_HERE.select(machine.MEMORY_BYTES)})"
-_CPU_TAKEN: Final = f"sum({_HERE.rate(microvm.HOST_CPU_SECONDS_TOTAL)})"
-_MEMORY_TAKEN: Final = f"sum({_HERE.select(microvm.HOST_MEMORY_BYTES)})"
+_MEMORY_TAKEN: Final = f"sum({_HERE.select(microvm.HOST_MEMORY_BYTES, part=OF_ITS_OWN)})"
 _COMMITTED: Final = f"sum({_HERE.select(container.SPEC_MEMORY_LIMIT_BYTES)} and on (id) {_HERE.running})"
 
 
@@ -31,61 +30,65 @@ def host() -> dict[str, Any]:
     """The dashboard as JSON."""
     return dashboard(
         UID,
-        "One host: is it full, has it promised more than it has, does it start containers as fast as it could?",
+        "One host: is it the containers, their limits, or the host itself? Is it full, has it promised more than it "
+        "has, does it start containers as fast as it could?",
         chain(_NAMES, single=True),
         [
-            ("Is the host full?", _now()),
+            ("Is it us, its limit, or the host?", _verdict()),
+            ("Is it seen, and ready for more?", _now()),
+            ("Which containers does it run?", _containers()),
             ("What does it have, and who takes it?", _capacity()),
             ("Has it promised more than it has?", _overcommit()),
-            ("Which containers does it run?", _containers()),
             ("Does it start containers as fast as it could?", _starts()),
             ("What does hyperd do?", _runtime()),
             ("What does watching cost?", _exporter()),
         ],
-        [marks.starts(_HERE), marks.oom_kills(_HERE)],
+        [marks.pages(_HERE), marks.starts(_HERE), marks.oom_kills(_HERE)],
     )
 
 
+def _verdict() -> list[Panel]:
+    promised = stat(
+        "Host: memory promised", "Limits of all running containers, of the host's memory. Above 100 % they cannot all "
+        "have what they were promised.",
+        f"{_COMMITTED} / {_MEMORY}", unit="percentunit", empty=_NO_CONTAINERS,
+        thresholds=steps((1, ORANGE), (1.5, RED)), filled=True,
+    )  # fmt: skip
+    return verdict.first_row(_HERE, promised, container_links=[links.from_choice(links.FLEET, _NAMES)])
+
+
 def _now() -> list[Panel]:
-    full = steps((0.8, ORANGE), (0.95, RED))
     silent = f"{_HERE.select(microvm.SOURCE_UP)} == 0 and on (id) {_HERE.running}"
     return [
         stat(
-            "Exporter", "Seconds since the collector last saw the containers' records. Growing: it hangs, and all else "
-            "on this page is old.",
+            "Exporter silent for", "Seconds since the collector last saw the containers' records. Growing: it hangs, "
+            "and all else on this page is old.",
             f"time() - max({_HERE.select(container.LAST_SEEN)})", unit="s", empty=_NO_CONTAINERS,
-            thresholds=steps((30, ORANGE), (60, RED)), width=3,
+            thresholds=steps((30, ORANGE), (60, RED)),
         ),
         stat(
-            "CPU taken", "CPU time of all micro-VMs, of the host's CPUs.", f"{_CPU_TAKEN} / {_CORES}",
-            unit="percentunit", empty=_NO_CONTAINERS, thresholds=full, width=3,
-        ),
-        stat(
-            "Memory taken", "Memory of all micro-VMs, of the host's.", f"{_MEMORY_TAKEN} / {_MEMORY}",
-            unit="percentunit", empty=_NO_CONTAINERS, thresholds=full, width=3,
-        ),
-        stat(
-            "Memory committed", "Limits of all running containers, of the host's memory. Above 100 % they cannot all "
-            "have what they were promised.",
-            f"{_COMMITTED} / {_MEMORY}", unit="percentunit", empty=_NO_CONTAINERS,
-            thresholds=steps((1, ORANGE), (1.5, RED)), width=3,
+            "hyperd silent for", "Seconds since hyperd last wrote its counters, which it does every second. Growing: "
+            "it is down or hangs, and starts nothing.",
+            f"time() - max({_HERE.select(hyper.RUNTIME_LAST_UPDATE_TIMESTAMP_SECONDS)})", unit="s", empty=_NO_RUNTIME,
+            thresholds=steps((30, ORANGE), (60, RED)),
         ),
         stat(
             "Running", "Containers whose process runs.", _HERE.count(_HERE.running, container.STATE),
-            empty=_NO_CONTAINERS, width=3,
-        ),
-        stat(
-            "Down", "Containers that should be running and are not.", _HERE.count(_HERE.down, container.STATE),
-            empty=_NO_CONTAINERS, thresholds=steps((1, RED)), filled=True, width=3,
+            empty=_NO_CONTAINERS,
         ),
         stat(
             "Sources down", "Sources (host, vmm, guest) of running containers without a good sample in the last round.",
-            _HERE.count(silent, microvm.SOURCE_UP), empty=_NO_CONTAINERS, thresholds=steps((1, RED)), width=3,
+            _HERE.count(silent, microvm.SOURCE_UP), empty=_NO_CONTAINERS, thresholds=steps((1, RED)),
         ),
         stat(
             "Templates ready", "VM templates that can be cloned. With none every start is a cold boot.",
             f"sum({_HERE.select(hyper.TEMPLATES_READY)})", empty=_NO_RUNTIME,
-            thresholds=[*steps((1, "green"), base=ORANGE)], width=3,
+            thresholds=steps((1, GREEN), base=ORANGE),
+        ),
+        stat(
+            "Waiting in the pool", "VMs of the pool that can be handed out now. 0 all the time: starts come faster "
+            "than it fills, or it is off.",
+            f"sum({_HERE.select(hyper.POOL_WAITING)})", empty=_NO_RUNTIME,
         ),
     ]  # fmt: skip
 
@@ -101,9 +104,11 @@ def _capacity() -> list[Panel]:
             unit="suffix: CPUs", empty=_NO_CONTAINERS,
         ),
         time_series(
-            "Memory by part of the micro-VMs", "RAM of the guests, RAM that they share with a template, QEMU itself, "
-            "page cache, and what the host has.",
-            [Query(f"sum by (part) ({_HERE.select(microvm.HOST_MEMORY_BYTES)})", "{{part}}"),
+            "Memory by part of the micro-VMs", "RAM of the guests, QEMU itself, page cache (in the deep tier), and "
+            "what the host has. RAM of a template is there once for all its clones: shown is the most that one shares.",
+            [Query(f"sum by (part) ({_HERE.select(microvm.HOST_MEMORY_BYTES, part='guest_ram|vmm|page_cache')})",
+                   "{{part}}"),
+             Query(f"max({_HERE.select(microvm.HOST_MEMORY_BYTES, part='template_shared')})", "template, shared"),
              Query(_MEMORY, "memory of the host")],
             unit="bytes", empty=_NO_CONTAINERS,
         ),
@@ -120,14 +125,13 @@ def _capacity() -> list[Panel]:
         ),
         time_series(
             "CPU that is overhead", "Share of the CPU time of the micro-VMs that was not their containers' own work, "
-            "mean "
-            "over the containers.",
+            "mean over the containers.",
             [Query(f"avg({_HERE.select(microvm.OVERHEAD_CPU_RATIO)})", "mean")], unit="percentunit",
             empty=_NO_CONTAINERS, maximum=1,
         ),
         time_series(
             "Memory of the host, top 10", "Memory of the host that each micro-VM takes for itself alone.",
-            [Query(f"topk(10, {per_container(_HERE.select(microvm.HOST_MEMORY_BYTES, part='guest_ram|vmm'))})", _WHO)],
+            [Query(f"topk(10, {per_container(_HERE.select(microvm.HOST_MEMORY_BYTES, part=OF_ITS_OWN))})", _WHO)],
             unit="bytes", empty=_NO_CONTAINERS, links=there,
         ),
     ]  # fmt: skip
@@ -174,13 +178,16 @@ def _containers() -> list[Panel]:
             "Running containers", "What each running container uses, and what it costs the host.",
             [
                 *(Column(heading, label=label) for label, heading in who.items()),
+                Column("CPU kept by", unit="none", codes=states.STARVED,
+                       thresholds=((1, BLUE), (2, ORANGE), (3, RED)),
+                       expr=f"max by ({PER_CONTAINER}) ({states.starved(_HERE)})"),
                 Column("CPU", unit="suffix: CPUs", expr=per_container(_HERE.rate(container.CPU_USAGE_SECONDS_TOTAL))),
                 Column("CPU of the host", unit="suffix: CPUs",
                        expr=per_container(_HERE.rate(microvm.HOST_CPU_SECONDS_TOTAL))),
                 Column("Memory", unit="bytes", expr=per_container(_HERE.select(container.MEMORY_WORKING_SET_BYTES))),
                 Column("Of the limit", unit="percentunit", thresholds=((0.8, ORANGE), (0.9, RED)), expr=share),
                 Column("Memory of the host", unit="bytes",
-                       expr=per_container(_HERE.select(microvm.HOST_MEMORY_BYTES, part="guest_ram|vmm"))),
+                       expr=per_container(_HERE.select(microvm.HOST_MEMORY_BYTES, part=OF_ITS_OWN))),
             ],
             empty=_NO_CONTAINERS, links=[links.from_row(links.CONTAINER, who)], width=24,
         ),
@@ -209,24 +216,18 @@ def _starts() -> list[Panel]:
         stat(
             "From the pool", "Share of the starts of the last hour that a waiting VM of the pool served.",
             f"(sum({_HERE.events(hyper.STARTS_TOTAL, '1h', path='pool')}) or {started} * 0) / ({started} > 0)",
-            unit="percentunit", empty="No start in the last hour", width=6,
-        ),
-        stat(
-            "Waiting in the pool", "VMs of the pool that can be handed out now. 0 all the time: starts come faster "
-            "than it "
-            "fills, or it is off.",
-            f"sum({_HERE.select(hyper.POOL_WAITING)})", empty=_NO_RUNTIME, width=6,
+            unit="percentunit", empty="No start in the last hour", width=8,
         ),
         stat(
             "hyperd up since", "When hyperd was started last. Containers outlive it.",
             f"max({_HERE.select(hyper.RUNTIME_START_TIME_SECONDS)}) * 1000", unit="dateTimeFromNow", empty=_NO_RUNTIME,
-            width=6,
+            width=8,
         ),
         table(
             "hyperd", "Version of hyperd, and what runs the guests' instructions (accel): KVM, or TCG which is slower.",
             [Column("Host", label="instance"), Column("Version", label="version"), Column("Accel", label="accel"),
              Column("Up", expr=_HERE.select(hyper.RUNTIME_INFO))],
-            empty=_NO_RUNTIME, width=6, height=4,
+            empty=_NO_RUNTIME, width=8, height=4,
         ),
     ]  # fmt: skip
 

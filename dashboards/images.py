@@ -8,7 +8,7 @@ from collector.catalogue import container, microvm
 from dashboards import links, marks
 from dashboards.layout import dashboard
 from dashboards.panels import ORANGE, RED, SHORT_DIGESTS, Column, Panel, Query, stat, steps, table, time_series
-from dashboards.promql import Chosen
+from dashboards.promql import OF_ITS_OWN, Chosen
 from dashboards.variables import chain, of_label
 
 UID: Final = links.IMAGES
@@ -62,7 +62,7 @@ def _memory() -> str:
 
 
 def _host_memory() -> str:
-    return f"sum by (id, image) ({_ALL.select(microvm.HOST_MEMORY_BYTES, part='guest_ram|vmm')})"
+    return f"sum by (id, image) ({_ALL.select(microvm.HOST_MEMORY_BYTES, part=OF_ITS_OWN)})"
 
 
 def _waiting(window: str = "$__rate_interval") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from collector.catalogue import container, microvm, remediation
 from dashboards.panels import BLUE, GREEN, ORANGE, PURPLE, RED, SOURCE
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 STEP_S = 60
 """Prometheus is asked for one value a minute; marks that are closer together become one region."""
+
+_ACTS_WITHIN_S: Final = 2 * STEP_S
+"""From the alert to the end of what the controller does about it: at most so long, or it is not marked."""
+
+_LAST_ACTION: Final = remediation.LAST_ACTION_TIMESTAMP_SECONDS.name
 
 
 def starts(chosen: Chosen) -> dict[str, Any]:
@@ -24,6 +29,12 @@ def states(chosen: Chosen) -> dict[str, Any]:
     """Time in which a chosen container is in a state other than running."""
     expr = f"{chosen.select(container.STATE, state='paused|stopping|exited|dead')} == 1"
     return _mark("Not running", expr, RED, "{{container}} is {{state}}")
+
+
+def quarantines(chosen: Chosen) -> dict[str, Any]:
+    """Begin of the quarantine that a chosen container is in."""
+    expr = f"{chosen.select(container.QUARANTINE_START_TIME_SECONDS)} * 1000"
+    return _mark("Quarantine", expr, RED, "{{container}} was put into quarantine", at_value=True)
 
 
 def oom_kills(chosen: Chosen) -> dict[str, Any]:
@@ -46,10 +57,32 @@ def digests(chosen: Chosen) -> dict[str, Any]:
     return _mark("Image changes", f"({new}) and on ({by}) {info} offset {STEP_S}s", BLUE, "{{container}}: {{digest}}")
 
 
+def alerts(chosen: Chosen) -> dict[str, Any]:
+    """Time in which an alert about a chosen container fires that people are told of."""
+    return _mark("Alerts", chosen.alerts(severity="page|ticket"), ORANGE, "{{container}}: {{alertname}}")
+
+
+def pages(chosen: Chosen) -> dict[str, Any]:
+    """Time in which an alert that wakes somebody fires, of the chosen containers and hosts."""
+    return _mark("Pages", chosen.alerts(severity="page"), RED, "{{alertname}} {{container}} {{instance}}")
+
+
 def actions() -> dict[str, Any]:
-    """Remediation's actions, exactly when they were carried out."""
-    expr = f"{remediation.LAST_ACTION_TIMESTAMP_SECONDS.name} * 1000"
-    return _mark("Remediation", expr, PURPLE, "Remediation acted", at_value=True)
+    """Remediation's actions on anything, exactly when they were carried out."""
+    return _mark("Remediation", f"{_LAST_ACTION} * 1000", PURPLE, "Remediation acted", at_value=True)
+
+
+def actions_on(chosen: Chosen) -> dict[str, Any]:
+    """Remediation's actions while an alert about a chosen container fired on which it acts.
+
+    The controller's metrics name no container, as their labels come from fixed sets alone. The alert that it was told
+    of does: what it did about another container at that minute is taken for this one's only if both had such an alert.
+    """
+    told = f"count_over_time({chosen.alerts(remediation='.+')}[{_ACTS_WITHIN_S}s])"
+    lately = f"max({_LAST_ACTION} > time() - {_ACTS_WITHIN_S})"
+    # Each alert is 1, and becomes the time of the action.
+    expr = f"group by (container, alertname) ({told}) * on () group_left () {lately} * 1000"
+    return _mark("Remediation", expr, PURPLE, "Remediation acted on {{container}}: {{alertname}}", at_value=True)
 
 
 def _mark(name: str, expr: str, color: str, title: str, *, at_value: bool = False) -> dict[str, Any]:

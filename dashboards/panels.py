@@ -51,6 +51,7 @@ class Column:
         unit: Grafana's unit of the value.
         codes: words instead of certain values.
         thresholds: colours of the value; none: it is not coloured.
+        base: the colour below the first threshold.
     """
 
     heading: str
@@ -59,6 +60,7 @@ class Column:
     unit: str = "short"
     codes: tuple[Code, ...] = ()
     thresholds: tuple[tuple[float, str], ...] = ()
+    base: str = GREEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +128,27 @@ def time_series(
     stacked: bool = False,
     bars: bool = False,
     maximum: int | None = None,
+    soft_minimum: float | None = None,
     thresholds: Sequence[Mapping[str, Any]] | None = None,
     links: Sequence[Mapping[str, Any]] = (),
     transformations: Sequence[Mapping[str, Any]] = (),
     width: int = 12,
     height: int = 8,
 ) -> Panel:
-    """Lines over time; with `thresholds` they are drawn as dashed lines."""
+    """Lines over time; with `thresholds` they are drawn as dashed lines.
+
+    The axis begins at 0, or with `soft_minimum` there unless a line goes lower: of what should be near 1, the little
+    that is missing is what matters.
+    """
+    # grafanalib takes whole numbers alone for it.
+    custom = {} if soft_minimum is None else {"axisSoftMin": soft_minimum}
     panel = core.TimeSeries(
         title=title,
         description=description,
         dataSource=SOURCE,
         targets=_targets(queries, instant=False),
         unit=unit,
-        valueMin=0,
+        valueMin=0 if soft_minimum is None else None,
         valueMax=maximum,
         drawStyle="bars" if bars else "line",
         fillOpacity=60 if bars else 30 if stacked else 10,
@@ -154,7 +163,7 @@ def time_series(
         thresholdsStyleMode="dashed" if thresholds else "off",
         transformations=[*transformations],
         maxDataPoints=None,
-        extraJson={"fieldConfig": {"defaults": {"noValue": empty, "links": list(links)}}},
+        extraJson={"fieldConfig": {"defaults": {"noValue": empty, "links": list(links), "custom": custom}}},
     )
     return Panel(panel, width, height)
 
@@ -251,7 +260,7 @@ def _override(column: Column) -> dict[str, Any]:
         properties.append({"id": "mappings", "value": codes_mapping(column.codes)})
     if column.thresholds:
         properties += [
-            {"id": "thresholds", "value": {"mode": "absolute", "steps": steps(*column.thresholds)}},
+            {"id": "thresholds", "value": {"mode": "absolute", "steps": steps(*column.thresholds, base=column.base)}},
             {"id": "custom.cellOptions", "value": {"type": "color-text"}},
         ]
     return {"matcher": {"id": "byName", "options": column.heading}, "properties": properties}

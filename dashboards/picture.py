@@ -17,7 +17,7 @@ from dashboards import generate
 from dashboards.layout import COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PICTURES: Final = Path(__file__).resolve().parents[1] / "docs/explanation/dashboards"
 
@@ -26,6 +26,7 @@ _UNIT: Final = 24  # height of a unit, pixels; Grafana's is 30
 _TOP: Final = 78  # room for the title, the variables and the links
 _GAP: Final = 4
 _WIDTH: Final = COLUMNS * _CELL + 2 * _GAP
+_SHARE: Final = 0.42  # an example
 _LINES: Final = ("#3274d9", "#56a64b", "#e0b400", "#e02f44")
 _INK, _PALE, _PAPER, _FRAME = "#24292e", "#6e7681", "#ffffff", "#d0d7de"
 _COLORS: Final = {"green": "#56a64b", "orange": "#ff780a", "red": "#e02f44", "gray": "#8e8e8e"}
@@ -91,23 +92,47 @@ def _panel(panel: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _stat(panel: Mapping[str, Any], x: float, y: float, width: float, height: float) -> Iterator[str]:
-    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    defaults = panel["fieldConfig"]["defaults"]
+    steps = defaults["thresholds"]["steps"]
     best = next((step["color"] for step in reversed(steps) if step["color"] == "green"), steps[0]["color"])
     color = _COLORS.get(best, _INK)
-    if panel["options"]["colorMode"] == "background":
+    filled = panel["options"]["colorMode"] == "background"
+    if filled:
         yield f'<rect x="{x + 4:g}" y="{y:g}" width="{width - 8:g}" height="{height - 5:g}" rx="2" fill="{color}"/>'
         color = _PAPER
-    mappings = panel["fieldConfig"]["defaults"]["mappings"]
-    example = _example(panel["fieldConfig"]["defaults"]["unit"])
-    if mappings:
-        words = [one["text"] for one in mappings[0]["options"].values() if one["color"] == "green"]
+    example = _example(defaults["unit"], steps)
+    if defaults["mappings"]:
+        words = [one["text"] for one in defaults["mappings"][0]["options"].values() if one["color"] == "green"]
         example = words[0] if words else example
-    yield _text(x + width / 2, y + height / 2 + 6, example, size=20, bold=True, color=color, anchor="middle")
+    if panel["options"]["textMode"] == "value_and_name":
+        example = f"a host: {example}"
+    yield _text(x + width / 2, y + height / 2 + 2, example, size=20, bold=True, color=color, anchor="middle")
+    if not defaults["mappings"]:
+        yield _text(x + width / 2, y + height - 13, _bounds(steps, defaults["unit"]), size=9,
+                    color=_PAPER if filled else _PALE, anchor="middle")  # fmt: skip
 
 
-def _example(unit: str) -> str:
-    known = {"percentunit": "42 %", "s": "0.3 s", "bytes": "48 MiB", "dateTimeFromNow": "2 hours ago", "none": "0"}
-    return "1.0x" if unit == "suffix:x" else known.get(unit, "0")
+def _higher_is_better(steps: Sequence[Mapping[str, Any]]) -> bool:
+    return len(steps) > 1 and steps[0]["color"] != "green" and steps[-1]["color"] == "green"
+
+
+def _example(unit: str, steps: Sequence[Mapping[str, Any]]) -> str:
+    """A value that is well."""
+    if _higher_is_better(steps):
+        return "99.9 %" if unit == "percentunit" else "3"
+    if unit == "percentunit" and len(steps) > 1 and steps[1]["value"] < _SHARE:
+        return "0 %"
+    known = {"percentunit": f"{_SHARE * 100:g} %", "s": "0.3 s", "bytes": "48 MiB", "dateTimeFromNow": "2 hours ago"}
+    return "0.4x" if unit == "suffix:x" else known.get(unit, "0")
+
+
+def _bounds(steps: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """Which colours it has, each with the value from which on it has it."""
+
+    def value(number: float) -> str:
+        return f"{number * 100:g} %" if unit == "percentunit" else f"{number:g}" + (" s" if unit == "s" else "")
+
+    return ", ".join(f"{step['color']} {value(step['value'])}" for step in steps[1:])
 
 
 def _time_series(panel: Mapping[str, Any], x: float, y: float, width: float, height: float) -> Iterator[str]:
@@ -133,8 +158,13 @@ def _time_series(panel: Mapping[str, Any], x: float, y: float, width: float, hei
         yield _text(left, y + height - 9, textwrap.shorten("  ".join(f"— {name}" for name in names),
                     max(8, int((right - left) / 5.2)), placeholder="…"), size=10, color=_PALE)  # fmt: skip
     if custom["thresholdsStyle"]["mode"] == "dashed":
-        level = top + 0.12 * (bottom - top)
-        yield f'<path d="M{left:g} {level:g}H{right:g}" stroke="#e02f44" stroke-dasharray="6 4"/>'
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        # What should be high runs above its lines, everything else below.
+        first, gap = (0.9, -0.12) if _higher_is_better(steps) else (0.12 * (len(steps) - 1), -0.12)
+        for number, step in enumerate(steps[1:]):
+            level = top + (first + gap * number) * (bottom - top)
+            color = _COLORS.get(step["color"], _INK)
+            yield f'<path d="M{left:g} {level:g}H{right:g}" stroke="{color}" stroke-dasharray="6 4"/>'
 
 
 def _legend(target: Mapping[str, Any]) -> str:

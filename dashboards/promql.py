@@ -16,6 +16,9 @@ PER_CONTAINER = "instance, namespace, pod, container"
 NOT_RUNNING = "created|exited|dead"
 """States in which nothing of the container runs, as a regular expression."""
 
+OF_ITS_OWN = "guest_ram|vmm"
+"""Parts of a micro-VM's memory on the host that are its own: what it shares with others would count once for each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -43,6 +46,12 @@ class Chosen:
                 raise ValueError(f"{metric.name} has no label {label}")
             parts.append(f'{label}=~"{pattern}"')
         return f"{metric.name}{{{', '.join(parts)}}}" if parts else metric.name
+
+    def alerts(self, **matchers: str) -> str:
+        """A selector of the alerts that fire, of Prometheus' own series; `matchers` are regular expressions."""
+        parts = [f'{name}=~"${name}"' for name in self.variables]
+        parts += ['alertstate="firing"', *(f'{label}=~"{pattern}"' for label, pattern in matchers.items())]
+        return f"ALERTS{{{', '.join(parts)}}}"
 
     def rate(self, metric: Metric, window: str = "$__rate_interval", **matchers: str) -> str:
         """Growth of a counter a second, over the interval that suits the zoom unless told otherwise."""
@@ -77,9 +86,16 @@ class Chosen:
         return f"({self.select(container.DESIRED_RUNNING)} == 1)"
 
     @property
+    def quarantined(self) -> str:
+        """The containers that are kept from working."""
+        return f"({self.select(container.QUARANTINE_START_TIME_SECONDS)} > 0)"
+
+    @property
     def down(self) -> str:
-        """The containers that should be running and are not, each with its state."""
-        return f"({self.select(container.STATE, state=NOT_RUNNING)} == 1 and on (id) {self.wanted})"
+        """The containers that should be running and are not, and those in quarantine, each with its state."""
+        state = self.select(container.STATE, state=NOT_RUNNING)
+        held = f"{self.select(container.STATE)} == 1 and on (id) {self.quarantined}"
+        return f"({state} == 1 and on (id) {self.wanted} or {held})"
 
 
 def per_container(expr: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from collector.catalogue import container, remediation
 from dashboards import links, marks
 from dashboards.layout import dashboard
-from dashboards.panels import ORANGE, RED, Code, Column, Panel, Query, stat, steps, table, time_series
+from dashboards.panels import GREEN, ORANGE, RED, Code, Column, Panel, Query, stat, steps, table, time_series
 from dashboards.promql import PER_CONTAINER, Chosen
 from dashboards.variables import chain
 
@@ -26,7 +26,7 @@ def remediation_dashboard() -> dict[str, Any]:
     return dashboard(
         UID,
         "What the controller did to containers, why, and how it ended; and what it decided not to do. It counts by "
-        "reason, not by container: who it was stands in its audit (`/audit`) and in `hyper history`.",
+        "reason, not by container: who it was stands in `hyper remediation ls` and `hyper history`.",
         chain(_NAMES),
         [
             ("Is it at work, and does it help?", _now()),
@@ -35,7 +35,7 @@ def remediation_dashboard() -> dict[str, Any]:
             ("Did it help?", _effect()),
             ("Does the controller itself work?", _controller()),
         ],
-        [marks.actions(), marks.digests(_ALL), marks.oom_kills(_ALL)],
+        [marks.actions(), marks.pages(_ALL), marks.digests(_ALL), marks.oom_kills(_ALL)],
         since="now-24h",
     )
 
@@ -47,33 +47,43 @@ def _now() -> list[Panel]:
     return [
         stat(
             "Controller", "Whether Prometheus gets an answer from it. Without it nothing is done for anyone.",
-            f"count({actions}) > bool 0", unit="none", codes=(Code(1, "answers", "green"), Code(0, "silent", RED)),
-            empty=_NO_CONTROLLER, filled=True, width=4,
+            f"count({actions}) > bool 0", unit="none", codes=(Code(1, "answers", GREEN), Code(0, "silent", RED)),
+            empty=_NO_CONTROLLER, filled=True, width=3,
+        ),
+        stat(
+            "Stop switch", "While it is on nothing is done for anyone: `hyper remediation resume` lifts it.",
+            f"max({_ALL.select(remediation.STOPPED)})", unit="none",
+            codes=(Code(0, "off", GREEN), Code(1, "on", RED)), empty=_NO_CONTROLLER, filled=True, width=3,
+        ),
+        stat(
+            "Waiting for a person", "Proposals that lie beyond what it may do by itself: `hyper remediation ls "
+            "--waiting` shows them, and `hyper remediation approve` has them done.",
+            f"sum({_ALL.select(remediation.WAITING)})", empty=_NO_CONTROLLER, thresholds=steps((1, ORANGE)), width=3,
         ),
         stat(
             "Actions, 24 h", "Actions taken on containers in the last day.", tried, empty=_NO_CONTROLLER,
-            thresholds=steps((1, ORANGE)), width=4,
+            thresholds=steps((1, ORANGE)), width=3,
         ),
         stat(
-            "Actions that succeeded, 24 h", "Share of them that ended as they should.", f"{done} / ({tried} > 0)",
+            "Succeeded, 24 h", "Share of the actions that ended as they should.", f"{done} / ({tried} > 0)",
             unit="percentunit", empty="No action in this time",
-            thresholds=[*steps((0.5, ORANGE), (0.9, "green"), base=RED)], width=4,
+            thresholds=steps((0.5, ORANGE), (0.9, GREEN), base=RED), width=3,
         ),
         stat(
-            "Decided to do nothing, 24 h", "Alerts for which it did nothing. The reasons are below.",
-            f"sum({_ALL.increase(remediation.DECISIONS_TOTAL, '24h', decision='skip')})", empty=_NO_CONTROLLER, width=4,
+            "Did nothing, 24 h", "Alerts for which it did nothing. The reasons are below.",
+            f"sum({_ALL.increase(remediation.DECISIONS_TOTAL, '24h', decision='skip')})", empty=_NO_CONTROLLER, width=3,
         ),
         stat(
-            "Stopped by a guard, 24 h",
+            "Held back, 24 h",
             "Decisions that a cooldown, a spent budget, a rollback before or the stop switch held back: people "
             "have to look.",
             f"sum({_ALL.increase(remediation.DECISIONS_TOTAL, '24h', reason=_GUARDS)})",
-            empty=_NO_CONTROLLER, thresholds=steps((1, RED)), filled=True, width=4,
+            empty=_NO_CONTROLLER, thresholds=steps((1, RED)), filled=True, width=3,
         ),
         stat(
             "Last action", "When a container was last acted on.",
             f"max({_ALL.select(remediation.LAST_ACTION_TIMESTAMP_SECONDS)}) * 1000", unit="dateTimeFromNow",
-            empty="Never", width=4,
+            empty="Never", width=3,
         ),
     ]  # fmt: skip
 
@@ -111,6 +121,9 @@ def _actions() -> list[Panel]:
 
 
 def _decisions() -> list[Panel]:
+    who = {"instance": "Host", "namespace": "Tenant", "pod": "Pod", "container": "Container"}
+    told = f"timestamp({_ALL.alerts(remediation='.+')})"
+
     def by_reason(decision: str) -> list[Query]:
         grown = _ALL.increase(remediation.DECISIONS_TOTAL, decision=decision)
         return [Query(f"sum by (reason) ({grown}) > 0", "{{reason}}")]
@@ -131,6 +144,15 @@ def _decisions() -> list[Panel]:
              Column("Times", expr=f"sum by (decision, reason) "
                     f"({_ALL.increase(remediation.DECISIONS_TOTAL, '$__range')}) > 0")],
             empty="No decision in this time", width=8,
+        ),
+        table(
+            "Whom it was told of", "Containers that had an alert which it can act on, and when that fired last. "
+            "`hyper remediation ls --container NAME` says what it decided about one.",
+            [*(Column(heading, label=label) for label, heading in who.items()),
+             Column("Alert", label="alertname"),
+             Column("Fired last", unit="dateTimeFromNow",
+                    expr=f"max by ({PER_CONTAINER}, alertname) (max_over_time({told}[$__range:1m])) * 1000")],
+            empty="No such alert in this time", links=[links.from_row(links.CONTAINER, who)], width=24, height=6,
         ),
     ]  # fmt: skip
 

@@ -24,6 +24,8 @@ START: Final = 0.95
 
 START_S: Final = 5.0
 
+# Whether these are what the alerts have is a test's business: outputs do not know one another.
+
 _NAMES: Final = ("instance", "namespace", "pod", "container")
 _ALL: Final = Chosen(_NAMES)
 _NO_CONTAINERS: Final = "No container is wanted running"
@@ -46,12 +48,15 @@ def slo() -> dict[str, Any]:
             ("How fast do containers start?", _starts()),
             ("Can the figures be believed?", _measurement()),
         ],
-        [marks.states(_ALL), marks.digests(_ALL), marks.actions()],
+        [marks.pages(_ALL), marks.states(_ALL), marks.digests(_ALL), marks.actions()],
         since="now-24h",
     )
 
 
-_WANTED: Final = f"({_ALL.wanted} unless on (id) {_ALL.select(container.STATE, state='paused')} == 1)"
+# As for the alerts: what somebody has paused counts for nothing, what is in quarantine should run and does not.
+_WANTED: Final = (
+    f"({_ALL.wanted} unless on (id) {_ALL.select(container.STATE, state='paused')} == 1 or on (id) {_ALL.quarantined})"
+)
 _AVAILABLE: Final = (
     f"({_WANTED} and on (id) {_ALL.running} and on (id) {_ALL.select(microvm.SOURCE_UP, source='guest')} == 1 "
     f"and on (id) {_ALL.select(container.HEALTH_STATE)} != 0)"
@@ -74,8 +79,18 @@ def _burned(expr: str, window: str, objective: float = AVAILABILITY) -> str:
     return f"(1 - {_over(expr, window)}) / {1 - objective:.6g}"
 
 
+def _above(objective: float) -> tuple[tuple[float, str], ...]:
+    """Colours of a share that should be at least the objective: orange while not twice as much is missing, else red."""
+    return ((round(2 * objective - 1, 6), ORANGE), (objective, GREEN))
+
+
 def _kept(objective: float) -> list[dict[str, Any]]:
-    return steps((objective - (1 - objective), ORANGE), (objective, GREEN), base=RED)
+    return steps(*_above(objective), base=RED)
+
+
+def _floor(objective: float) -> float:
+    """Where the axis of a share begins: far enough below the objective to see by how much it is missed."""
+    return round(1 - 5 * (1 - objective), 6)
 
 
 def _now() -> list[Panel]:
@@ -125,8 +140,11 @@ def _burn() -> list[Panel]:
             unit="suffix:x", empty=_NO_CONTAINERS, thresholds=steps((1, ORANGE), (14.4, RED)),
         ),
         time_series(
-            "Up by tenant", "Share of each tenant's containers that should be running and do.",
+            "Up by tenant", "Share of each tenant's containers that should be running and do. The lines: the "
+            "objective, and twice as much missing as it allows.",
             [Query(_up("namespace"), "{{namespace}}")], unit="percentunit", empty=_NO_CONTAINERS, maximum=1,
+            soft_minimum=_floor(AVAILABILITY), thresholds=_kept(AVAILABILITY),
+            links=[links.from_series(links.FLEET, ("namespace",))],
         ),
     ]  # fmt: skip
 
@@ -139,14 +157,16 @@ def _who() -> list[Panel]:
         table(
             "Least up, 1 day", "The containers that were up least in the last day.",
             [*(Column(heading, label=label) for label, heading in who.items()),
-             Column("Up", unit="percentunit", thresholds=((AVAILABILITY, GREEN),), expr=f"bottomk(10, {share})")],
+             Column("Up", unit="percentunit", thresholds=_above(AVAILABILITY), base=RED,
+                    expr=f"bottomk(10, {share})")],
             empty=_NO_CONTAINERS, links=[links.from_row(links.CONTAINER, who)],
         ),
         table(
             "Tenants, 1 day", "What each tenant got in the last day, and how fast its budget is used up.",
             [Column("Tenant", label="namespace"),
              Column("Wanted", expr=f"count by (namespace) {_WANTED}"),
-             Column("Up", unit="percentunit", expr=_over(_up("namespace"), "1d")),
+             Column("Up", unit="percentunit", thresholds=_above(AVAILABILITY), base=RED,
+                    expr=_over(_up("namespace"), "1d")),
              Column("Burn rate", unit="suffix:x", thresholds=((1, ORANGE), (14.4, RED)),
                     expr=_burned(_up("namespace"), "1d"))],
             empty=_NO_CONTAINERS, links=[links.from_row(links.FLEET, {"namespace": "Tenant"})],
@@ -166,13 +186,13 @@ def _starts() -> list[Panel]:
     return [
         stat(
             f"Started within {START_S:g} s", f"Share of the containers whose last start took no longer; the objective "
-            f"is "
-            f"{START * 100:g} %.",
+            f"is {START * 100:g} %.",
             quick, unit="percentunit", empty=_NO_CONTAINERS, thresholds=_kept(START), filled=True, width=6,
         ),
         stat(
             "Mean start, 1 h", "Time that hyperd took to make or start a container, mean of the last hour.", mean("1h"),
-            unit="s", empty="No start in the last hour", thresholds=steps((1, ORANGE), (5, RED)), width=6,
+            unit="s", empty="No start in the last hour", thresholds=steps((START_S / 2, ORANGE), (START_S, RED)),
+            width=6,
         ),
         stat(
             "Starts that failed, 1 day", "Share of the starts of the last day that hyperd could not do.",
@@ -185,8 +205,16 @@ def _starts() -> list[Panel]:
             thresholds=steps((START_S, ORANGE)), width=6,
         ),
         time_series(
-            "Mean start", "The mean over time.", [Query(mean("$__rate_interval"), "mean")], unit="s",
-            empty="No start in this time", width=24,
+            "Started in time", f"Share of the containers whose last start took at most {START_S:g} s. The lines: the "
+            "objective, and twice as much missing as it allows.",
+            [Query(quick, "in time")], unit="percentunit", empty=_NO_CONTAINERS, maximum=1,
+            soft_minimum=_floor(START), thresholds=_kept(START),
+        ),
+        time_series(
+            "Mean start", f"The mean over time. The line: {START_S:g} s, which {START * 100:g} % of starts may take at "
+            "most.",
+            [Query(mean("$__rate_interval"), "mean")], unit="s", empty="No start in this time",
+            thresholds=steps((START_S, RED)),
         ),
     ]  # fmt: skip
 
@@ -205,7 +233,9 @@ def _measurement() -> list[Panel]:
             _over(good, "1d"), unit="percentunit", empty=_NO_CONTAINERS, thresholds=_kept(MEASUREMENT), width=6,
         ),
         time_series(
-            "Good samples by source", "The same over time: host (cgroups, /proc), vmm (QMP), guest (agent).",
+            "Good samples by source", "The same over time: host (cgroups, /proc), vmm (QMP), guest (agent). The "
+            "lines: the objective, and twice as much missing as it allows.",
             [Query(by_source, "{{source}}")], unit="percentunit", empty=_NO_CONTAINERS, maximum=1,
+            soft_minimum=_floor(MEASUREMENT), thresholds=_kept(MEASUREMENT),
         ),
     ]  # fmt: skip

@@ -25,7 +25,11 @@ HEALTH: Final = (
     Code(HEALTH_VALUES["none"], "no health check", GRAY),
 )
 
-WANTED: Final = (Code(1, "yes", GREEN), Code(0, "no, stopped on purpose", GRAY))
+WANTED: Final = (
+    Code(1, "yes", GREEN),
+    Code(0, "no, stopped on purpose", GRAY),
+    Code(2, "in quarantine, until a person lifts it", RED),
+)
 
 SEEN: Final = (Code(1, "runs here", BLUE),)
 
@@ -36,6 +40,16 @@ STARVED: Final = (
     Code(3, "the host", RED, member="host"),
 )
 """Who keeps a container from the CPU, by the numbers that `number_of` gives them."""
+
+VMM: Final = (
+    Code(0, "runs", GREEN, member="running"),
+    Code(1, "stands still", PURPLE, member="paused"),
+    Code(2, "halted, disk full", RED, member="io-error"),
+    Code(3, "guest panicked", RED, member="guest-panicked"),
+    Code(4, "cannot go on", RED, member="internal-error"),
+    Code(5, "guest is down", RED, member="shutdown"),
+)
+"""What QEMU does with its guest, by the numbers that `number_of` gives its run states."""
 
 UP: Final = (Code(1, "answers", GREEN), Code(0, "silent", RED))
 
@@ -54,6 +68,11 @@ def number_of(chosen: Chosen, metric: Metric, label: str, codes: tuple[Code, ...
 def starved(chosen: Chosen) -> str:
     """The number of who keeps each chosen container from the CPU."""
     return f"max without (by) ({number_of(chosen, microvm.STARVED_BY, 'by', STARVED)})"
+
+
+def vmm(chosen: Chosen) -> str:
+    """The number of each chosen container's QEMU's run state."""
+    return f"max without (status) ({number_of(chosen, microvm.VMM_STATUS, 'status', VMM)})"
 
 
 def state(chosen: Chosen) -> str:

@@ -26,7 +26,7 @@ from exporter import lineprotocol
 from exporter.spool import DEFAULT_LIMIT_BYTES, Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from collector.snapshot import Snapshot
@@ -107,8 +107,10 @@ class InfluxWriter:
             yield Point(hyper.INFLUX_DROPPED_TOTAL, (reason,), count)
 
     def _spool_snapshots(self) -> None:
+        written: dict[str, Mapping[str, float]] = {}
         while (snapshot := self._queue.get()) is not None:
-            lines = lineprotocol.lines(snapshot)
+            lines = lineprotocol.lines(snapshot, written)
+            written = {container.id: container.sampled_at for container in snapshot.containers.values()}
             while batch := list(islice(lines, BATCH_LINES)):
                 text = "\n".join(batch).encode() + b"\n"
                 try:

@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from collector.rounds import Collector
 from collector.watch import Settings
 from exporter.server import Application
-from runtime.config import CONFIG_FILE, Config
+from runtime.config import CONFIG_FILE, Config, info_label
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 EXIT_USAGE = 2
 EXIT_UNABLE = 1
 _MAX_CONNECTIONS = 64
-_GC_THRESHOLD = (50_000, 20, 100)
+GC_THRESHOLD = (50_000, 20, 100)
 """A snapshot is some 60 tuples a container and has no cycles: looking for them as often as by default took a fifth of a
 round over 1000 containers."""
 _EPILOG = f"""\
@@ -66,9 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValidationError, ValueError) as err:
         return _fail(f"configuration: {_one_line(err)}", EXIT_USAGE)
     _raise_descriptor_limit()
-    gc.set_threshold(*_GC_THRESHOLD)
+    gc.set_threshold(*GC_THRESHOLD)
     settings = Settings(
-        node=config.node, root=arguments.root, deep=config.deep, alertmanager_url=config.alertmanager_url
+        node=config.node,
+        root=arguments.root,
+        deep=config.deep,
+        alertmanager_url=config.alertmanager_url,
+        info_labels={name: info_label(name) for name in config.info_labels},
     )
     collector = Collector(
         config.state_dir, settings, interval_s=config.interval_s, tombstone_ttl_s=config.tombstone_ttl_s
@@ -112,7 +117,7 @@ async def _serve(collector: Collector, listener: socket.socket, influx: InfluxWr
     def publish(snapshot: Snapshot) -> None:
         application.publish(snapshot)
         if influx is not None:
-            influx.offer(snapshot)
+            influx.offer(replace(snapshot, points=(*snapshot.points, *application.own_points())))
         first.set()
 
     first = asyncio.Event()

@@ -1,6 +1,6 @@
 """The HTTP side: `/metrics`, `/stats`, `/healthz`, as a bare ASGI application.
 
-Three paths need no framework, and without one a scrape is a join and a write.
+Three paths need no framework, and without one a scrape is some joins and writes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from exporter.exposition import CONTENT_TYPES, Exposition
 from exporter.negotiation import accepts_gzip, choose_format
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from collector.snapshot import Point, Snapshot
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
+    Headers = list[tuple[bytes, bytes]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -53,11 +54,16 @@ class Application:
         if scope["type"] != "http":
             return
         status, headers, body = await self._answer(scope)
-        headers.append((b"content-length", str(len(body)).encode()))
+        if isinstance(body, bytes):
+            headers.append((b"content-length", str(len(body)).encode()))
+            body = iter((body,))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        if scope["method"] != "HEAD":
+            for piece in body:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
 
-    async def _answer(self, scope: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    async def _answer(self, scope: dict[str, Any]) -> tuple[int, Headers, bytes | Iterator[bytes]]:
         path = scope["path"]
         if path not in {"/metrics", "/stats", "/healthz"}:
             return _plain(404, "no such path; there are /metrics, /stats and /healthz")
@@ -72,29 +78,36 @@ class Application:
             return 200, [_content_type("application/json")], stats.render(self._snapshot, self._clock())
         return await self._metrics(scope)
 
-    async def _metrics(self, scope: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    async def _metrics(self, scope: dict[str, Any]) -> tuple[int, Headers, bytes | Iterator[bytes]]:
         started = time.perf_counter()
         form = choose_format(_header(scope, b"accept"))
-        points = [*own.points(self._version, self._exposition.series, self._last_scrape_s), *self._extra_points()]
-        body = self._exposition.render(form, points, self._clock())
+        pieces = self._timed(self._exposition.pieces(form, self.own_points(), self._clock()), started)
         headers = [_content_type(CONTENT_TYPES[form]), (b"vary", b"accept, accept-encoding")]
         if accepts_gzip(_header(scope, b"accept-encoding")):
-            body = await asyncio.to_thread(_gzip, body)  # zlib lets the loop go on meanwhile
             headers.append((b"content-encoding", b"gzip"))
+            return 200, headers, await asyncio.to_thread(_gzip, pieces)  # zlib lets the loop go on meanwhile
+        return 200, headers, pieces
+
+    def _timed(self, pieces: Iterator[bytes], started: float) -> Iterator[bytes]:
+        yield from pieces
         self._last_scrape_s = time.perf_counter() - started
-        return 200, headers, body
 
     def text(self) -> str:
         """The exposition in Prometheus text, as `--once` prints it."""
-        points = [*own.points(self._version, self._exposition.series, self._last_scrape_s), *self._extra_points()]
-        return self._exposition.render("text", points, self._clock()).decode()
+        return self._exposition.render("text", self.own_points(), self._clock()).decode()
+
+    def own_points(self) -> tuple[Point, ...]:
+        """What the exporter tells of itself, as of now."""
+        points = own.points(self._version, self._exposition.series, self._last_scrape_s)
+        return (*points, *self._extra_points())
 
 
-def _gzip(body: bytes) -> bytes:
-    return zlib.compress(body, _GZIP_LEVEL, wbits=31)
+def _gzip(pieces: Iterable[bytes]) -> bytes:
+    compressor = zlib.compressobj(_GZIP_LEVEL, wbits=31)
+    return b"".join([*map(compressor.compress, pieces), compressor.flush()])
 
 
-def _plain(status: int, line: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def _plain(status: int, line: str) -> tuple[int, Headers, bytes]:
     return status, [_content_type(_TEXT)], f"{line}\n".encode()
 
 

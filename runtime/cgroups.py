@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ PARENT = "hyper"
 V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "memory", "blkio", "pids"})
 V2_CONTROLLERS = ("cpu", "memory", "io", "pids")
 CPU_PERIOD_US = 100_000
+MAX_TASKS = 512  # threads of one VM: QEMU has one for each vCPU, some of its own, and at most 64 for its disks
 NORMAL_WEIGHT = 100
 LEAST_WEIGHT = 1
 
@@ -65,8 +68,30 @@ class HostCgroups:
         self.layout = layout
         self._parent = parent
 
+    def claim(self, stack: contextlib.ExitStack) -> None:
+        """Hold our parent groups for as long as the process lives: one daemon to a name, as each sweeps what it has.
+
+        Raises:
+            HostUnable: another daemon has them.
+        """
+        for mount_point in {self.layout.v2, *self.layout.v1.values()} - {None}:
+            parent = Path(str(mount_point)) / self._parent
+            try:
+                parent.mkdir(exist_ok=True)
+                descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                continue  # `create` says what is wrong
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as err:
+                raise HostUnable(
+                    f"another hyperd has the control group {parent}: set another name (HYPER_CGROUP_PARENT)",
+                    field="cgroup_parent",
+                ) from err
+
     def create(self, container_id: str) -> Cgroups:
-        """Make the container's groups in every hierarchy.
+        """Make the container's groups in every hierarchy, with a bound on threads where the host has that controller.
 
         Raises:
             HostUnable: a hierarchy is mounted read-only or not ours to write.
@@ -90,6 +115,9 @@ class HostCgroups:
                 f"cannot make the control group {err.filename}: {err.strerror}. "
                 "Run hyperd as root, or delegate it a writable cgroup tree"
             ) from err
+        for group in (str(v2) if v2 else None, v1.get("pids")):
+            if group is not None:
+                _write(Path(group) / "pids.max", str(MAX_TASKS))
         return Cgroups(str(v2) if v2 else None, v1)
 
     def limit(self, groups: Cgroups, *, memory_bytes: int, cpus: float | None) -> None:
@@ -125,6 +153,18 @@ class HostCgroups:
             with contextlib.suppress(OSError):
                 found.update(int(pid) for pid in (directory / "cgroup.procs").read_text().split())
         return found
+
+    def oom_kills(self, groups: Cgroups) -> int | None:
+        """Processes of the VM that the kernel killed for its group's limit; None where nobody counts them.
+
+        Source: `oom_kill` of v2's memory.events or v1's memory.oom_control (cgroup-v2.rst, memory.rst).
+        """
+        files = [Path(groups.v2) / "memory.events"] if groups.v2 else []
+        files += [Path(groups.v1["memory"]) / "memory.oom_control"] if "memory" in groups.v1 else []
+        for file in files:
+            with contextlib.suppress(OSError, KeyError, ValueError):
+                return int(dict(line.split() for line in file.read_text().splitlines())["oom_kill"])
+        return None
 
     async def remove(self, groups: Cgroups, deadline_s: float = 5.0) -> None:
         """Remove the groups; the kernel takes a moment after the last process has ended.

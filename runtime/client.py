@@ -7,7 +7,6 @@ as it came: dicts and lists of JSON.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
 
 from runtime.calls import (
     ApiError,
@@ -21,8 +20,10 @@ from runtime.calls import (
     socket_path,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
 __all__ = [
     "ApiError",
@@ -81,6 +82,10 @@ class Client(Caller):
         """The steps that made an image, the last first."""
         return self.call("GET", f"/v1/history/{quote(reference)}")
 
+    def packages(self, reference: str) -> Any:
+        """What an image has installed."""
+        return self.call("GET", f"/v1/packages/{quote(reference)}")
+
     def save(self, references: Sequence[str], kind: str) -> Iterator[bytes]:
         """Images as an archive."""
         return self.stream("POST", "/v1/images/save", {"references": list(references), "format": kind})
@@ -89,9 +94,9 @@ class Client(Caller):
         """Containers that run, or all; `size`: with what they take of the disk."""
         return self.call("GET", f"/v1/containers?all={str(everything).lower()}{'&size=true' if size else ''}")
 
-    def create(self, spec: Mapping[str, Any]) -> Any:
-        """Create a container: its id, name, warnings."""
-        return self.call("POST", "/v1/containers", spec)
+    def create(self, spec: Mapping[str, Any], pulled_s: float | None = None) -> Any:
+        """Create a container: its id, name, warnings. `pulled_s`: how long its image was pulled for it."""
+        return self.call("POST", "/v1/containers" + ("" if pulled_s is None else f"?pulled_s={pulled_s:.6f}"), spec)
 
     def container(self, ref: str, *, size: bool = False) -> Any:
         """One container, whole; `size`: with what it takes of the disk."""

@@ -33,6 +33,7 @@ _CHUNK_BYTES = 64 << 10
 DEBIAN_PACKAGES: Mapping[str, str] = {
     "buildah": "buildah",
     "busybox": "busybox-static",
+    "dump.erofs": "erofs-utils",
     "fsck.erofs": "erofs-utils",
     "ip": "iproute2",
     "mke2fs": "e2fsprogs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -16,6 +17,7 @@ from pydantic_settings import (
 
 CONFIG_FILE = Path(os.environ.get("HYPER_CONFIG", "/etc/hyper/hyper.toml"))
 _LONGEST_PREFIX = 29
+_LONGEST_LABEL = 100
 
 
 class Config(BaseSettings):
@@ -39,6 +41,7 @@ class Config(BaseSettings):
         None,
         description="QEMU program, a name on PATH or a path. If unset: built by `make qemu`, else qemu-system-x86_64.",
     )
+    qemu_dir: Path = Field(Path("/usr/local/lib/hyper/qemu"), description="Where `make qemu` puts what it builds.")
     kernel: Path | None = Field(None, description="Guest kernel; unset: the newest found.")
     accel: str = Field("auto", pattern="^(auto|kvm|tcg)$", description="auto probes KVM by booting a guest.")
     uid_base: int = Field(900_000, ge=1000, description="First of the unprivileged uids that VMs run under.")
@@ -48,6 +51,9 @@ class Config(BaseSettings):
         256 * 1024**2, ge=1024**2, description="How much of a container's log is kept for certain; at most thrice that."
     )
     template: bool = Field(default=True, description="Start VMs from a template where one is ready.")
+    template_images: int = Field(
+        4, ge=0, le=256, description="Templates that have an image mounted, of those started last; 50 MB each."
+    )
     pool_depth: int = Field(
         2, ge=0, le=256, description="Clones that wait for each size in use, more if more were asked for; 0: no pool."
     )
@@ -63,6 +69,9 @@ class Config(BaseSettings):
     exporter_url: str = Field("http://127.0.0.1:9720", description="Where `hyper stats` finds the exporter.")
     interval_s: float = Field(10.0, gt=0, description="Seconds between two samples.")
     tombstone_ttl_s: float = Field(600.0, ge=0, description="How long a removed container keeps its last words.")
+    info_labels: list[str] = Field(
+        default_factory=list, max_length=16, description="Labels of containers that container_info has, by name."
+    )
     deep: bool = Field(default=False, description="Sample all containers deep: some 130 more series each.")
     alertmanager_url: str | None = Field(
         None, pattern="^https?://", description="Alertmanager; a container that it has an alert of is sampled deep."
@@ -79,6 +88,10 @@ class Config(BaseSettings):
     remediation_policy_file: Path | None = Field(
         None, description="TOML file: what hyper-remediation may do with which containers; unset: labels alone."
     )
+    remediation_feed_file: Path | None = Field(
+        None,
+        description="Vulnerabilities as OSV has them, a JSON list or one a line; unset: nothing is built for them.",
+    )
 
     @field_validator("subnet")
     @classmethod
@@ -86,6 +99,17 @@ class Config(BaseSettings):
         if ipaddress.IPv4Network(subnet).prefixlen > _LONGEST_PREFIX:
             raise ValueError(f"{subnet} is too small: give it room for a few guests, /{_LONGEST_PREFIX} or shorter")
         return subnet
+
+    @field_validator("info_labels")
+    @classmethod
+    def _are_names_apart(cls, names: list[str]) -> list[str]:
+        shown = [info_label(name) for name in names]
+        for name, one in zip(names, shown, strict=True):
+            if not 0 < len(name) <= _LONGEST_LABEL:
+                raise ValueError(f"{name[:40]!r} is no label's name: 1 to {_LONGEST_LABEL} characters expected")
+            if shown.count(one) > 1:
+                raise ValueError(f"{name!r} and another would both be {one}: name one of them")
+        return names
 
     @classmethod
     def settings_customise_sources(
@@ -98,3 +122,8 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, the environment over the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=CONFIG_FILE)
+
+
+def info_label(name: str) -> str:
+    """What a container's label is called on `container_info`: as cAdvisor calls it, odd characters replaced."""
+    return f"container_label_{re.sub('[^a-zA-Z0-9_]', '_', name)}"

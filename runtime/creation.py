@@ -7,15 +7,15 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from runtime import names, startup
+from runtime import labels, names, startup
 from runtime.errors import HostUnable, InvalidInput
 from runtime.events import of_container
-from runtime.record import Lifecycle, Limits, Port, Record
+from runtime.record import PULL, Lifecycle, Limits, Port, Record
 from runtime.signals import signal_number
 from runtime.spec import SIZE_DISK_BYTES, SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from runtime.config import Config
     from runtime.engine import Engine
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from runtime.spec import Spec
 
 
-async def create(engine: Engine, spec: Spec) -> Container:
+async def create(engine: Engine, spec: Spec, pulled_s: float | None = None) -> Container:
     """Make a container that can be started: the first revision of its name, or the next.
+
+    Args:
+        engine: What makes it.
+        spec: What it is to be.
+        pulled_s: How long its image was pulled for it, if it was: a phase of its first start.
 
     Raises:
         ImageUnknown, NameInUse, PortInUse, InvalidInput, HostUnable, DiskFull: nothing is left of it then.
@@ -34,7 +39,7 @@ async def create(engine: Engine, spec: Spec) -> Container:
         image = await engine.images.resolve(spec.image)
         check_command(spec, image)
         spec, anonymous = engine.volumes.resolve(spec)
-        record = _record(engine, spec, image)
+        record = _record(engine, spec, image, {} if pulled_s is None else {PULL: pulled_s})
         _check_ports(engine, spec)
         return await add(engine, spec, record, lambda: engine.book.created(record, "user"), anonymous)
 
@@ -47,6 +52,7 @@ async def add(
     Raises:
         NameInUse, HostUnable, DiskFull: nothing is left of it then.
     """
+    engine.store.reserve.demand_room()
     with engine.store.transaction():
         slot, operation = engine.store.insert(spec, record, of_container(record, "create"))
         note()
@@ -88,7 +94,7 @@ def limits(spec: Spec, config: Config) -> Limits:
     return Limits(memory_bytes or config.default_memory_bytes, math.ceil(cpus or 1), cpus, disk_bytes)
 
 
-def _record(engine: Engine, spec: Spec, image: Image) -> Record:
+def _record(engine: Engine, spec: Spec, image: Image, phases: Mapping[str, float]) -> Record:
     name = spec.name or names.choose({one.record.name for one in engine.lives.all()})
     return Record(
         id=secrets.token_hex(32),
@@ -99,7 +105,8 @@ def _record(engine: Engine, spec: Spec, image: Image) -> Record:
         lifecycle=Lifecycle("created", "stopped", time.time()),
         tenant=spec.tenant,
         project=spec.project,
-        labels=spec.labels,
+        labels=labels.of_container(image.config.labels, spec.labels),
+        start_phases=phases,
         revision=engine.book.last_revision(spec.tenant, name) + 1,
     )
 

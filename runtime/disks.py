@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import errno
 import os
-import tempfile
-from pathlib import Path
+import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime import command, sparse
@@ -15,10 +15,16 @@ from runtime.errors import DiskFull, HostUnable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Literal
+
+    Mounted = Literal["barrier", "nobarrier"]
 
 MIN_BYTES = 16 * 1024**2
 _TIMEOUT_S = 30.0
 _EXTENDED = "assume_storage_prezeroed=1,lazy_itable_init=1,root_owner=0:0"
+# No thread that reads the bitmaps of all groups ahead, while the container starts: they are read when they are needed.
+_MOUNT = "discard,no_prefetch_block_bitmaps"
 _LARGE_JOURNAL_FROM_BYTES = 256 * 1024**2
 # fs/ext4/ext4.h: the superblock is at 1024, s_feature_incompat at 0x60 in it.
 _INCOMPAT_OFFSET = 1024 + 0x60
@@ -26,7 +32,17 @@ _INCOMPAT_RECOVER = 0x4
 
 
 _KEPT = 8  # sizes of which the blank is kept, of 240 KB each
-_blanks: dict[int, list[tuple[int, bytes]]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a sparse file holds, to make copies of it: its size, and the parts that are not holes by their offset."""
+
+    size_bytes: int
+    parts: tuple[tuple[int, bytes], ...]
+
+
+_blanks: dict[int, Content] = {}
 
 
 async def make_writable(path: Path, size_bytes: int) -> None:
@@ -38,15 +54,30 @@ async def make_writable(path: Path, size_bytes: int) -> None:
     what = f"the writable layer {path}"
     blank = _blanks.get(size_bytes)
     if blank is None:
-        with tempfile.TemporaryDirectory() as content:
+        content = path.with_name(f".{path.name}.content")  # beside it: what a crash leaves there is swept
+        shutil.rmtree(content, ignore_errors=True)
+        try:
             for name in ("upper", "work"):  # what the guest's overlay is made of
-                (Path(content) / name).mkdir(mode=0o755)
-            await make_ext4(path, size_bytes, what, Path(content))
+                (content / name).mkdir(mode=0o755, parents=True)
+            await make_ext4(path, size_bytes, what, content)
+        except OSError as err:
+            raise DiskFull(f"cannot make {what}: {err.strerror}") from err
+        finally:
+            shutil.rmtree(content, ignore_errors=True)
         if len(_blanks) >= _KEPT:
             _blanks.pop(next(iter(_blanks)))
-        _blanks[size_bytes] = await asyncio.to_thread(_read_data, path)
+        _blanks[size_bytes] = await asyncio.to_thread(read_content, path)
     else:
-        await asyncio.to_thread(_write_data, path, size_bytes, blank, what)
+        await write_content(path, blank, what)
+
+
+async def write_content(path: Path, content: Content, what: str) -> None:
+    """Make the sparse file `path`, whole or not at all. Errors name it as `what`.
+
+    Raises:
+        DiskFull: no space left.
+    """
+    await asyncio.to_thread(_write_data, path, content, what)
 
 
 async def make_ext4(path: Path, size_bytes: int, what: str, content: Path | None = None) -> None:
@@ -90,30 +121,37 @@ def _new_file(path: Path, size_bytes: int, what: str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _read_data(path: Path) -> list[tuple[int, bytes]]:
-    """What a sparse file holds, as (offset, bytes)."""
+def read_content(path: Path) -> Content:
+    """What a sparse file holds.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
         ranges = list(sparse.data_ranges(file.fileno()))
-        return [(start, os.pread(file.fileno(), end - start, start)) for start, end in ranges]
+        parts = tuple((start, os.pread(file.fileno(), end - start, start)) for start, end in ranges)
+    return Content(size_bytes, parts)
 
 
-def _write_data(path: Path, size_bytes: int, data: list[tuple[int, bytes]], what: str) -> None:
-    with _new_file(path, size_bytes, what) as temporary, temporary.open("r+b", buffering=0) as file:
-        for offset, part in data:
+def _write_data(path: Path, content: Content, what: str) -> None:
+    with _new_file(path, content.size_bytes, what) as temporary, temporary.open("r+b", buffering=0) as file:
+        for offset, part in content.parts:
             if os.pwrite(file.fileno(), part, offset) != len(part):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def mount_options(path: Path, *, keep: bool = True, mounted: bool = False) -> dict[str, str]:
+def mount_options(path: Path, *, keep: bool = True, mounted: Mounted | None = None) -> dict[str, str]:
     """How a guest mounts the file system to write to it: `options`, and `remount`, those that hold from then on.
 
     What the mount itself writes need not reach the host's disk at once, unless the journal has to be replayed. With
     `keep` all that follows is flushed as the container asks for it; without, nobody will look at it after a crash.
-    `mounted`: the guest has it mounted since it was made, so that an unfinished journal is its own.
+    `mounted`: the guest has it mounted since it was made, so that an unfinished journal is its own, and like this.
     """
-    if not mounted and needs_recovery(path):
-        return {"options": "discard", "remount": ""}
-    return {"options": "discard,nobarrier", "remount": "barrier" if keep else ""}
+    if mounted is None and needs_recovery(path):
+        return {"options": _MOUNT, "remount": ""}
+    wanted: Mounted = "barrier" if keep else "nobarrier"
+    return {"options": f"{_MOUNT},nobarrier", "remount": "" if wanted == (mounted or "nobarrier") else wanted}
 
 
 def needs_recovery(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import time
@@ -24,10 +25,12 @@ from runtime.events import Event, Events, of_container
 from runtime.life import Container, Lives
 from runtime.rotation import Rotation
 from runtime.signals import signal_number
+from runtime.spec import RestartSpec
 from runtime.supervisor import SIGNAL_TIMEOUT_S, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from pathlib import Path
     from typing import Any
 
     from runtime.cgroups import HostCgroups
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+_NEARLY_FULL = 0.1  # share of a disk that is free
 
 
 class Engine:
@@ -74,14 +78,15 @@ class Engine:
             config, self.lives, images, starter, host_cgroups, counts, ports, self.events, on_end=self._has_ended
         )
         self._background: set[asyncio.Task[None]] = set()
+        self._going_down = False
         self.book = Book(store)
         self.rollouts = Rollouts(self, self.book)
         self.requests = Requests(self.book)
         self.known_good = KnownGood(self.lives, self.book, config.known_good_after_s)
 
-    async def create(self, spec: Spec) -> Container:
-        """Make a container that can be started; raises what `creation.create` does."""
-        return await creation.create(self, spec)
+    async def create(self, spec: Spec, pulled_s: float | None = None) -> Container:
+        """Make a container that can be started; as `creation.create`, and raises what that does."""
+        return await creation.create(self, spec, pulled_s)
 
     def container(self, slot: int, spec: Spec, record: Record) -> Container:
         """A container in memory, with its two directories."""
@@ -99,6 +104,7 @@ class Engine:
 
         Raises:
             Conflict: it is paused.
+            DiskFull: there is no room for it; it stays as it is.
             PortInUse, CommandNotFound, CommandNotExecutable, GuestFailed, HostUnable, DiskFull: it is `exited` then.
         """
         container = self.lives.find(reference)
@@ -111,6 +117,7 @@ class Engine:
                     f"the container {name} is paused: let it go on instead (hyper unpause {name})", field="container"
                 )
             if not container.live:
+                self.store.reserve.demand_room()
                 with self.operation(container, "start"):
                     await self.supervisor.start(container)
         return container
@@ -149,6 +156,7 @@ class Engine:
                     f"the container {name} is paused and takes no signal but KILL: hyper unpause {name} first",
                     field="container",
                 )
+            container.demand_going()
             self.events.tell(of_container(container.record, "kill", signal=number))
             await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=number, all=False)
             return
@@ -161,10 +169,16 @@ class Engine:
     async def restart(
         self, reference: str, timeout_s: float | None = None, signal_name: str | None = None
     ) -> Container:
-        """Stop and start it, with the same writable layer."""
+        """Stop and start it, with the same writable layer.
+
+        Raises:
+            DiskFull: there is no room for a start: it runs on.
+            RuntimeFault: as `start`.
+        """
         container = self.lives.find(reference)
         number = None if signal_name is None else signal_number(signal_name, "signal")
         async with container.lock:
+            self.store.reserve.demand_room()
             with self.operation(container, "restart", "restart"):
                 await self._stop_to_start(container, timeout_s, number)
                 await self.supervisor.start(container)
@@ -180,12 +194,14 @@ class Engine:
 
         Raises:
             Conflict: its image is being changed, or it is in quarantine.
+            DiskFull: there is no room for a start: it runs on.
             RuntimeFault: as `start`.
         """
         container = self.lives.find(reference)
         async with container.lock:
             self.rollouts.demand_none(container)
             quarantine.demand_none(container)
+            self.store.reserve.demand_room()
             health = health_of(container.record)
             before: dict[str, object] = {"state": container.state, "exit_code": container.record.lifecycle.exit_code}
             try:
@@ -228,6 +244,30 @@ class Engine:
                     await self.supervisor.kill(container)
                 await self.erase(container, volumes=volumes)
 
+    async def go_down(self) -> None:
+        """Stop all containers side by side, because the host goes down. Nothing can be asked of this daemon any more.
+
+        They are wanted as before: their restart policies bring them back when the host has booted. What is in
+        quarantine is not woken for that.
+        """
+        self._going_down = True
+        for task in self._background:
+            task.cancel()
+
+        async def stop(container: Container) -> None:
+            async with container.lock:
+                if container.live and container.record.quarantine is None:
+                    container.goes_with_host = True
+                    with self.operation(container, "stop", "stop"):
+                        await self._stop_to_start(container, None)
+
+        containers = self.lives.all()
+        for container, result in zip(
+            containers, await asyncio.gather(*map(stop, containers), return_exceptions=True), strict=True
+        ):
+            if isinstance(result, BaseException):
+                log.warning("container %s could not be stopped with the host: %s", container.record.name, result)
+
     def start_later(self, container: Container, *, retry: bool = False) -> None:
         """Start a container in the background, its `start` in the journal from now on; a failure is in its record."""
         operation = self.store.begin(container.id, "start")
@@ -241,14 +281,15 @@ class Engine:
                     log.warning("container %s could not be started again: %s", container.record.name, err)
                 finally:
                     self.store.end(operation)
-            self.retry_later(container)
+            if container.state == "exited":
+                self._has_ended(container)
 
-        self._in_background(start())
+        self.in_background(start())
 
     def retry_later(self, container: Container) -> None:
         """Start a container again when its restart policy says, unless something else happens to it before."""
         planned = container.record.lifecycle.retry_at
-        if not container.waits_to_retry:
+        if not container.waits_to_retry or self._going_down:
             return
 
         async def retry() -> None:
@@ -263,7 +304,7 @@ class Engine:
                     log.warning("container %s could not be restarted: %s", container.record.name, err)
             self.retry_later(container)
 
-        self._in_background(retry())
+        self.in_background(retry())
 
     async def execute(self, reference: str, spec: ExecSpec) -> tuple[Container, int]:
         """Start a command in a running container; its streams are on `container.streams` under the number returned.
@@ -301,21 +342,46 @@ class Engine:
             HostUnable: its files cannot be removed; it is `dead` then, and may be removed again.
         """
         if container.state in {"created", "exited", "dead"}:
-            self.lives.change(container, "removing", retry_at=None)
+            spec = container.spec
+            if volumes:  # as if that had been wanted at its creation: so it is known also after a crash
+                spec = spec.model_copy(update={"auto_remove": True, "restart": RestartSpec()})
+            self.lives.change(container, "removing", spec=spec, retry_at=None)
         self.ports.release(container.id)
-        for directory in (container.data_directory, container.directory):
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-            if directory.exists():
-                text = f"{directory} cannot be removed: see what holds it, then hyper rm {container.record.name}"
-                self.lives.change(container, "dead", error=text)
-                raise HostUnable(text)
+        async with self._freed_later(container.data_directory / "writable.ext4"):
+            for directory in (container.data_directory, container.directory):
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                if directory.exists():
+                    text = f"{directory} cannot be removed: see what holds it, then hyper rm {container.record.name}"
+                    self.lives.change(container, "dead", error=text)
+                    raise HostUnable(text)
+        if container.spec.auto_remove or not container.record.lifecycle.epoch:
+            await self.volumes.forget(container.spec, container)
         self.store.delete(container.id, of_container(container.record, "destroy"))
         self.events.wake()
         self.lives.forget(container)
-        if volumes or container.spec.auto_remove or not container.record.lifecycle.epoch:
-            await self.volumes.forget(container.spec)
         # An image that was untagged while it was in use goes with the last container that used it.
         await self.images.collect(self.images_in_use)
+
+    @contextlib.asynccontextmanager
+    async def _freed_later(self, file: Path) -> AsyncIterator[None]:
+        """Hold a file open while it is unlinked: freeing its blocks takes longest, and nobody has to wait for that.
+
+        But on a disk that is nearly full, where the next one may need them.
+        """
+        try:
+            held = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield
+            return
+        space = os.fstatvfs(held)
+        try:
+            yield
+        finally:
+            closed = asyncio.to_thread(os.close, held)
+            if space.f_bavail < space.f_blocks * _NEARLY_FULL:
+                await closed
+            else:
+                self.in_background(closed)
 
     def images_in_use(self) -> set[str]:
         """Digests of the images that containers were made from, or that a rollback of one may need."""
@@ -334,11 +400,13 @@ class Engine:
             with contextlib.suppress(RuntimeFault):
                 await self.remove(container.id)
 
-        self._in_background(remove())
+        self.in_background(remove())
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Let it go on by itself, until it has ended or the host goes down."""
         self._background.add(task := asyncio.create_task(work))
         task.add_done_callback(self._background.discard)
+        return task
 
     def rollout_ended(self, container_id: str) -> None:
         """A change of image has let go of its old container, which may have ended meanwhile."""

@@ -7,7 +7,8 @@ RuntimeFault                 500  internal
 ├── Conflict                 409  conflict
 │   ├── NameInUse            409  name_in_use
 │   ├── PortInUse            409  port_in_use
-│   └── NoKnownGood          409  no_known_good
+│   ├── NoKnownGood          409  no_known_good
+│   └── DigestMoved          409  digest_moved
 ├── Upstream                 502  upstream          a registry
 │   ├── WrongDigest          502  wrong_digest
 │   ├── WrongPlatform        502  wrong_platform
@@ -82,6 +83,12 @@ class NoKnownGood(Conflict):
     """There is no earlier image to go back to."""
 
     code = "no_known_good"
+
+
+class DigestMoved(Conflict):
+    """A name of an image is that of another one by now."""
+
+    code = "digest_moved"
 
 
 class Upstream(RuntimeFault):

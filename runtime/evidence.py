@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import time
@@ -23,18 +24,31 @@ if TYPE_CHECKING:
     from runtime.engine import Engine
     from runtime.life import Container
 
+log = logging.getLogger(__name__)
+
 MAX_DIRECTORIES = 50
 MAX_BYTES = 512 * 1024**2
 MAX_LOG_BYTES = 1024**2
 MAX_EVENTS = 1000
+MAX_SAMPLES_CHARS = 4 * 1024**2
+LATELY_S = 30.0
 _QMP_TIMEOUT_S = 2.0
 _LAST_LINES = 5
 _LAST_LINES_BYTES = 8192
 _COMMANDS = ("query-status", "query-blockstats")
 
 
-async def save(engine: Engine, container: Container, reason: str, actor: str) -> dict[str, Any]:
+async def save(
+    engine: Engine, container: Container, reason: str, actor: str, samples: str | None = None
+) -> dict[str, Any]:
     """Save what is to be had of a container, whatever state it is in; QEMU is asked for two seconds at most.
+
+    Args:
+        engine: Knows the image and the events.
+        container: It may have ended.
+        reason: Why it is saved, for people.
+        actor: Who wants it.
+        samples: What somebody measured of it, as they wrote it; it is kept as `samples.prom`, unread.
 
     Raises:
         DiskFull: it cannot be written; nothing of it is left.
@@ -50,6 +64,8 @@ async def save(engine: Engine, container: Container, reason: str, actor: str) ->
         "events.json": _json(events),
         "qmp.json": _json(await _qmp(container)),
     }
+    if samples is not None:
+        texts["samples.prom"] = samples
     stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{time.time_ns() // 1000 % 10**6:06d}Z"
     parent = engine.config.data_dir / "evidence"
     directory = parent / f"{container.record.name}-{stamp}-{container.id[:8]}"
@@ -63,9 +79,29 @@ async def save(engine: Engine, container: Container, reason: str, actor: str) ->
     return {"path": str(directory), "files": sorted([*texts, *files])}
 
 
-def last_lines(log: Path) -> str:
+async def keep(engine: Engine, container: Container, why: str) -> str | None:
+    """Save what a container was like before it is thrown away, and never stand in the way of that.
+
+    Returns the directory; None if it never ran, if it was saved a moment ago, or if it cannot be saved.
+    """
+    if not container.record.lifecycle.epoch or _saved_lately(engine, container):
+        return None
+    try:
+        return str((await save(engine, container, why, "hyperd"))["path"])
+    except Exception as err:  # noqa: BLE001 -- what is broken goes, whatever hinders the saving
+        log.warning("nothing is kept of %s as it was: %s", container.record.name, err)
+        return None
+
+
+def _saved_lately(engine: Engine, container: Container) -> bool:
+    """Whether somebody has just saved it: who asks for a rollback often does so first."""
+    directories = (engine.config.data_dir / "evidence").glob(f"*-{container.id[:8]}")
+    return any(time.time() - path.stat().st_mtime < LATELY_S for path in directories)
+
+
+def last_lines(path: Path) -> str:
     """The last few lines that a container wrote."""
-    text = _output(_tail(log, _LAST_LINES_BYTES)).decode(errors="replace")
+    text = _output(_tail(path, _LAST_LINES_BYTES)).decode(errors="replace")
     return "\n".join(text.splitlines()[-_LAST_LINES:])
 
 

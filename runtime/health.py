@@ -11,12 +11,14 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from runtime import sessions
+from runtime import labels, sessions
 from runtime.errors import Conflict, RuntimeFault
 from runtime.healthcounts import HealthCounts, Reason
 from runtime.life import Check
+from runtime.record import HEALTHY
 from runtime.spec import ExecSpec
 from runtime.vm.streams import Exit
 
@@ -35,6 +37,7 @@ AWAITED_INTERVAL_S = 0.5
 _DEFAULT_INTERVAL_S = 30.0
 _DEFAULT_RETRIES = 3
 _EXIT_NOT_MADE = -1
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 _WHY: dict[int, Reason | None] = {0: None, _EXIT_NOT_MADE: "error"}
 """Why a check failed, by exit code: by any other it said so itself."""
 
@@ -50,11 +53,16 @@ class Healthcheck:
     retries: int
 
 
-def effective(spec: HealthSpec | None, config: ImageConfig) -> Healthcheck | None:
-    """The container's check: what its spec says, then its image, then Docker's defaults; None if it has none."""
+def effective(
+    spec: HealthSpec | None, config: ImageConfig, of_labels: Mapping[str, str] = _NO_LABELS
+) -> Healthcheck | None:
+    """The container's check: what its spec says, then its labels, then its image, then Docker's defaults.
+
+    None if it has none.
+    """
     image = _of_image(config.healthcheck or {})
     given = spec.model_dump(exclude_none=True) if spec else {}
-    merged = {**image, **given}
+    merged = {**image, **labels.check(of_labels), **given}
     kind, *words = merged.get("test") or ("NONE",)
     if kind == "CMD-SHELL" and len(words) == 1:
         args = ("/bin/sh", "-c", words[0])
@@ -112,11 +120,11 @@ class Checker:
                 left_s = max(0.0, due - loop.time())
                 await asyncio.sleep(min(left_s, AWAITED_INTERVAL_S) if eager else left_s)
                 counts = not eager or loop.time() >= due
-                if container.state == "running":
+                if self._goes():
                     began = time.time()
                     clock = time.monotonic()
                     exit_code, output, reason = await self._once()
-                    if container.state == "running" and (counts or exit_code == 0):
+                    if self._goes() and (counts or exit_code == 0):
                         self._counts.add(time.monotonic() - clock, reason)
                         self._take(Check(began, time.time(), exit_code, output))
                 if counts:
@@ -124,6 +132,9 @@ class Checker:
         finally:
             if self._lingering is not None:
                 self._lingering.cancel()
+
+    def _goes(self) -> bool:
+        return self._container.state == "running" and self._container.halted_at is None
 
     async def _once(self) -> tuple[int, str, Reason | None]:
         """Exit code, output, and why it failed if it did."""
@@ -163,9 +174,12 @@ class Checker:
         container, lifecycle = self._container, self._container.record.lifecycle
         container.checks.append(made)
         health: Health = lifecycle.health
+        phases = container.record.start_phases
         if made.exit_code == 0:
             container.failing_streak = 0
             health = "healthy"
+            if HEALTHY not in phases and lifecycle.started_at is not None:
+                phases = {**phases, HEALTHY: max(0.0, made.ended - lifecycle.started_at)}
         else:
             starting = health == "starting" and lifecycle.started_at is not None
             if starting and made.began - (lifecycle.started_at or 0.0) < self._check.start_period_s:
@@ -177,6 +191,6 @@ class Checker:
         if health != lifecycle.health:
             log.info("container %s is %s", container.record.name, health)
             try:
-                self._lives.change(container, health=health)
+                self._lives.change(container, health=health, start_phases=phases)
             except (RuntimeFault, OSError) as err:
                 log.warning("the health of %s cannot be written down: %s", container.record.name, err)

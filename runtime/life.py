@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runtime import events
 from runtime import record as records
-from runtime.errors import Conflict, NotFound, RuntimeFault
+from runtime.errors import Conflict, DiskFull, NotFound, RuntimeFault
+from runtime.reserve import is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from runtime.vm.agent import Agent
     from runtime.vm.process import Process
     from runtime.vm.streams import Streams
+
+log = logging.getLogger(__name__)
 
 FOLLOWING: Mapping[State, frozenset[State]] = {
     "created": frozenset({"starting", "removing"}),
@@ -74,8 +78,20 @@ class Container:
     checks: deque[Check] = field(default_factory=lambda: deque(maxlen=CHECKS_KEPT))
     failing_streak: int = 0
     failed_checks: int = 0  # that counted, since this daemon came up
+    goes_with_host: bool = False  # it is stopped because the host goes down, and wanted as before
+    killed_by_host: int | None = None  # processes of the VM that runs, for want of memory; None: nobody counts
     awaited: bool = False  # a change of image waits for it to become healthy
     log_start: int = 0
+    halted_at: float | None = None  # QEMU has stopped its VM since then (seconds since 1970), as the disk was full
+    unwritten: bool = False  # the state directory was full: its record there is an old one
+
+    def count_host_kills(self, kills: int | None) -> None:
+        """Take what its groups say, as long as they are there; None: nothing.
+
+        An end that could not be written down is looked at again, when the groups are gone.
+        """
+        if kills is not None:
+            self.killed_by_host = max(self.killed_by_host or 0, kills)
 
     @property
     def log_path(self) -> Path:
@@ -96,6 +112,19 @@ class Container:
     def waits_to_retry(self) -> bool:
         """Whether its restart policy is about to start it again."""
         return self.state == "exited" and self.record.lifecycle.retry_at is not None
+
+    def demand_going(self) -> None:
+        """Refuse what its guest would have to answer while QEMU does not let it.
+
+        Raises:
+            DiskFull: the host's disk is full.
+        """
+        if self.halted_at is not None and self.state == "running":
+            raise DiskFull(
+                f"the container {self.record.name} stands still, as the host's disk is full: free some below data_dir"
+                " (hyper rm, hyper system prune), and it goes on by itself",
+                field="container",
+            )
 
     @property
     def over(self) -> bool:
@@ -165,15 +194,15 @@ class Lives:
         """Move a container to a state, and change its record, and its spec if one is given.
 
         A container that is in the state already stays there. Keywords are members of `record.Lifecycle` or of
-        `record.Record`. The store is written first, with the events that the change is, then the state directory; a
-        full disk leaves the old record in both, or the new one in the store alone, which wins at start. What `and_also`
-        writes to the store is in the same transaction.
+        `record.Record`. The store is written first, with the events that the change is, then the state directory. One
+        that is full keeps the old record until `write_again`; the store wins at start. What `and_also` writes to the
+        store is in the same transaction.
 
         Raises:
             Conflict: the state does not follow from the present one.
             NameInUse: it was to be renamed, and another container has the name.
             RuntimeFault: a defect: the journal knows of no operation that leads to the state.
-            DiskFull, OSError: it could not be written.
+            DiskFull, OSError: it could not be written; a state directory that is full is no error.
         """
         record = self._changed(container, state, changes)
         with self._store.transaction():
@@ -189,7 +218,7 @@ class Lives:
         They are written in the order given: a name is free for the next one when the one before has lost it.
 
         Raises:
-            NameInUse, DiskFull, OSError: as `change`; nothing has changed, but for a state directory that is full.
+            NameInUse, DiskFull, OSError: as `change`; nothing has changed.
         """
         pairs = [(one, self._changed(one.container, None, one.members)) for one in changes]
         with self._store.transaction():
@@ -220,7 +249,29 @@ class Lives:
         """The store has it: so have we, and the state directory."""
         container.record = record
         container.spec = spec or container.spec
-        if container.directory.is_dir():
-            records.write(container.directory, container.record)
+        self._write(container)
         event, container.changed = container.changed, asyncio.Event()
         event.set()
+
+    def write_again(self) -> None:
+        """Write the records that the state directory had no room for."""
+        for container in self._containers.values():
+            if container.unwritten:
+                self._write(container)
+
+    def _write(self, container: Container) -> None:
+        """Write the record to the state directory. What is removed or stopped there must not fail for want of room."""
+        if not container.directory.is_dir():
+            return
+        try:
+            records.write(container.directory, container.record)
+        except OSError as err:
+            if not is_full(err):
+                raise
+            if not container.unwritten:
+                log.warning(
+                    "the record of %s has no room in the state directory, and is written later", container.record.name
+                )
+            container.unwritten = True
+        else:
+            container.unwritten = False

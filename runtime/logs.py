@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from collections import namedtuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,12 +21,14 @@ MAGIC = b"HP"
 HEADER = struct.Struct("<2sBBIQ")
 _CHAIN = 4  # so many records in a row are no accident
 # The first half of a header that is one; damage is searched by it, as a guest may send any amount of nearly-headers.
-_HEAD = re.compile(rb"HP[\x01-\x03]\0(?:..\0\0|\0\0\x01\0)", re.DOTALL)
+_HEAD = rb"(?s)HP[\x01-\x03]\0(?:..\0\0|\0\0\x01\0)"
 
 
-class LogRecord(NamedTuple):
+# Not of `typing`, which would slow every start of the command line.
+class LogRecord(namedtuple("LogRecord", ("kind", "time_ns", "payload"))):
     """One record. `kind` is STDOUT, STDERR or EVENT; `time_ns` is since 1970 by the guest's clock."""
 
+    __slots__ = ()
     kind: int
     time_ns: int
     payload: bytes
@@ -111,7 +114,7 @@ def first(data: bytes) -> int:
 
 def _next(data: bytes, offset: int) -> int:
     """Where a record may begin, from a place on: a header, or what the end of the data leaves of one."""
-    if found := _HEAD.search(data, offset):
+    if found := re.compile(_HEAD).search(data, offset):  # compiled when one is needed, and kept by `re`
         return found.start()
     cut = data.find(MAGIC[:1], max(offset, len(data) - HEADER.size + 1))
     return cut if cut >= 0 else len(data)

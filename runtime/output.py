@@ -11,6 +11,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtime import logs, seeking
@@ -18,7 +19,7 @@ from runtime.errors import InvalidInput
 from runtime.logs import EVENT, HEADER, LogRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
     from runtime.life import Container
@@ -29,43 +30,71 @@ _CHUNK_BYTES = 256 * 1024
 _TAIL_BYTES = 512 * 1024
 _MAX_EVENT_BYTES = 4096
 _MAX_EVENTS = 1000
+_GUEST_LAYERS = ("container", "guest")
+_MAX_OOM_KILLS = 1 << 31  # of one start
 _POLL_S = 1.0
 
 
 class LastWords(NamedTuple):
-    """How the container's process ended, as its guest wrote it."""
+    """How the container's process ended, as its guest wrote it. `oom_kills` of this start, by layer."""
 
     exit_code: int
     oom_killed: bool
+    oom_kills: Mapping[str, int] = MappingProxyType({})
 
 
 def last_words(path: Path) -> LastWords | None:
     """The `exited` event at the end of a log; None if its last start has none."""
+    for event in _last_events(path):
+        if event.get("event") == "exited":
+            with contextlib.suppress(TypeError, ValueError):
+                code = int(str(event.get("exit_code"))) & 0xFF
+                return LastWords(code, event.get("oom_killed") is True, _oom_kills(event))
+    return None
+
+
+def last_oom_kills(path: Path) -> Mapping[str, int]:
+    """Kills for want of memory by layer, as the guest last told them since its start; empty if it told of none."""
+    return next((found for event in _last_events(path) if (found := _oom_kills(event))), {})
+
+
+def _last_events(path: Path) -> Iterator[Mapping[str, object]]:
+    """Events of the last start, from the end."""
     try:
         tail, _ = _tail(path)
     except OSError:
-        return None
+        return
     # From the end: a hostile guest may have filled the tail with events, and what they say is not looked at for ever.
     events = [place for place in logs.places(tail) if place[1] == EVENT and place[2] <= _MAX_EVENT_BYTES]
     for offset, kind, length, time_ns in events[: -_MAX_EVENTS - 1 : -1]:
         begin = offset + HEADER.size
         event = LogRecord(kind, time_ns, tail[begin : begin + length]).event()
         if event.get("event") == "started":
-            return None
-        if event.get("event") == "exited":
-            with contextlib.suppress(TypeError, ValueError):
-                return LastWords(int(str(event.get("exit_code"))) & 0xFF, event.get("oom_killed") is True)
-    return None
+            return
+        yield event
 
 
-def write_end(path: Path, exit_code: int, error: str | None) -> LastWords:
+def _oom_kills(event: Mapping[str, object]) -> Mapping[str, int]:
+    """`oom_kills` of an event, as far as it is what an honest guest would say."""
+    told = event.get("oom_kills")
+    if not isinstance(told, dict):
+        return {}
+    found = {layer: told.get(layer) for layer in _GUEST_LAYERS}
+    return {layer: kills for layer, kills in found.items() if type(kills) is int and 0 <= kills <= _MAX_OOM_KILLS}
+
+
+def write_end(path: Path, exit_code: int, error: str | None, *, oom_killed: bool = False) -> LastWords:
     """Write the `exited` event that a guest could not write; a full disk loses it for the log alone."""
-    event = {"event": "exited", "exit_code": exit_code, "signal": None, "oom_killed": False, "error": error}
+    kills = last_oom_kills(path)
+    event = {
+        "event": "exited", "exit_code": exit_code, "signal": None, "oom_killed": oom_killed, "oom_kills": dict(kills),
+        "error": error,
+    }  # fmt: skip
     with contextlib.suppress(OSError):
         mend(path)
         with path.open("ab") as file:
             file.write(LogRecord(EVENT, time.time_ns(), json.dumps(event).encode()).encode())
-    return LastWords(exit_code, oom_killed=False)
+    return LastWords(exit_code, oom_killed, kills)
 
 
 def mend(path: Path) -> None:

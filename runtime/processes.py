@@ -62,10 +62,12 @@ async def read(container: Container, paths: Sequence[str], max_bytes: int) -> tu
 
     Raises:
         Conflict: it does not run.
+        DiskFull: QEMU has stopped it.
         GuestFailed: the agent did not answer, or not with files.
     """
     if container.agent is None:
         raise Conflict(f"the container {container.record.name} is not running", field="container")
+    container.demand_going()
     asked = set(paths)
     answer = await container.agent.call("hyper-read", files=list(paths), max_bytes=max_bytes)
     try:

@@ -32,6 +32,11 @@ StartPath = Literal["cold", "template", "pool"]
 STATES: tuple[State, ...] = get_args(State)
 LIVE_STATES: frozenset[State] = frozenset({"starting", "running", "paused", "stopping"})
 
+PULL = "pull"
+HEALTHY = "healthy"
+PHASES_BESIDE: frozenset[str] = frozenset({PULL, "listen", HEALTHY})
+"""Phases that are no part of how long the start itself took: before it, or from the end of `exec` on."""
+
 
 class RecordError(ValueError):
     """A `container.json` that is not a record of a schema this program knows."""
@@ -61,6 +66,7 @@ class Vm:
     kernel: str
     start_path: StartPath
     start_path_reason: str | None = None
+    image_ready: bool = False  # it was mounted in the VM before the container was known
     cpu_quota: float | None = None  # what the guest itself was given at its start; the host's may be lower by now
 
 
@@ -148,7 +154,13 @@ class Quarantine:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One container, as the state directory tells it. `start_phases` maps a phase to seconds.
+    """One container, as the state directory tells it.
+
+    `start_phases` maps a phase of the last start to seconds. Those of `PHASES_BESIDE` are not always there: `pull` if
+    the image was pulled for it, and only at the first start; `healthy` once a health check has succeeded.
+
+    `oom_kills` are processes that were killed for want of memory, of all starts that have ended, by what ran out:
+    `container`, `guest`, `host`. A layer that nobody has counted is not there.
 
     `revision` is that of its name: it grows by one at each change of what the name stands for.
     """
@@ -168,6 +180,7 @@ class Record:
     sockets: Sockets = field(default_factory=Sockets)
     guest: Guest = field(default_factory=Guest)
     start_phases: Mapping[str, float] = field(default_factory=dict)
+    oom_kills: Mapping[str, int] = field(default_factory=dict)
     revision: int = 0
     quarantine: Quarantine | None = None
 

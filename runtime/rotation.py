@@ -38,6 +38,7 @@ _INTERVAL_S = 0.25
 _BUSY_INTERVAL_S = 0.02
 _CREDIT_TIMEOUT_S = 5.0
 _RETRY_S = 5.0
+_RETURN_S = 5.0  # those who read when a daemon before ended are back by then: they ask ten times a second
 _READ_BYTES = 1 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,11 +75,13 @@ class Rotation:
         self._step_bytes = max(max_bytes // 16, 4096)
         self._known: dict[str, _Growth] = {}
         self._places: set[Place] = set()
+        self._began = time.monotonic()
         self._punches = True
         self._wanted = asyncio.Event()
 
     async def run(self) -> None:
         """Look after the logs until cancelled."""
+        self._began = time.monotonic()
         try:
             while True:
                 busy = False
@@ -127,6 +130,8 @@ class Rotation:
             size = 0
         grown, known.size = size - known.size, size
         places = [place for place in self._places if place.container_id == container.id]
+        if time.monotonic() - self._began < _RETURN_S:
+            places.append(Place(container.id, self.begin(container), holds_up=True))  # who comes back may be there
         if size > self._max_bytes and self._punches and known.cutting is None:
             self._cut(container, known, places)
         if container.state in {"running", "stopping"}:
@@ -167,7 +172,8 @@ class Rotation:
         allowed = max(0, held_up + self._max_bytes - known.size)
         epoch = container.record.lifecycle.epoch
         left = known.limit - known.size
-        if known.epoch != epoch or allowed - left >= max(1, self._max_bytes // 8):
+        worth = max(1, self._max_bytes // 8)  # less would only take away what it still has from a daemon before
+        if allowed >= worth and (known.epoch != epoch or allowed - left >= worth):
             known.granting = asyncio.create_task(self._give(container, known, epoch, allowed))
 
     async def _give(self, container: Container, known: _Growth, epoch: int, credit: int) -> None:

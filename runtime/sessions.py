@@ -17,6 +17,7 @@ async def begin(container: Container, spec: ExecSpec) -> int:
 
     Raises:
         Conflict: the container does not run, or is paused.
+        DiskFull: QEMU has stopped it.
         CommandNotFound, CommandNotExecutable, GuestFailed: the command was not started.
     """
     name = container.record.name
@@ -24,6 +25,7 @@ async def begin(container: Container, spec: ExecSpec) -> int:
         raise Conflict(f"the container {name} is paused: let it go on first (hyper unpause {name})", field="container")
     if container.state != "running" or container.agent is None or container.streams is None:
         raise Conflict(f"the container {name} is not running: start it first (hyper start {name})", field="container")
+    container.demand_going()
     session = secrets.randbelow(2**31 - 1) + 1
     streams = container.streams
     await streams.open(session)

@@ -21,6 +21,7 @@ from runtime.network import links, pins
 from runtime.record import Network, Port, Vm
 from runtime.vm import kernel, launch, machine, sharing, userns
 from runtime.vm.agent import CLOCK_ERROR_NS
+from runtime.vm.launch import Root
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 
     from runtime.cgroups import HostCgroups
     from runtime.config import Config
+    from runtime.disks import Mounted
     from runtime.images.image import Image
     from runtime.life import Container
     from runtime.record import Cgroups, StartPath
+    from runtime.reserve import Reserve
     from runtime.spec import Spec
     from runtime.vm.agent import Agent
     from runtime.vm.launch import Host, Started, Template
@@ -75,7 +78,8 @@ class _Placed:
     groups: Cgroups
     path: StartPath
     reason: str | None
-    layer_mounted: bool = False
+    layer_mounted: Mounted | None = None
+    image_ready: bool = False
 
 
 class Starter:
@@ -90,6 +94,7 @@ class Starter:
         pool: Pool,
         host_cgroups: HostCgroups,
         volumes: Volumes,
+        reserve: Reserve,
     ) -> None:
         self._config = config
         self._host = host
@@ -98,6 +103,7 @@ class Starter:
         self._pool = pool
         self._host_cgroups = host_cgroups
         self._volumes = volumes
+        self._reserve = reserve
         self._subnet = ipaddress.IPv4Network(config.subnet)
 
     def shape(self, memory_bytes: int, vcpus: int) -> machine.Shape:
@@ -119,6 +125,7 @@ class Starter:
             HostUnable, DiskFull: the host cannot.
             In every case no process and no control group is left.
         """
+        self._reserve.demand_room()
         phases: dict[str, float] = {}
         limits = container.record.limits
         if limits.vcpus > 1:
@@ -159,6 +166,7 @@ class Starter:
             kernel=self._host.kernel.version,
             start_path=placed.path,
             start_path_reason=placed.reason,
+            image_ready=placed.image_ready,
             cpu_quota=limits.cpu_quota,
         )
         return Running(placed.started, vm, placed.network, placed.groups, phases, time.time())
@@ -172,7 +180,6 @@ class Starter:
         Raises:
             GuestFailed, HostUnable, DiskFull: as `start`.
         """
-        await _make_layer(container)
         groups = self._host_cgroups.create(f"files-{container.id}")
         network = self.network(container, ())
         order = self._order(container, image, groups, network, self._uid_of(container), ())
@@ -184,7 +191,7 @@ class Starter:
             started = await launch.start(self._host, order, "clone" if template else "cold", template=template)
             process = started.process
             nothing = {"idle": True, "args": ["idle"], "tty": False, "user": "", "tmpfs": []}
-            asked = {**_process(container, image), **nothing}
+            asked = {**_process(container, image, layer_mounted=_mounted(started)), **nothing}
             await started.agent.call("hyper-start", _START_TIMEOUT_S, **asked)
             yield started.agent, streams
             # In order, so that the guest writes back and unmounts.
@@ -229,6 +236,7 @@ class Starter:
         """
         network = self.network(container, ports)
         limits = container.record.limits
+        root = _root(container, image)
         member: Member | None = None
         reason: str | None
         if any(volume.read_only for volume in volumes):
@@ -236,7 +244,7 @@ class Starter:
         elif container.spec.host_directories:
             reason = "host directories: the pool's VMs have no capability at all"
         else:
-            member, reason = self._pool.take(self.shape(limits.memory_bytes, limits.vcpus))
+            member, reason = self._pool.take(self.shape(limits.memory_bytes, limits.vcpus), root)
         if member is not None:
             network = dataclasses.replace(network, tap=member.tap)
             order = self._order(container, image, member.groups, network, member.uid, volumes)
@@ -247,26 +255,28 @@ class Starter:
                 reason = f"the pool's VM failed: {err}"
                 network = self.network(container, ports)
             else:
-                return _Placed(started, order, network, member.groups, "pool", None, member.layer_given)
-        with _timed(phases, "image"):
-            await _make_layer(container)
+                mounted: Mounted | None = "nobarrier" if member.layer_given else None
+                ready = member.kind.image is not None
+                return _Placed(started, order, network, member.groups, "pool", None, mounted, ready)
         groups = self._host_cgroups.create(container.id)
         uid = self._uid_of(container)
         order = self._order(container, image, groups, network, uid, volumes)
-        template, why_cold = await self._template(order.shape)
+        template, why_cold = await self._template(order.shape, root)
         try:
             started = await launch.start(self._host, order, "clone" if template else "cold", template=template)
         except BaseException:
             await asyncio.shield(self._host_cgroups.remove(groups))
             raise
         if template:
-            return _Placed(started, order, network, groups, "template", reason)
+            ready = template.image is not None
+            return _Placed(started, order, network, groups, "template", reason, _mounted(started), ready)
         return _Placed(started, order, network, groups, "cold", why_cold)
 
-    async def _template(self, shape: machine.Shape) -> tuple[Template | None, str | None]:
+    async def _template(self, shape: machine.Shape, root: Root | None = None) -> tuple[Template | None, str | None]:
         if not self._config.template:
             return None, "templates are switched off (template = false)"
-        return await self._templates.get(shape)
+        own = self._templates.of_image(shape, root) if root else None
+        return (own, None) if own else await self._templates.get(shape)
 
     def _order(
         self,
@@ -367,16 +377,23 @@ def environment(spec: Spec, image: Image, hostname: str) -> list[str]:
     return [f"{name}={value}" for name, value in merged.items()]
 
 
+def _root(container: Container, image: Image) -> Root:
+    """What a start of this container begins with."""
+    env = environment(container.spec, image, "")
+    path = next(entry for entry in reversed(env) if entry.startswith("PATH="))
+    return Root(image.file, next(iter(arguments(container.spec, image)), ""), path.partition("=")[2])
+
+
 def _writable(container: Container) -> Path:
     return container.data_directory / "writable.ext4"
 
 
-async def _make_layer(container: Container) -> None:
-    if not _writable(container).exists():
-        await disks.make_writable(_writable(container), container.record.limits.disk_bytes)
+def _mounted(started: Started) -> Mounted | None:
+    """How a clone has its writable layer mounted, if its template had."""
+    return "barrier" if started.layer_mounted else None
 
 
-def _process(container: Container, image: Image, *, layer_mounted: bool = False) -> dict[str, object]:
+def _process(container: Container, image: Image, *, layer_mounted: Mounted | None = None) -> dict[str, object]:
     spec, guest, limits = container.spec, container.record.guest, container.record.limits
     writable: dict[str, object] = {"device": guest.writable_device, "fstype": "ext4"}
     if guest.writable_device:

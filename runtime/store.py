@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import DiskFull, NameInUse, RuntimeFault
 from runtime.events import Event
 from runtime.record import Record
+from runtime.reserve import NONE, Reserve, is_full
 from runtime.spec import Spec
 
 if TYPE_CHECKING:
@@ -80,10 +81,20 @@ class Operation:
 
 
 class Store:
-    """One connection to `hyper.db`; every call is one transaction."""
+    """One connection to `hyper.db`; every call is one transaction.
 
-    def __init__(self, path: Path) -> None:
+    What finds the disk full is written with the reserve's room: it takes little, and whatever takes much was refused
+    before it was begun (`Reserve.demand_room`).
+    """
+
+    def __init__(self, path: Path, reserve: Reserve = NONE) -> None:
+        self.reserve = reserve
+        self._statements: list[tuple[str, tuple[object, ...]]] | None = None  # of the transaction that is open
         self._connection = sqlite3.connect(path, isolation_level=None)
+        with _faults():
+            reserve.writing(self._prepare)
+
+    def _prepare(self) -> None:
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.execute("PRAGMA busy_timeout=5000")
@@ -162,7 +173,10 @@ class Store:
     def end(self, operation: Operation, *events: Event) -> None:
         """Strike an operation out: it is done, or undone; with the events that its end is."""
         with self.transaction():
-            self.execute("DELETE FROM operations WHERE seq = ?", operation.seq)
+            # With its container: the number of one that went with a removed container may be another's by now.
+            self.execute(
+                "DELETE FROM operations WHERE seq = ? AND container_id = ?", operation.seq, operation.container_id
+            )
             self._append(events)
 
     def is_under_way(self, container_id: str) -> bool:
@@ -250,28 +264,48 @@ class Store:
         Raises:
             DiskFull, RuntimeFault: the database refused; sqlite3.IntegrityError: a constraint of a table did.
         """
-        try:
+        with _faults():
+            return self.reserve.writing(lambda: self._run(statement, values))
+
+    def _run(self, statement: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+        """Run one statement; what SQLite has rolled back of its transaction, as the disk was full, goes before it.
+
+        Whoever got a row's number of the first attempt gets the same again: nobody else writes to these tables.
+        """
+        if self._statements is None:
             return self._connection.execute(statement, values)
-        except sqlite3.IntegrityError:
-            raise
-        except sqlite3.OperationalError as err:
-            if "full" in str(err):
-                raise DiskFull("no space left for the database: free some below data_dir") from err
-            raise RuntimeFault(f"the database refused: {err}") from err
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for earlier in self._statements:
+                self._connection.execute(*earlier)
+        cursor = self._connection.execute(statement, values)
+        self._statements.append((statement, values))
+        return cursor
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is written within is written together, or none of it. One within another is a part of that."""
-        if self._connection.in_transaction:
+        if self._statements is not None:
             yield
             return
-        self.execute("BEGIN IMMEDIATE")
+        self._statements = []
         try:
             yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self.execute("COMMIT")
+            self.execute("COMMIT")
+        finally:
+            self._statements = None
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as err:
+        if is_full(err):
+            raise DiskFull("no space left for the database: free some below data_dir") from err
+        raise RuntimeFault(f"the database refused: {err}") from err
 
 
 def _name_in_use(name: str) -> NameInUse:

@@ -43,6 +43,8 @@ _KILL_GRACE_S = 1.5
 _EXIT_KILLED = 137
 _END_RETRY_S = 1.0
 _WITH_HOST = "the host went down while it ran"
+_WITHOUT_A_WORD = "the VM ended without a word from its guest"
+_KILLED_BY_HOST = "the host killed the VM: it had come to its limit of memory, the guest's RAM and QEMU's own need"
 
 
 class Supervisor:
@@ -91,7 +93,7 @@ class Supervisor:
             error=None,
             oom_killed=False,
             finished_at=None,
-            start_phases={},
+            start_phases={} if again else container.record.start_phases,  # before the first: of a pull
             retries=lifecycle.retries + 1 if retry else 0,
             retry_at=None,
             retry_delay_s=lifecycle.retry_delay_s if retry else 0.0,
@@ -130,8 +132,8 @@ class Supervisor:
             vm=running.vm,
             network=running.network,
             cgroups=running.groups,
-            start_phases=running.phases,
-            health="none" if health.effective(container.spec.health, image.config) is None else "starting",
+            start_phases={**container.record.start_phases, **running.phases},
+            health="none" if self._check(container, image) is None else "starting",
         )
         container.failing_streak = 0
         container.checks.clear()
@@ -142,14 +144,21 @@ class Supervisor:
     def attend(self, container: Container, image: Image) -> None:
         """Watch a VM that runs, until it ends, and check its container's health."""
         container.streams = Streams(container.directory / "streams.sock")
-        check = health.effective(container.spec.health, image.config)
+        check = self._check(container, image)
         if check is not None:
             checker = health.Checker(container, self._lives, check)
             container.checker = asyncio.create_task(checker.run(), name=f"check {container.id[:12]}")
         container.watcher = asyncio.create_task(self._watch(container), name=f"watch {container.id[:12]}")
 
+    @staticmethod
+    def _check(container: Container, image: Image) -> health.Healthcheck | None:
+        return health.effective(container.spec.health, image.config, container.record.labels)
+
     async def stop(self, container: Container, timeout_s: float | None, number: int | None = None) -> None:
         """Stop signal (the container's, or this one), time to obey, then the end of the VM."""
+        if container.halted_at is not None:
+            await self._end(container)
+            return
         default_s = container.spec.stop_timeout_s
         timeout_s = timeout_s if timeout_s is not None else default_s
         timeout_s = DEFAULT_STOP_TIMEOUT_S if timeout_s is None else timeout_s
@@ -164,15 +173,26 @@ class Supervisor:
         await self.kill(container)
 
     async def kill(self, container: Container) -> None:
-        """Kill the container's processes, so that the guest ends in order; then the VM, if it has not ended."""
+        """Kill the container's processes, so that the guest ends in order; then the VM, if it has not ended.
+
+        A guest that has written the container's end has nothing to do but to end itself: its disks are synced. In a
+        container that was started before, an end may be that of an earlier VM. One that QEMU has stopped cannot obey.
+        """
         if container.watcher is None or container.watcher.done():
+            return
+        said_end = container.record.lifecycle.epoch == 1 and last_words(container.log_path) is not None
+        if said_end or container.halted_at is not None:
+            await self._end(container)
             return
         self._events.tell(of_container(container.record, "kill", signal=int(signal.SIGKILL)))
         if container.agent is not None:
             with contextlib.suppress(GuestFailed):
                 await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=int(signal.SIGKILL), all=True)
                 await self._ended_within(container, _KILL_GRACE_S)
-        if not container.watcher.done():
+        await self._end(container)
+
+    async def _end(self, container: Container) -> None:
+        if container.watcher is not None and not container.watcher.done():
             if container.process is not None:
                 container.process.signal(signal.SIGKILL)
             await asyncio.shield(container.watcher)
@@ -234,7 +254,7 @@ class Supervisor:
             container.streams.close()
         if container.checker is not None:
             container.checker.cancel()
-        container.agent = container.streams = container.process = container.checker = None
+        container.agent = container.streams = container.process = container.checker = container.halted_at = None
         for name in launch.SOCKETS:
             (container.directory / name).unlink(missing_ok=True)
 
@@ -245,15 +265,26 @@ class Supervisor:
         """
         words = last_words(container.log_path)
         stopping = container.state == "stopping"
+        with_host = with_host or container.goes_with_host
         error = None
+        container.count_host_kills(self._host_cgroups.oom_kills(container.record.cgroups))
         if words is None:
-            error = None if stopping else _WITH_HOST if with_host else "the VM ended without a word from its guest"
-            words = write_end(container.log_path, _EXIT_KILLED, error)
+            error = None if stopping else _WITH_HOST if with_host else _WITHOUT_A_WORD
+            if container.killed_by_host:
+                error = _KILLED_BY_HOST
+            killed = bool(container.killed_by_host)
+            words = write_end(container.log_path, _EXIT_KILLED, error, oom_killed=killed)
+        oom_kills = dict(container.record.oom_kills)
+        for layer, kills in {**words.oom_kills, "host": container.killed_by_host}.items():
+            if kills is not None:
+                oom_kills[layer] = oom_kills.get(layer, 0) + kills
         had_ports = bool(container.record.network and container.record.network.ports)
         self._ports.release(container.id)
         await self._host_cgroups.remove(container.record.cgroups)
         self.clear(container)
         now = time.time()
+        asked_for = stopping and not with_host
+        follows = {} if asked_for else self._ending(container, words.exit_code, now, with_host=with_host)
         self._lives.change(
             container,
             "exited",
@@ -264,8 +295,10 @@ class Supervisor:
             vm=None,
             network=None,
             health="none",
-            **({} if stopping else self._ending(container, words.exit_code, now, with_host=with_host)),
+            oom_kills=oom_kills,
+            **follows,
         )
+        container.killed_by_host = None
         if had_ports:
             try:
                 await self.publish()

@@ -1,19 +1,21 @@
 """HTTP/1.1 over a unix socket, as much of it as hyperd's API needs (RFC 9112).
 
-`http.client` takes 45 ms to import, as it brings e-mail and TLS: more than all else that `hyper ps` does.
+`http.client` takes 45 ms to import, as it brings e-mail and TLS: more than all else that `hyper ps` does. `socket`
+takes 4 ms, for enumerations of all the constants that it has; what it is made of, `_socket`, has what is needed here.
 """
 
 from __future__ import annotations
 
-import socket
-from typing import TYPE_CHECKING, Self
+import _socket
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from io import BufferedReader
+    from typing import Self
 
 CONNECT_TIMEOUT_S = 5.0
 _MAX_LINE_BYTES = 65536
+_READ_BYTES = 8192
 _MAX_HEADERS = 100
 _NO_BODY = frozenset({204, 304})
 
@@ -25,8 +27,7 @@ class ProtocolError(Exception):
 class Response:
     """An answer whose head has been read. Closing it closes `connection`, unless there is more to come on it."""
 
-    def __init__(self, file: BufferedReader, connection: Connection, *, last: bool) -> None:
-        self._file = file
+    def __init__(self, connection: Connection, *, last: bool) -> None:
         self._connection = connection
         version, _, rest = self._line().partition(" ")
         code, _, self.reason = rest.partition(" ")
@@ -54,7 +55,6 @@ class Response:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
         if self._last or not self._over:
             self._connection.close()
 
@@ -74,7 +74,7 @@ class Response:
             self._over = not self._left
         if self._over:
             return b""
-        piece = self._file.read1(most if self._left is None else min(most, self._left))
+        piece = self._connection.piece(most if self._left is None else min(most, self._left))
         if self._left is None:
             self._over = not piece
             return piece
@@ -95,7 +95,7 @@ class Response:
         return bytes(found)
 
     def _line(self) -> str:
-        line = self._file.readline(_MAX_LINE_BYTES + 1)
+        line = self._connection.line(_MAX_LINE_BYTES)
         if not line.endswith(b"\n"):
             raise ProtocolError("the connection ended without an answer" if not line else "a line without an end")
         return line.rstrip(b"\r\n").decode("latin-1")
@@ -125,7 +125,8 @@ class Connection:
     def __init__(self, path: str, timeout_s: float | None) -> None:
         self._path = path
         self._timeout_s = timeout_s
-        self.sock: socket.socket | None = None
+        self._held = b""  # has come, and is not taken yet
+        self.sock: _socket.socket | None = None
 
     def request(
         self, method: str, target: str, body: bytes | Iterable[bytes] | None = None, headers: Mapping[str, str] = {}
@@ -161,23 +162,48 @@ class Connection:
         Raises:
             ProtocolError, OSError: there is none.
         """
-        if self.sock is None:
-            raise ProtocolError("no request was sent")
-        file = self.sock.makefile("rb")
-        try:
-            return Response(file, self, last=last)
-        except BaseException:
-            file.close()
-            raise
+        return Response(self, last=last)
+
+    def line(self, most: int) -> bytes:
+        """What comes up to a newline, with it; without one, the connection has ended or there are so many bytes."""
+        while not (end := self._held.find(b"\n") + 1) and len(self._held) < most:
+            piece = self._receive()
+            if not piece:
+                break
+            self._held += piece
+        return self._take(end or most)
+
+    def piece(self, most: int) -> bytes:
+        """Up to so many bytes as soon as there are any; none at the end of the connection."""
+        return self._take(most) if self._held else self._receive(most)
 
     def close(self) -> None:
         """Close it; the next request makes another."""
+        self._held = b""
         if self.sock is not None:
             self.sock.close()
             self.sock = None
 
-    def _connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def break_off(self) -> None:
+        """Have done with it, from another thread: who reads from it meets its end."""
+        sock = self.sock
+        try:
+            if sock is not None:
+                sock.shutdown(_socket.SHUT_RDWR)
+        except OSError:
+            return  # it has ended already
+
+    def _take(self, most: int) -> bytes:
+        taken, self._held = self._held[:most], self._held[most:]
+        return taken
+
+    def _receive(self, most: int = _READ_BYTES) -> bytes:
+        if self.sock is None:
+            raise ProtocolError("no request was sent")
+        return self.sock.recv(most)
+
+    def _connect(self) -> _socket.socket:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             sock.settimeout(CONNECT_TIMEOUT_S)
             sock.connect(self._path)

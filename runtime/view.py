@@ -26,7 +26,8 @@ def container(one: Container, command: list[str]) -> dict[str, Any]:
         "revision": record.revision,
         "quarantine": asdict(record.quarantine) if record.quarantine else None,
         "args": command,
-        "status": status(record.lifecycle, time.time()),
+        "status": status(record.lifecycle, time.time(), halted=one.halted_at is not None),
+        "halted": {"since": one.halted_at, "reason": "disk full"} if one.halted_at is not None else None,
         "restart": one.spec.restart.model_dump(),
         **lifecycle,
         "labels": dict(record.labels),
@@ -53,13 +54,15 @@ def sizes(one: Container, image: Image) -> dict[str, int]:
     return {"size_bytes": own, "size_root_bytes": own + image.size_bytes}
 
 
-def status(lifecycle: Lifecycle, now: float) -> str:
-    """The state in Docker's words: `Up 3 minutes`, `Exited (3) 2 hours ago`."""
+def status(lifecycle: Lifecycle, now: float, *, halted: bool = False) -> str:
+    """The state in Docker's words: `Up 3 minutes`, `Exited (3) 2 hours ago`. `halted`: by QEMU, for want of room."""
     state = lifecycle.state
     if state in {"running", "paused", "stopping"} and lifecycle.started_at:
         words = f"Up {duration(now - lifecycle.started_at)}"
         if lifecycle.health != "none":
             words += " (health: starting)" if lifecycle.health == "starting" else f" ({lifecycle.health})"
+        if halted and state == "running":
+            return f"{words} (stopped: disk full)"
         return words + {"paused": " (Paused)", "stopping": " (Stopping)"}.get(state, "")
     if state == "exited" and lifecycle.finished_at:
         if lifecycle.retry_at is not None:

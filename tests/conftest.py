@@ -6,10 +6,15 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     import pytest
+
+# How long an example takes depends on the machine, and on what else it does.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # pytest-xdist sets them in its workers; the programs tested would take them for a terminal's.
 for name in ("COLUMNS", "LINES"):

@@ -158,6 +158,8 @@ class Host:
             "exporter_url": f"http://{self.exporter}",
             "interval_s": 1,
             "pool_depth": 0,
+            "template_images": 0,
+            "qemu_dir": self.data_dir / "qemu",  # none: the distribution's, wherever the tests run
             **settings,
         }
         self.env = {f"HYPER_{name.upper()}": str(value) for name, value in values.items()}

@@ -33,12 +33,12 @@ def parse(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def confined(unit: Path, argv: list[str]) -> list[str]:
-    """The command that runs `argv` as the unit would: an unprivileged unit as nobody."""
+def confined(unit: Path, argv: list[str], *, also: tuple[str, ...] = ()) -> list[str]:
+    """The command that runs `argv` as the unit would: an unprivileged unit as nobody. `also`: more capabilities."""
     settings = parse(unit)
 
     def names(setting: str) -> str:
-        return ",".join(["-all", *(f"+{c.removeprefix('CAP_').lower()}" for c in settings.get(setting, ()))])
+        return ",".join(["-all", *(f"+{c.removeprefix('CAP_').lower()}" for c in (*settings.get(setting, ()), *also))])
 
     bounding, ambient = names("CapabilityBoundingSet"), names("AmbientCapabilities")
     command = ["setpriv", f"--bounding-set={bounding}", f"--inh-caps={ambient}", f"--ambient-caps={ambient}"]

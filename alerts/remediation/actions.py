@@ -9,10 +9,12 @@ made: beyond the intent's it was, at the intent's it was not. The epoch also tel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from alerts.errors import HyperdAway, HyperdRefused
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alerts.remediation.evidence import EvidenceSaver
-    from alerts.remediation.hyperd import Hyperd, Rollout
+    from alerts.remediation.feed import FeedFile
+    from alerts.remediation.hyperd import Hyperd, Image, Rollout
     from alerts.remediation.journal import Decision, OutcomeKind
     from alerts.remediation.policyfile import Follow
     from alerts.remediation.settings import Settings
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("hyper.remediation")
 
 MAX_REASON_CHARS: Final = 2048
-_WITH_EVIDENCE: Final = frozenset({"redeploy", "rollback", "quarantine"})
-"""What destroys or changes what one would like to look at. A restart keeps the files, an update is of what works."""
+_WITH_EVIDENCE: Final = frozenset({"restart", "redeploy", "rollback", "quarantine"})
+"""What destroys what one would like to look at; with a restart that is what runs. An update is of what works."""
 _BY_EPOCH: Final = frozenset({"restart", "redeploy"})
 
 
@@ -57,6 +60,7 @@ class Performer:
         stop_file: Path,
         settings: Settings,
         follow: Follow,
+        feed: FeedFile,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._hyperd = hyperd
@@ -64,6 +68,7 @@ class Performer:
         self._stop_file = stop_file
         self._settings = settings
         self._follow = follow
+        self._feed = feed
         self._clock = clock
 
     async def carry_out(self, intent: Decision, *, asked: bool = False) -> Ended:
@@ -147,15 +152,22 @@ class Performer:
         return Ended("failed", False, failure, epoch)
 
     async def _by_request(self, intent: Decision, *, asked: bool) -> Ended:
-        """Rollback, update, quarantine: ask until there is an answer; hyperd does it once."""
+        """Rollback, update, rebuild, quarantine: ask until there is an answer; hyperd does it once."""
         failure = ""
+        # Whoever is at work on a change knows to what; it is not built a second time.
+        image = None if intent.action == "rebuild" and not asked else intent.image
         for attempt in range(self._settings.attempts):
             if attempt:
                 await asyncio.sleep(self.pause_s(attempt))
             if not asked and self._stop_file.exists():
                 return Ended("stop_switch", False, f"{self._stop_file} exists", intent.epoch)
             try:
-                return await self._request(intent)
+                if image is None and intent.action == "rebuild":
+                    built = await self._built(intent)
+                    if isinstance(built, Ended):
+                        return built
+                    image = built
+                return await self._request(intent, image)
             except HyperdRefused as err:
                 return _refused(intent, err)
             except HyperdAway as err:
@@ -171,7 +183,41 @@ class Performer:
             return Ended("unknown", True, f"hyperd may have done the {intent.action}: {err}", intent.epoch)
         return Ended("unknown" if done else "failed", done, failure, intent.epoch)
 
-    async def _request(self, intent: Decision) -> Ended:
+    async def _built(self, intent: Decision) -> str | Ended:
+        """Have a container's image built again; the name of what it is to change to, or why it is not to change."""
+        assert intent.digest is not None  # noqa: S101 -- an intent has it
+        vulnerable = intent.reason == "vulnerable"
+        before = await self._hyperd.image(intent.digest)
+        if vulnerable and before is not None and await self._is_built(intent, before):
+            return intent.image or before.name
+        built = await self._hyperd.rebuild(intent.digest, no_cache=vulnerable)
+        if built.digest == intent.digest:
+            return Ended("not_needed", False, f"built again, and nothing is new: {built.digest}", intent.epoch)
+        if vulnerable and not await self._is_better(built.digest, intent.digest):
+            if not built.references:
+                with contextlib.suppress(HyperdAway, HyperdRefused):  # it takes room; `hyper image prune` finds it, too
+                    await self._hyperd.remove(built.digest)
+            return Ended("still_vulnerable", False, "built again, and it installs nothing newer", intent.epoch)
+        names = before.references if before is not None else []
+        for name in names:
+            await self._hyperd.tag(built.digest, name)
+        return (*names, built.name)[0]
+
+    async def _is_built(self, intent: Decision, before: Image) -> bool:
+        """Whether the container's name of its image is that of a newer build: of another container's, or cut off."""
+        named = await self._hyperd.image(intent.image) if intent.image else None
+        if named is None or named.build is None or before.build is None:
+            return False
+        if not named.build.is_of_the_same(before.build) or not await self._is_better(named.digest, before.digest):
+            return False
+        return not policy.is_known_bad(named.digest, await self._hyperd.history(intent.container or ""))
+
+    async def _is_better(self, new: str, old: str) -> bool:
+        """Whether the image of one digest is without some hole that the other's has."""
+        after, before = [self._feed.fixable(await self._hyperd.packages(one)) for one in (new, old)]
+        return not before <= after
+
+    async def _request(self, intent: Decision, image: str | None) -> Ended:
         container_id, _ = _of(intent)
         why = _why(intent)
         if intent.action == "quarantine":
@@ -181,11 +227,16 @@ class Performer:
         name = intent.container or container_id
         if intent.action == "rollback":
             return _of_rollout(await self._hyperd.rollback(name, why, intent.id), intent)
-        assert intent.image is not None  # noqa: S101 -- an intent to update has it
-        follow = self._follow
-        rollout = await self._hyperd.change(
-            name, intent.image, why, intent.id, canary_s=follow.canary_s, watch_s=follow.watch_s
-        )
+        assert image is not None  # noqa: S101 -- an intent to update has it
+        canary_s = 0.0 if intent.unobserved or intent.action is None else self._follow.canary_for(intent.action)
+        change = partial(self._hyperd.change, name, image, why, intent.id, watch_s=self._follow.watch_s)
+        try:
+            rollout = await change(canary_s=canary_s)
+        except HyperdRefused as err:
+            # Of what writes to a volume two cannot run. Who did not ask for an observation has it without one.
+            if err.status != 400 or not canary_s or self._follow.canary_s is not None:
+                raise
+            rollout = await change(canary_s=0.0)
         return _of_rollout(rollout, intent)
 
     async def _was_asked(self, intent: Decision) -> bool:
@@ -234,7 +285,7 @@ def _why(intent: Decision) -> str:
 
 def _still_needed(intent: Decision, seen: policy.Container) -> bool:
     """Whether what led to an intent still holds, as far as hyperd's word alone tells."""
-    if intent.action == "update":
+    if intent.action in policy.RENEWING:
         return seen.image_digest == intent.digest and seen.quarantine is None
     if seen.desired != "running" or seen.quarantine is not None:
         return False
@@ -247,7 +298,7 @@ def _still_needed(intent: Decision, seen: policy.Container) -> bool:
 
 def _of_rollout(rollout: Rollout, intent: Decision) -> Ended:
     """The outcome that the end of a rollout is."""
-    kinds: dict[str, OutcomeKind] = {"rolled_back": "rolled_back", "failed": "failed", "inconclusive": "failed"}
+    kinds: dict[str, OutcomeKind] = {"rolled_back": "rolled_back", "failed": "failed", "inconclusive": "inconclusive"}
     detail = f"rollout {rollout.id}: {rollout.state}{f', {rollout.detail}' if rollout.detail else ''}"
     return Ended(kinds.get(rollout.state, "done"), True, detail, intent.epoch)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, ConfigDict, Field
 
 from alerts.errors import AuditUnwritable, BadWebhook, NotApproved
@@ -26,12 +26,11 @@ from alerts.remediation import registry, webhook
 from alerts.remediation.journal import RECENT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from starlette.middleware.base import RequestResponseEndpoint
 
     from alerts.remediation.controller import Controller
-    from alerts.remediation.events import Follower
     from alerts.remediation.journal import Journal
     from alerts.remediation.policyfile import PolicyFile
     from alerts.remediation.telemetry import Telemetry
@@ -62,17 +61,21 @@ def build_app(
     token: str | None,
     *,
     policy_file: PolicyFile,
-    follower: Follower,
+    background: Sequence[Callable[[], Coroutine[object, object, None]]],
 ) -> FastAPI:
-    """The application; its lifespan takes up unfinished actions at the start and drains at the end."""
+    """The application; its lifespan takes up unfinished actions at the start and drains at the end.
+
+    `background` is what goes on meanwhile, without an end.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         controller.recover()
-        following = asyncio.get_running_loop().create_task(follower.run())
+        tasks = [asyncio.get_running_loop().create_task(run()) for run in background]
         yield
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await controller.drain(DRAIN_S)
 
     def authorize(request: Request) -> None:
@@ -134,8 +137,9 @@ def build_app(
         return JSONResponse({"status": "ok", "pending": controller.pending, "stopped": controller.stopped})
 
     @app.get("/metrics", dependencies=authorized)
-    async def metrics() -> Response:
-        return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(telemetry.registry), media_type=media_type)
 
     @app.get("/audit", dependencies=authorized)
     async def audit(

@@ -59,6 +59,9 @@ class Causes:
             # The controller is one per host: what has no instance is about this one.
             if instance and cause.instance and instance != cause.instance:
                 continue
+            # Want of CPU makes nothing exit: a container that did would wait for as long as the host is busy.
+            if cause.name in policy.CPU_CAUSES and signal.name == policy.DOWN and container.ended_by_itself:
+                continue
             if cause.name in policy.HOST_CAUSES:
                 return Judgement("skip", "host_is_the_cause", f"{cause.name} fires")
             # What hyperd tells does not come by the collector.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from alerts.remediation.hyperd import Hyperd
     from alerts.remediation.journal import Journal
     from alerts.remediation.policyfile import PolicyFile
+    from alerts.remediation.pressure import Pressure
     from alerts.remediation.registry import Push
     from alerts.remediation.signals import Signal
     from alerts.remediation.webhook import Alert
@@ -36,6 +37,7 @@ log = logging.getLogger("hyper.remediation")
 
 MAX_PENDING: Final = 2000
 MAX_OVER: Final = 20_000
+MAX_HELD: Final = 1000
 MAX_ACTIONS_AT_ONCE: Final = 2
 """A redeploy costs a boot; a host on which everything went down must not have to boot all of it at once."""
 
@@ -64,6 +66,7 @@ class Controller:
         observer: Observer,
         stop_file: Path,
         policy_file: PolicyFile,
+        pressure: Pressure,
         settings: Settings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -73,11 +76,14 @@ class Controller:
         self._observer = observer
         self._stop_file = stop_file
         self._policy = policy_file
+        self._pressure = pressure
         self._settings = settings or Settings()
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()
         self._over: OrderedDict[str, None] = OrderedDict()
+        # What the host was the cause of, by incident. Not kept over a restart: what still is so is told anew.
+        self._held: OrderedDict[str, Signal] = OrderedDict()
         self._causes = causes.Causes(self._settings.cause_ttl_s)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         # The host's bucket is looked at and taken from in one.
@@ -114,9 +120,26 @@ class Controller:
         if not self._submit([self._handle(signal)]):
             log.warning("too much to do; lost: %s", signal.to_text())
 
+    def submit_holes(self, found: Sequence[tuple[Signal, policy.Container]]) -> bool:
+        """Begin work on what a feed knows of containers, but for what was acted on; False as above."""
+        new = [(one, container) for one, container in found if not self._is_acted_on(one)]
+        return self._submit([self._renew_each(new)] if new else [])
+
     def submit_pushes(self, pushes: Sequence[Push]) -> bool:
         """Begin work on pushes to a registry; False as above."""
         return self._submit([self._pushed(push) for push in pushes])
+
+    async def take_up_held(self) -> None:
+        """Look again and again at what the host was the cause of and at pushes that were held back, without an end."""
+        while True:
+            await asyncio.sleep(self._settings.held_s)
+            for trouble in () if self.stopped else tuple(self._held.values()):
+                await self._take_up(trouble)
+            for decision in () if self.stopped else self._journal.held():
+                signal, container = following.of_held(decision)
+                if self._is_acted_on(signal) or self._keeps_waiting(signal, container):
+                    continue
+                self._submit([self._renew_each([(signal, container)])])
 
     async def approve(self, decision_id: str, actor: str) -> Decision:
         """Do what a decision only proposed; returns the intent once it is written down.
@@ -211,8 +234,11 @@ class Controller:
             return policy.Judgement("skip", "no_container_named", "neither a label id with a whole id nor a label name")
         return self._done_or_stopped(signal)
 
+    def _is_acted_on(self, signal: Signal) -> bool:
+        return signal.incident in self._busy or self._journal.acted_on(signal.incident)
+
     def _done_or_stopped(self, signal: Signal) -> policy.Judgement | None:
-        if signal.incident in self._busy or self._journal.acted_on(signal.incident):
+        if self._is_acted_on(signal):
             return policy.Judgement("skip", "duplicate", "this firing of this alert was acted on already")
         if self.stopped:
             return policy.Judgement("skip", "stop_switch", f"{self._stop_file} exists; remove it to allow actions")
@@ -225,9 +251,13 @@ class Controller:
             container = await self._performer.container(ref)
             async with self._lock(container.key):
                 # Another signal may have been acted on while this one waited.
+                if container.state in policy.RUNNING:
+                    await self._pressure.look(container.id)
                 container = await self._performer.container(container.id)
                 async with self._deciding:
                     decision = await self._judge(signal, container)
+                if decision.reason == "host_is_the_cause":
+                    self._hold(signal)
                 if decision.verdict == "act":
                     await self._act(decision)
         except (HyperdRefused, HyperdAway) as err:
@@ -260,6 +290,7 @@ class Controller:
             return ladder.Plan(confirmed)
         allowance = self._policy.allowance(container, dry_run=dry_run, source=source)
         against = allowance if isinstance(allowance, policy.Judgement) else self._against(signal, container, now)
+        against = against or self._pressure.judge(rule, container)
         if against is not None:
             return ladder.Plan(replace(against, detail=f"{against.detail}; {confirmed.detail}"))
         assert isinstance(allowance, ladder.Allowance)  # noqa: S101 -- the other kind is against it
@@ -297,6 +328,32 @@ class Controller:
             return policy.Judgement("skip", "maintenance", "a maintenance window of the policy file")
         return cause
 
+    def _hold(self, signal: Signal) -> None:
+        self._held[signal.incident] = signal
+        if len(self._held) > MAX_HELD:
+            self._held.popitem(last=False)
+
+    async def _take_up(self, signal: Signal) -> None:
+        """Judge anew what the host was the cause of, unless it still is: then nothing is written."""
+        if signal.incident not in self._over and not self._is_acted_on(signal):
+            try:
+                await self._pressure.look()
+                container = await self._hyperd.container(policy.container_named_by(signal.labels) or "")
+            except HyperdAway:
+                return
+            except HyperdRefused:
+                container = None
+            if container is not None and self._is_the_hosts(signal, container):
+                return
+            self.submit_signal(signal)
+        self._held.pop(signal.incident, None)
+
+    def _is_the_hosts(self, signal: Signal, container: policy.Container) -> bool:
+        found = self._policy.rule(signal.name, container)
+        against = self._against(signal, container, self._clock())
+        against = against or (self._pressure.judge(found[0], container) if found else None)
+        return against is not None and against.reason == "host_is_the_cause"
+
     def _waits(self, container: policy.Container, proposal: policy.Judgement) -> bool:
         """Whether the same is proposed for the same container already."""
         return any(
@@ -304,47 +361,71 @@ class Controller:
             for one in self._journal.waiting(self._clock())
         )
 
-    # --- pushes
+    # --- pushes, and what a feed knows
 
     async def _pushed(self, push: Push) -> None:
         try:
-            found = [one for one in await self._hyperd.containers() if following.follows(one, push)]
+            found = await following.concerned(self._hyperd, push)
         except (HyperdRefused, HyperdAway) as err:
             await self._decide(following.signal_of(push, None), _no_word(err), None)
             return
-        for container in found:
-            signal = following.signal_of(push, container)
+        await self._renew_each(found)
+
+    async def _renew_each(self, found: Sequence[tuple[Signal, policy.Container]]) -> None:
+        for signal, container in found:
             judgement = self._done_or_stopped(signal)
             if judgement is not None:
                 await self._decide(signal, judgement, container)
                 continue
             self._busy.add(signal.incident)
             try:
-                await self._update(signal, container)
+                await self._renew(signal, container)
             finally:
                 self._busy.discard(signal.incident)
 
-    async def _update(self, signal: Signal, container: policy.Container) -> None:
+    async def _renew(self, signal: Signal, container: policy.Container) -> None:
         try:
             async with self._lock(container.key):
+                was = container.image_digest
                 container = await self._performer.container(container.name)
-                judgement = following.judge(signal, container, await self._history(container))
+                judgement = following.judge(signal, was, container, await self._history(container))
                 allowance = self._policy.allowance(container, dry_run=False, source="follow")
                 if judgement.verdict == "act":
                     if isinstance(allowance, policy.Judgement):
                         judgement = allowance
                     else:
                         judgement = self._against(signal, container, self._clock()) or judgement
-                if judgement.verdict == "act":
-                    judgement = await following.pull(self._hyperd, signal, judgement)
                 if judgement.verdict == "act" and isinstance(allowance, ladder.Allowance):
-                    dry = allowance.dry_run or allowance.level == "dry-run"
+                    dry = allowance.dry_run or allowance.level == "dry-run" or not following.may(judgement, container)
                     judgement = replace(judgement, verdict="dry_run" if dry else "act", policy=allowance.source)
-                decision = await self._decide(signal, judgement, container)
+                # Before the pull as well: what is told each minute is not to be fetched each minute.
+                judgement = self._unless_held_back(judgement, container)
+                if judgement.verdict != "skip" and judgement.action == "update":  # a rebuild asks the registry itself
+                    judgement = await following.pull(self._hyperd, signal, judgement)
+                async with self._deciding:
+                    judgement = self._unless_held_back(judgement, container)
+                    decision = await self._decide(signal, judgement, container)
                 if decision.verdict == "act":
                     await self._act(decision)
         except (HyperdRefused, HyperdAway) as err:
             await self._decide(signal, _no_word(err), container)
+
+    def _unless_held_back(self, judgement: policy.Judgement, container: policy.Container) -> policy.Judgement:
+        """The judgement, or why what it calls for has to wait; what a person has to approve does not."""
+        if judgement.verdict != "act" or judgement.action is None:
+            return judgement
+        past = ladder.Past(self._journal.renewed_at(container.key), (), self._journal.host_renewed_at())
+        held = ladder.held_back(judgement.action, past, self._settings.limits, self._clock())
+        if held is None:
+            return judgement
+        return replace(held, detail=f"{held.detail}; {judgement.detail}", policy=judgement.policy)
+
+    def _keeps_waiting(self, signal: Signal, container: policy.Container) -> bool:
+        """Whether what was held back would be so again: then nothing is written, and hyperd is not asked."""
+        if self._against(signal, container, self._clock()) is not None:
+            return True
+        wanted = policy.Judgement("act", "image_pushed", "", "update")
+        return self._unless_held_back(wanted, container).verdict == "skip"
 
     # --- decisions and actions
 
@@ -420,24 +501,37 @@ class Controller:
         log.info("%s %s: %s (%s)", decision.verdict, decision.container, decision.reason, decision.detail)
 
     async def _act(self, intent: Decision) -> None:
-        async with self._updating if intent.action == "update" else self._acting:
+        async with self._updating if intent.action in policy.RENEWING else self._acting:
             await self._conclude(intent, await self._performer.carry_out(intent))
 
     async def _finish(self, intent: Decision) -> None:
         """End an action that an earlier controller began: find out, or do it, once."""
         try:
-            async with self._lock(intent.key), self._updating if intent.action == "update" else self._acting:
+            async with self._lock(intent.key), self._updating if intent.action in policy.RENEWING else self._acting:
                 await self._conclude(intent, await self._performer.finish(intent))
         finally:
             self._busy.discard(intent.incident)
 
     async def _conclude(self, intent: Decision, ended: Ended) -> None:
+        if ended.kind == "inconclusive":
+            await self._ask(intent, ended)
         outcome = Outcome(
             intent.id, self._clock(), ended.kind, ended.carried_out, ended.detail, ended.epoch, ended.evidence
         )
         await asyncio.to_thread(self._journal.conclude, outcome)
         self._observer.concluded(intent, outcome)
         log.info("%s of %s: %s (%s)", intent.action, intent.container, outcome.outcome, outcome.detail)
+
+    async def _ask(self, intent: Decision, ended: Ended) -> None:
+        """Propose once more what could not be judged. Before the outcome: otherwise a crash in between forgets it."""
+        asked = replace(
+            intent, id=uuid.uuid4().hex, time=self._clock(), verdict="dry_run", approves=None, actor=None, beside=True,
+            unobserved=True, detail=f"{intent.action} without a comparison? {ended.detail}; {intent.detail}",
+        )  # fmt: skip
+        for one in self._journal.waiting(self._clock()):
+            if one.unobserved and (one.key, one.action, one.to_digest) == (asked.key, asked.action, asked.to_digest):
+                return
+        await self._write(asked)
 
     def _lock(self, key: str) -> asyncio.Lock:
         """The lock of one tenant and name, which lives as long as somebody holds or awaits it."""

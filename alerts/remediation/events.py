@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from alerts.remediation.hyperd import Event, Hyperd
+    from alerts.remediation.pressure import Pressure
     from alerts.remediation.settings import Settings
 
 log = logging.getLogger("hyper.remediation")
@@ -36,11 +37,13 @@ class Follower:
         self,
         hyperd: Hyperd,
         submit: Callable[[signals.Signal], None],
+        pressure: Pressure,
         settings: Settings,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._hyperd = hyperd
         self._submit = submit
+        self._pressure = pressure
         self._settings = settings
         self._clock = clock
         self._deaths: OrderedDict[str, deque[float]] = OrderedDict()
@@ -105,6 +108,8 @@ class Follower:
             task.add_done_callback(lambda _: self._held.pop(key, None))
 
     async def _look_again(self, signal: signals.Signal) -> None:
+        if signal.name == policy.UNHEALTHY:
+            await self._pressure.look()  # by the time that it counts the host may have come to rest
         await asyncio.sleep(self._settings.sustain_s)
         try:
             seen = await self._hyperd.container(signal.labels["id"])

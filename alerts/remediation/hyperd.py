@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from alerts.errors import HyperdAway, HyperdRefused
 from alerts.remediation.policy import Container, Revision
@@ -25,6 +25,7 @@ REDEPLOY_TIMEOUT_S = 180.0
 CHANGE_TIMEOUT_S = 300.0
 """A change answers when the new container is ready, has been looked at, and the old one has drained."""
 PULL_TIMEOUT_S = 600.0
+BUILD_TIMEOUT_S = 2 * 3600.0
 ACTOR = "remediation"
 MAX_EVENTS = 1000
 
@@ -66,6 +67,56 @@ class Evidence(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     path: str
+
+
+class Build(BaseModel):
+    """What an image was built from; `bases` are digests by name, of none where an older hyperd built it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    bases: dict[str, str] = Field(default_factory=dict)
+    archive_digest: str | None = None
+    args: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    target: str | None = None
+
+    def is_of_the_same(self, other: Build) -> bool:
+        """Whether both are builds of one thing, on whatever bases and at whatever time."""
+        return self.model_copy(update={"bases": {}}) == other.model_copy(update={"bases": {}})
+
+
+class Image(BaseModel):
+    """An image of the host; `build` if it was built there."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    digest: str
+    references: list[str] = Field(default_factory=list)
+    build: Build | None = None
+
+    @property
+    def name(self) -> str:
+        """What a container is to be changed to."""
+        return self.references[0] if self.references else self.digest
+
+
+class Package(BaseModel):
+    """The source package of one that is installed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    source: str
+    source_version: str
+
+
+class Packages(BaseModel):
+    """What an image has installed; None is what hyperd cannot say."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    distribution: str | None = None
+    version: str | None = None
+    packages: list[Package] | None = None
 
 
 _CONTAINERS = TypeAdapter(list[Container])
@@ -163,22 +214,49 @@ class Hyperd:
         content = await self._call("POST", path, _because(reason, request_id), self._redeploy_timeout_s)
         return _read(Container.model_validate_json, content, "container")
 
-    async def evidence(self, container_id: str, reason: str, request_id: str) -> Evidence:
-        """Save what is to be had of a container."""
+    async def evidence(self, container_id: str, reason: str, request_id: str, samples: str | None) -> Evidence:
+        """Save what is to be had of a container, and beside it its last samples."""
         path = f"/v1/containers/{container_id}/evidence"
-        content = await self._call("POST", path, _because(reason, request_id), READ_TIMEOUT_S)
+        body = {"samples": samples, **_because(reason, request_id)}
+        content = await self._call("POST", path, body, READ_TIMEOUT_S)
         return _read(Evidence.model_validate_json, content, "evidence")
 
     async def pull(self, image: str) -> str:
         """Pull an image; the digest that it has then."""
         content = await self._call("POST", "/v1/images/pull", {"reference": image}, PULL_TIMEOUT_S)
+        return _built_or_pulled(content, f"pull {image}").digest
+
+    async def rebuild(self, digest: str, *, no_cache: bool) -> Image:
+        """Build an image again from what it was built from; its names stay with it.
+
+        Done twice it gives the same image, if nothing is new; not so with `no_cache`.
+        """
+        body = {"reference": digest, "no_cache": no_cache, "unnamed": True}
+        content = await self._call("POST", "/v1/images/rebuild", body, BUILD_TIMEOUT_S)
+        return _built_or_pulled(content, f"build {digest} again")
+
+    async def image(self, reference: str) -> Image | None:
+        """An image of the host, if it is here."""
         try:
-            last = json.loads(content.splitlines()[-1])
-            if "error" in last:
-                raise HyperdRefused(f"hyperd cannot pull {image}: {str(last['error']['message'])[:500]}", status=422)
-            return str(last["image"]["digest"])
-        except (ValueError, LookupError, TypeError) as err:
-            raise HyperdAway(f"hyperd's answer to the pull of {image} is none", sent=True) from err
+            content = await self._call("GET", f"/v1/images/{reference}")
+        except HyperdRefused as err:
+            if err.status == 404:
+                return None
+            raise
+        return _read(Image.model_validate_json, content, "image")
+
+    async def packages(self, digest: str) -> Packages:
+        """What an image has installed."""
+        content = await self._call("GET", f"/v1/packages/{digest}")
+        return _read(Packages.model_validate_json, content, "list of packages")
+
+    async def tag(self, digest: str, name: str) -> None:
+        """Let an image have a name, which another one may have had."""
+        await self._call("POST", "/v1/images/tag", {"source": digest, "target": name})
+
+    async def remove(self, digest: str) -> None:
+        """Remove an image that has no name, once no container has it."""
+        await self._call("DELETE", f"/v1/images/{digest}")
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = READ_TIMEOUT_S
@@ -197,6 +275,17 @@ class Hyperd:
             message = f"hyperd answered {answer.status_code}: {_error(answer, 'message')}"
             raise HyperdRefused(message, status=answer.status_code, code=_error(answer, "code"))
         return answer.content
+
+
+def _built_or_pulled(content: bytes, what: str) -> Image:
+    """The image at the end of what hyperd tells of a pull or a build."""
+    try:
+        last = json.loads(content.splitlines()[-1])
+        if "error" in last:
+            raise HyperdRefused(f"hyperd cannot {what}: {str(last['error']['message'])[:500]}", status=422)
+        return Image.model_validate(last["image"])
+    except (ValueError, LookupError, TypeError) as err:
+        raise HyperdAway(f"hyperd was to {what}, and its answer is none", sent=True) from err
 
 
 def _because(reason: str, request_id: str) -> dict[str, str]:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from alerts.errors import AuditUnwritable
 from alerts.remediation import causes
+from alerts.remediation.policy import HELD_BACK, RENEWING
+from alerts.remediation.signals import PUSH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +40,17 @@ APPROVAL_S = 24 * 3600.0
 """How long a decision waits for a person's approval."""
 
 OutcomeKind = Literal[
-    "done", "failed", "rolled_back", "no_known_good", "gone", "not_needed", "stop_switch", "expired", "unknown"
+    "done",
+    "failed",
+    "rolled_back",
+    "inconclusive",
+    "no_known_good",
+    "gone",
+    "not_needed",
+    "still_vulnerable",
+    "stop_switch",
+    "expired",
+    "unknown",
 ]
 OUTCOMES: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
 
@@ -53,6 +65,7 @@ class Decision:
         image: The reference that an update is to, with `to_digest`.
         approves: The decision that a person approved by this one, who is `actor`.
         beside: It is a proposal beside another decision on the same signal.
+        unobserved: The change is to be made without a comparison: one was made, and told nothing.
     """
 
     id: str
@@ -75,6 +88,7 @@ class Decision:
     approves: str | None = None
     actor: str | None = None
     beside: bool = False
+    unobserved: bool = False
 
     @property
     def key(self) -> str:
@@ -118,6 +132,9 @@ class Journal:
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
         self._rollbacks: OrderedDict[str, float] = OrderedDict()
         self._host_times: deque[float] = deque(maxlen=MAX_TIMES)
+        self._renewals: OrderedDict[str, deque[float]] = OrderedDict()
+        self._host_renewals: deque[float] = deque(maxlen=MAX_TIMES)
+        self._held: OrderedDict[tuple[str, bool], Decision] = OrderedDict()
         self._waiting: OrderedDict[str, Decision] = OrderedDict()
         self._causes: OrderedDict[tuple[str, str, str], causes.Cause] = OrderedDict()
         self._unfinished: dict[str, Decision] = {}
@@ -186,6 +203,24 @@ class Journal:
         with self._mutex:
             return tuple(self._host_times)
 
+    def renewed_at(self, key: str) -> tuple[float, ...]:
+        """As `acted_at`, of updates and rebuilds: they heal nothing, and so take nothing from what does."""
+        with self._mutex:
+            return tuple(self._renewals.get(key, ()))
+
+    def host_renewed_at(self) -> tuple[float, ...]:
+        """As `host_acted_at`, of updates and rebuilds."""
+        with self._mutex:
+            return tuple(self._host_renewals)
+
+    def held(self) -> tuple[Decision, ...]:
+        """The newest push to each container that was held back, and has not come to its turn; the oldest first.
+
+        A registry tells a push once. Of a container's tag and of its base there is one each.
+        """
+        with self._mutex:
+            return tuple(self._held.values())
+
     def waiting(self, now: float) -> tuple[Decision, ...]:
         """Decisions that wait for a person's approval, oldest first."""
         with self._mutex:
@@ -199,7 +234,7 @@ class Journal:
     def latest_action_at(self) -> float | None:
         """Time of the latest action on any container, or None if there was none."""
         with self._mutex:
-            return max((times[-1] for times in self._times.values()), default=None)
+            return max((times[-1] for kept in (self._times, self._renewals) for times in kept.values()), default=None)
 
     def unfinished(self) -> tuple[Decision, ...]:
         """Intents that have no outcome."""
@@ -285,9 +320,19 @@ class Journal:
         self._recent.append(line)
 
     def _apply_decision(self, decision: Decision) -> None:
+        if decision.alert == PUSH and decision.container_id is not None:
+            self._hold(decision)
+        if decision.reason == "resolved":
+            # What starts again a container that is well again is not called for.
+            for one in [one for one in self._waiting.values() if one.incident == decision.incident]:
+                if one.action in ("restart", "redeploy"):
+                    del self._waiting[one.id]
         if decision.verdict == "skip":
             return
         if decision.verdict == "dry_run":
+            if decision.action in RENEWING:  # what is newer takes the place of what was there to be had before
+                for one in [one for one in self._waiting.values() if _is_replaced(one, decision)]:
+                    del self._waiting[one.id]
             _remember(self._waiting, decision.id, decision, MAX_WAITING)
         if decision.approves is not None:
             self._waiting.pop(decision.approves, None)
@@ -295,15 +340,22 @@ class Journal:
             _remember(self._incidents, decision.incident, decision.id, MAX_INCIDENTS)
         if decision.verdict == "act" and decision.container_id is not None:
             self._unfinished[decision.id] = decision
-            if decision.action == "update":
-                # An update is what somebody wanted, no attempt to heal.
-                return
-            times = self._times.get(decision.key) or deque(maxlen=MAX_TIMES)
+            renews = decision.action in RENEWING
+            kept, of_host = (self._renewals, self._host_renewals) if renews else (self._times, self._host_times)
+            times = kept.get(decision.key) or deque(maxlen=MAX_TIMES)
             times.append(decision.time)
-            _remember(self._times, decision.key, times, MAX_CONTAINERS)
-            self._host_times.append(decision.time)
+            _remember(kept, decision.key, times, MAX_CONTAINERS)
+            of_host.append(decision.time)
             if decision.action == "rollback":
                 _remember(self._rollbacks, decision.key, decision.time, MAX_CONTAINERS)
+
+    def _hold(self, decision: Decision) -> None:
+        """Remember a push that was held back, or that one is no longer."""
+        slot = (decision.key, decision.to_digest is None)
+        if decision.verdict == "skip" and decision.reason in HELD_BACK:
+            _remember(self._held, slot, decision, MAX_CONTAINERS)
+        elif slot in self._held and self._held[slot].incident == decision.incident:
+            del self._held[slot]
 
     def _apply_cause(self, cause: causes.Cause) -> None:
         _remember(self._causes, (cause.name, cause.instance, cause.id), cause, causes.MAX_CAUSES)
@@ -312,7 +364,10 @@ class Journal:
         decision = self._unfinished.pop(outcome.id, None)
         if decision is None or self._incidents.get(decision.incident) != outcome.id:
             return
-        # What did not succeed may be tried again when Alertmanager repeats the alert, within the guards.
+        # What did not succeed may be tried again when it is told again, within the guards; a build that mended nothing
+        # would come to the same.
+        if outcome.outcome == "still_vulnerable":
+            return
         if outcome.outcome == "failed" or not outcome.carried_out:
             del self._incidents[decision.incident]
 
@@ -322,6 +377,10 @@ def _remember(kept: OrderedDict[_K, _V], key: _K, value: _V, limit: int) -> None
     kept.move_to_end(key)
     if len(kept) > limit:
         kept.popitem(last=False)
+
+
+def _is_replaced(waiting: Decision, by: Decision) -> bool:
+    return (waiting.key, waiting.action, waiting.reason) == (by.key, by.action, by.reason)
 
 
 def _build(kind: type[Any], line: dict[str, Any]) -> Any:

@@ -59,7 +59,9 @@ def plan(
         empty = why_less or Judgement("skip", "no_action_for_alert", "without a change of image it is for people")
         return Plan(replace(what, verdict="skip", reason=empty.reason))
     if allowance.level == "restart":
-        steps = tuple(dict.fromkeys("restart" if step == "redeploy" else step for step in steps))
+        # Beyond the level as it is, a redeploy has a lesser step in its place meanwhile.
+        lesser: dict[Action, tuple[Action, ...]] = {"redeploy": ("redeploy", "restart")}
+        steps = tuple(dict.fromkeys(one for step in steps for one in lesser.get(step, (step,))))
     if allowance.dry_run or allowance.level == "dry-run":
         return Plan(_dry(what, steps[0], "only written down"))
     proposals = []
@@ -67,7 +69,7 @@ def plan(
         if not policy.allowed(step, allowance.level):
             proposals.append(_dry(what, step, f"beyond the level {allowance.level}"))
             continue
-        held = _held_back(step, past, limits, now)
+        held = held_back(step, past, limits, now)
         if held is None:
             return Plan(replace(what, action=step), tuple(proposals))
         return Plan(replace(held, detail=f"{held.detail}; {what.detail}", policy=what.policy), tuple(proposals))
@@ -106,7 +108,7 @@ def _steps(
     return steps, rule.reason, why_less
 
 
-def _held_back(step: Action, past: Past, limits: guards.Limits, now: float) -> Judgement | None:
+def held_back(step: Action, past: Past, limits: guards.Limits, now: float) -> Judgement | None:
     """Why a step has to wait. A quarantine ends a loop, and so waits for nothing."""
     if step == "quarantine":
         return None

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,13 @@ from alerts.remediation.app import build_app
 from alerts.remediation.controller import Controller
 from alerts.remediation.events import Follower
 from alerts.remediation.evidence import EvidenceSaver
+from alerts.remediation.feed import FeedFile
 from alerts.remediation.guards import Limits
 from alerts.remediation.hyperd import Hyperd
 from alerts.remediation.journal import Journal
+from alerts.remediation.pressure import Pressure
+from alerts.remediation.samples import Exporter
+from alerts.remediation.scanner import Scanner
 from alerts.remediation.settings import Settings
 from alerts.remediation.telemetry import Telemetry
 from runtime.config import Config
@@ -138,11 +143,18 @@ def run(config: Config, settings: Settings) -> None:
         telemetry.last_action(latest)
     hyperd = Hyperd(config.state_dir / "hyperd.sock")
     stop_file = config.data_dir / STOP_FILE
-    saver = EvidenceSaver(hyperd, config.exporter_url, config.data_dir / "evidence")
-    performer = Performer(hyperd, saver, stop_file, settings, policy_file.follow)
-    controller = Controller(journal, hyperd, performer, telemetry, stop_file, policy_file, settings)
-    follower = Follower(hyperd, controller.submit_signal, settings)
-    app = build_app(controller, journal, telemetry, token, policy_file=policy_file, follower=follower)
+    exporter = Exporter(config.exporter_url)
+    pressure = Pressure(exporter, settings.cause_ttl_s, settings.rest_s)
+    saver = EvidenceSaver(hyperd, exporter)
+    feed = FeedFile(config.remediation_feed_file, telemetry)
+    feed.refresh()  # before what was left unfinished is taken up, which may need it
+    performer = Performer(hyperd, saver, stop_file, settings, policy_file.follow, feed)
+    controller = Controller(journal, hyperd, performer, telemetry, stop_file, policy_file, pressure, settings)
+    telemetry.standing_still(stopped=lambda: controller.stopped, waiting=lambda: len(journal.waiting(time.time())))
+    background = [Follower(hyperd, controller.submit_signal, pressure, settings).run, controller.take_up_held]
+    if config.remediation_feed_file is not None:
+        background.append(Scanner(hyperd, feed, controller.submit_holes, settings).run)
+    app = build_app(controller, journal, telemetry, token, policy_file=policy_file, background=background)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -17,11 +17,20 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Action = Literal["restart", "redeploy", "rollback", "update", "quarantine"]
+Action = Literal["restart", "redeploy", "rollback", "update", "rebuild", "quarantine"]
 Level = Literal["off", "dry-run", "restart", "redeploy", "rollback", "full"]
 Verdict = Literal["act", "dry_run", "skip"]
 ActReason = Literal[
-    "container_down", "unhealthy", "crash_loop", "out_of_memory", "memory", "no_recovery", "image_pushed", "alert_rule"
+    "container_down",
+    "unhealthy",
+    "crash_loop",
+    "out_of_memory",
+    "memory",
+    "no_recovery",
+    "image_pushed",
+    "base_pushed",
+    "vulnerable",
+    "alert_rule",
 ]
 Reason = (
     ActReason
@@ -52,6 +61,7 @@ Reason = (
         "budget_spent",
         "host_budget_spent",
         "same_digest",
+        "image_changed",
         "known_bad",
         "digest_moved",
         "pull_failed",
@@ -61,12 +71,22 @@ Reason = (
 )
 ACT_REASONS: Final[tuple[ActReason, ...]] = get_args(ActReason)
 
+HELD_BACK: Final[frozenset[Reason]] = frozenset(
+    {"cooldown", "budget_spent", "host_budget_spent", "maintenance", "host_is_the_cause", "stop_switch"}
+)
+"""Why something is not done now that may be done later."""
+
 POLICY_LABEL: Final = "hyper.remediation"
 FOLLOW_LABEL: Final = "hyper.remediation.follow"
-DEFAULT_LEVEL: Final[Level] = "redeploy"
+DEFAULT_LEVEL: Final[Level] = "restart"
+"""A restart keeps all that a container has written; what goes further than that waits for a person."""
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
-_RANK: Final[Mapping[Action, int]] = {"restart": 2, "redeploy": 3, "rollback": 4, "update": 0, "quarantine": 5}
-"""The lowest level, as an index of LEVELS, that allows an action; who lets a container follow allows the update."""
+_RANK: Final[Mapping[Action, int]] = {
+    "restart": 2, "redeploy": 3, "rollback": 4, "update": 0, "rebuild": 0, "quarantine": 5
+}  # fmt: skip
+"""The lowest level, as an index of LEVELS, that allows an action; who lets a container follow allows what is new."""
+RENEWING: Final[frozenset[Action]] = frozenset({"update", "rebuild"})
+"""What brings something new to a container that may be well: no attempt to heal, and watched for a while."""
 
 DOWN: Final = "HyperContainerDown"
 UNHEALTHY: Final = "HyperContainerUnhealthy"
@@ -109,18 +129,33 @@ ACTIONS: Final[Mapping[str, Action]] = {name: rule.first for name, rule in RULES
 """Which alerts call for what at first. An alert that is not here is for people, unless the policy file names it."""
 
 HOST_CAUSES: Final = frozenset(
-    {"HyperHostCpuSaturated", "HyperHostMemoryLow", "HyperManyContainersDown", "HyperStarvedByHost"}
-)
+    {
+        "HyperHostCpuSaturated", "HyperHostDiskFull", "HyperHostMemoryLow", "HyperManyContainersDown",
+        "HyperStarvedByHost",
+    }
+)  # fmt: skip
 COLLECTOR_CAUSES: Final = frozenset({"HyperExporterDown", "HyperExporterMissing", "HyperCollectorStalled"})
 """Alerts that say that a container's trouble is not its own, or not to be believed. They are remembered."""
+CPU_CAUSES: Final = frozenset({"HyperHostCpuSaturated", "HyperStarvedByHost"})
+"""Those of them that explain that something is slow, and not that it has ended."""
 
 NOT_RUNNING: Final = frozenset({"created", "exited", "dead"})
 RUNNING: Final = frozenset({"running", "paused"})
+FIRST_SIGNAL_CODE: Final = 128
+"""Exit codes from here on are of programs that a signal ended."""
 
 _IN_CHANGE = re.compile(r"\.(?:new|old)-[0-9a-f]{8}")
 """What hyperd appends to a name while a change of image goes on; the change itself looks after such a container."""
 _ID = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class Check(BaseModel):
+    """A health check that hyperd made; it began at so many seconds since 1970."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    began: float
 
 
 class Container(BaseModel):
@@ -140,12 +175,24 @@ class Container(BaseModel):
     exit_code: int | None = None
     oom_killed: bool = False
     health: str = "none"
+    checks: tuple[Check, ...] = ()
     quarantine: dict[str, Any] | None = None
 
     @property
     def in_change(self) -> bool:
         """Whether it is one side of a change of image that is not over."""
         return _IN_CHANGE.search(self.name) is not None
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether it is down by an exit code of its own: not by a signal, nor for want of memory, nor unstarted."""
+        ended = self.state in NOT_RUNNING and self.exit_code is not None and not self.oom_killed
+        return ended and (self.exit_code or 0) < FIRST_SIGNAL_CODE
+
+    @property
+    def follows(self) -> frozenset[str]:
+        """What it is changed for without a person: its label's `true`, `base`, `vulnerability`, or several of them."""
+        return frozenset(one.strip() for one in self.labels.get(FOLLOW_LABEL, "").split(","))
 
     @property
     def key(self) -> str:
@@ -230,13 +277,16 @@ def has_known_good(container: Container, history: Sequence[Revision]) -> bool:
 
 
 def is_known_bad(digest: str, history: Sequence[Revision]) -> bool:
-    """Whether a change to this digest failed, or was rolled back, and the digest has never been good."""
+    """Whether a change to this digest failed, or was rolled back, and the digest has never been good.
+
+    One that was inconclusive says nothing about it.
+    """
     if any(one.good for one in history if one.digest == digest):
         return False
     return any(
         one.outcome not in {"", "done"} or (number > 0 and history[number - 1].kind == "rollback")
         for number, one in enumerate(history)
-        if one.digest == digest
+        if one.digest == digest and one.outcome != "inconclusive"
     )
 
 

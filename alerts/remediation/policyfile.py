@@ -38,7 +38,7 @@ from alerts import tomlfile
 from alerts.errors import BadSetting
 from alerts.remediation import policy
 from alerts.remediation.ladder import Allowance
-from alerts.remediation.policy import Container, Judgement, Level, Rule
+from alerts.remediation.policy import Action, Container, Judgement, Level, Rule
 from alerts.thresholds import seconds
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterV
 AlertName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 Step = Literal["restart", "redeploy", "rollback", "quarantine"]
 Host = Annotated[str, StringConstraints(pattern=r"^[^\s/]{1,256}$")]
+
+
+REBUILD_CANARY_S: Final = 60.0
 
 
 class _Chosen(BaseModel):
@@ -126,13 +129,23 @@ class Window(_Chosen):
 
 
 class Follow(BaseModel):
-    """How containers follow their tag."""
+    """How containers follow their tag.
+
+    Without `canary_s` a rebuild is observed, where two can run, and an update is not.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hosts: dict[Host, Host] = Field(default_factory=dict)
-    canary_s: float = Field(0.0, ge=0, le=3600)
+    canary_s: float | None = Field(None, ge=0, le=3600)
     watch_s: float = Field(60.0, ge=0, le=3600)
+
+    def canary_for(self, action: Action) -> float:
+        """How long old and new run side by side before the switch."""
+        if self.canary_s is not None:
+            return self.canary_s
+        # What was pushed somebody has tried; what was built a minute ago nobody has seen.
+        return REBUILD_CANARY_S if action == "rebuild" else 0.0
 
 
 class PolicyFile(BaseModel):

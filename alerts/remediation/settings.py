@@ -23,6 +23,10 @@ class Settings:
         flap_count: See there.
         flap_confirm_count: Ends in that time by which hyperd bears out an alert that says the same.
         cause_ttl_s: How long an alert about host or collector is believed without being repeated.
+        rest_s: How long after the host's pressure a health check has to begin to tell anything of the container.
+        held_s: Pause between two looks at what the host was the cause of, and at pushes that were held back.
+        feed_s: Pause between two looks at the feed of vulnerabilities and at what runs.
+        feed_again_s: After which what the feed says is told again, if nothing came of it.
     """
 
     limits: guards.Limits = field(default_factory=guards.Limits)
@@ -36,3 +40,7 @@ class Settings:
     flap_count: int = 5
     flap_confirm_count: int = 2
     cause_ttl_s: float = 900.0
+    rest_s: float = 30.0
+    held_s: float = 5.0
+    feed_s: float = 60.0
+    feed_again_s: float = 3600.0

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from alerts.remediation.webhook import Alert
 
-Source = Literal["alertmanager", "hyperd", "registry"]
+Source = Literal["alertmanager", "hyperd", "registry", "feed"]
 
 PUSH: Final = "push"
+VULNERABILITY: Final = "vulnerability"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,11 @@ class Signal:
     """One thing that was told. `since` is when it began, seconds since 1970.
 
     Attributes:
-        name: The alert's name; a signal of hyperd has the name of the alert that says the same; `push`.
+        name: The alert's name; a signal of hyperd has the name of the alert that says the same; else `push` or
+            `vulnerability`.
         labels: Those of the alert; of others as many as are known of `id`, `name`, `namespace`, `instance`.
         says: For people: what was told beside the name.
-        image: The reference that was pushed to, and its new digest.
+        image: The reference that was pushed to, and its new digest; of what is to be built again, the container's.
     """
 
     source: Source

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from alerts.remediation.journal import OUTCOMES
 from alerts.remediation.policy import ACT_REASONS, RULES, Action, ActReason, Reason
 from collector.catalogue import remediation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from alerts.remediation.journal import Decision, Outcome
     from collector.catalogue import Metric
 
@@ -23,6 +25,8 @@ class Telemetry:
     """Counts what the controller does. Label values come from fixed sets alone, never from an alert."""
 
     def __init__(self) -> None:
+        # Otherwise each counter and histogram has a series more for the time it was made, which no catalogue has.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has not typed it
         self.registry = CollectorRegistry()
         self._decisions = self._counter(remediation.DECISIONS_TOTAL)
         self._actions = self._counter(remediation.ACTIONS_TOTAL)
@@ -32,6 +36,8 @@ class Telemetry:
             duration.name, duration.help, duration.labels, registry=self.registry, buckets=_BUCKETS_S
         )
         self._last: Gauge | None = None
+        self._feed_readable: Gauge | None = None
+        self._feed_written: Gauge | None = None
         # A counter that is first seen at 1 has no increase: all that can happen begins at 0.
         for reason in _reasons():
             self._decisions.labels("act" if reason in ACT_REASONS else "skip", reason)
@@ -49,16 +55,32 @@ class Telemetry:
     def concluded(self, decision: Decision, outcome: Outcome) -> None:
         """Count an action that has ended; its duration runs from the intent, over a restart if there was one."""
         self._actions.labels(decision.action, decision.reason, outcome.outcome).inc()
-        self._duration.labels(decision.action).observe(max(0.0, outcome.time - decision.time))
+        # The id leads from a slow action to its decision in the audit.
+        took_s = max(0.0, outcome.time - decision.time)
+        self._duration.labels(decision.action).observe(took_s, {"decision": decision.id})
         if outcome.carried_out:
             self.last_action(outcome.time)
 
     def last_action(self, at: float) -> None:
         """Set the time of the last action, seconds since 1970; there is no such series before the first one."""
-        if self._last is None:
-            metric = remediation.LAST_ACTION_TIMESTAMP_SECONDS
-            self._last = Gauge(metric.name, metric.help, registry=self.registry)
+        self._last = self._last or self._gauge(remediation.LAST_ACTION_TIMESTAMP_SECONDS)
         self._last.set(at)
+
+    def standing_still(self, *, stopped: Callable[[], bool], waiting: Callable[[], int]) -> None:
+        """Export whether the stop switch is on, and how much waits for a person, as they are when they are asked for.
+
+        A file is the switch, and time ends what waits: nothing tells of either.
+        """
+        self._gauge(remediation.STOPPED).set_function(stopped)
+        self._gauge(remediation.WAITING).set_function(waiting)
+
+    def feed(self, *, readable: bool, written_at: float | None = None) -> None:
+        """Set whether the feed could be read, and when the one in use was written; there are no such series before."""
+        self._feed_readable = self._feed_readable or self._gauge(remediation.FEED_READABLE)
+        self._feed_readable.set(readable)
+        if written_at is not None:
+            self._feed_written = self._feed_written or self._gauge(remediation.FEED_TIMESTAMP_SECONDS)
+            self._feed_written.set(written_at)
 
     def audit_failed(self) -> None:
         """Count a decision that could not be written down, and so was not acted on."""
@@ -67,6 +89,9 @@ class Telemetry:
     def answered(self, status: int) -> None:
         """Count a request to the webhook by the HTTP status of its answer."""
         self._requests.labels(str(status)).inc()
+
+    def _gauge(self, metric: Metric) -> Gauge:
+        return Gauge(metric.name, metric.help, registry=self.registry)
 
     def _counter(self, metric: Metric) -> Counter:
         return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
@@ -80,4 +105,9 @@ def _reasons() -> list[str]:
 def _called_for() -> set[tuple[Action, ActReason]]:
     """What the built-in rules may lead to."""
     steps = {(step, rule.reason) for rule in RULES.values() for step in (*rule.after_change, *rule.otherwise)}
-    return steps | {("quarantine", "no_recovery"), ("update", "image_pushed")}
+    return steps | {
+        ("quarantine", "no_recovery"),
+        ("update", "image_pushed"),
+        ("rebuild", "base_pushed"),
+        ("rebuild", "vulnerable"),
+    }

@@ -115,7 +115,7 @@ MEMORY_FAILCNT = Metric(
 OOM_EVENTS_TOTAL = Metric(
     "container_oom_events_total", "counter", "",
     "Processes of the container killed for want of memory; it goes on counting over restarts of the container.",
-    "container", "guest: container cgroup memory.events oom_kill; record: lifecycle.oom_killed", compat="cAdvisor",
+    "container", "collector: guest memory.events oom_kill; record oom_kills", compat="cAdvisor",
     when="once the agent has answered, or the container has ended",
 )  # fmt: skip
 
@@ -271,6 +271,11 @@ START_TIME_SECONDS = Metric(
     "container_start_time_seconds", "gauge", "seconds", "Time of the last start, since 1970; it moves with the epoch.",
     "container", "record: lifecycle.started_at", compat="cAdvisor", when="once it has been started",
 )  # fmt: skip
+QUARANTINE_START_TIME_SECONDS = Metric(
+    "container_quarantine_start_time_seconds", "gauge", "seconds",
+    "Since when the container is kept from working, since 1970; no series outside of quarantine.",
+    "container", "record: quarantine.since", when="in quarantine",
+)  # fmt: skip
 LAST_SEEN = Metric(
     "container_last_seen", "gauge", "", "Time that the record was last seen, seconds since 1970.",
     "container", "collector's clock", compat="cAdvisor",
@@ -297,7 +302,7 @@ RESTARTS_TOTAL = Metric(
 )  # fmt: skip
 INFO = Metric(
     "container_info", "gauge", "", "Always 1: what describes the container, to be joined by id.",
-    "container", "record", labels=("digest", "node", "accel", "kernel", "epoch"),
+    "container", "record", labels=("digest", "node", "accel", "kernel", "epoch", "size"),
 )  # fmt: skip
 
 RELAY_UP = Metric(
@@ -314,7 +319,7 @@ RELAY_DURATION_SECONDS = Metric(
 )  # fmt: skip
 RELAY_DROPPED_TOTAL = Metric(
     "container_relay_dropped_total", "counter", "",
-    "Series of the application that were left out: reserved, invalid, of another type, beyond the budget.",
+    "Series of the application that were left out: reserved, invalid, ambiguous, of another type, beyond the budget.",
     "container_relay", "collector", labels=("reason",), when=f"{_RELAY}, once there was one",
 )  # fmt: skip
 RELAY_FAILURES_TOTAL = Metric(

@@ -45,6 +45,11 @@ POOL_WAITING = Metric(
     "hyper_pool_waiting", "gauge", "", "VMs of the pool that can be handed out now.",
     "hyper_pool", "runtime.json pool_waiting", scope="host", when=_RUNTIME,
 )  # fmt: skip
+RESERVE_MISSING_BYTES = Metric(
+    "hyper_reserve_missing_bytes", "gauge", "bytes",
+    "What hyperd has given up of the room that it keeps on its disk for giving room back, as the disk was full.",
+    "hyper_reserve", "runtime.json reserve_missing_bytes", scope="host", when=_RUNTIME,
+)  # fmt: skip
 IMAGES = Metric(
     "hyper_images", "gauge", "", "Images on this host.",
     "hyper", "runtime.json images", scope="host", when=_RUNTIME,

@@ -30,6 +30,7 @@ SHUTDOWN_REASONS: Final = frozenset(
 
 _V2 = "only where the host has cgroup v2"
 _BALLOON = "only with a balloon; the runtime's VMs have none, as it would punch holes into the template they share"
+_BALLOON_STATS = "only with a balloon whose driver in the guest answers"
 _TAP = "only where the collector sees the VM's tap"
 _KVM = "only under KVM"
 _SAME_ROUND = "once host and guest have answered in one round"
@@ -129,12 +130,33 @@ BALLOON_ACTUAL_BYTES = Metric(
     "microvm_balloon_actual_bytes", "gauge", "bytes", "Memory that the balloon leaves to the guest.",
     "microvm_balloon", "vmm: QMP query-balloon", when=_BALLOON, tier="deep",
 )  # fmt: skip
+BALLOON_MEMORY_BYTES = Metric(
+    "microvm_balloon_memory_bytes", "gauge", "bytes", "Memory of the guest, as its balloon driver tells it.",
+    "microvm_balloon", "vmm: QOM guest-stats of the balloon", labels=("kind",), when=_BALLOON_STATS, tier="deep",
+)  # fmt: skip
+BALLOON_SWAP_BYTES_TOTAL = Metric(
+    "microvm_balloon_swap_bytes_total", "counter", "bytes",
+    "Memory that the guest swapped in and out, as its balloon driver tells it.",
+    "microvm_balloon", "vmm: QOM guest-stats of the balloon", labels=("direction",), when=_BALLOON_STATS, tier="deep",
+)  # fmt: skip
+BALLOON_PAGE_FAULTS_TOTAL = Metric(
+    "microvm_balloon_page_faults_total", "counter", "",
+    "Page faults of the guest, major and minor, as its balloon driver tells it.",
+    "microvm_balloon", "vmm: QOM guest-stats of the balloon", labels=("kind",), when=_BALLOON_STATS, tier="deep",
+)  # fmt: skip
+BALLOON_OOM_KILLS_TOTAL = Metric(
+    "microvm_balloon_oom_kills_total", "counter", "",
+    "Processes that the guest's kernel killed for want of memory, as its balloon driver tells it.",
+    "microvm_balloon", "vmm: QOM guest-stats of the balloon",
+    when=f"{_BALLOON_STATS}, of QEMU 9.2 and Linux 6.12 or later", tier="deep",
+)  # fmt: skip
 KVM_EXITS_TOTAL = Metric(
     "microvm_kvm_exits_total", "counter", "", "Times that a vCPU left the guest, by KVM's reason, or other.",
     "microvm_kvm", "vmm: QMP query-stats, provider kvm", labels=("reason",), when=_KVM, tier="deep",
 )  # fmt: skip
 EVENTS_TOTAL = Metric(
-    "microvm_events_total", "counter", "", "Events that QEMU told of since the collector has listened.",
+    "microvm_events_total", "counter", "",
+    "Events that QEMU told of while the collector listened; it goes on counting over restarts of the container.",
     "microvm", "vmm: QMP events", labels=("event",), when="once there was one",
 )  # fmt: skip
 VMM_STATUS = Metric(
@@ -173,7 +195,7 @@ GUEST_CLOCK_SKEW_SECONDS = Metric(
 OOM_TOTAL = Metric(
     "microvm_oom_total", "counter", "",
     "OOM kills by where memory ran out: in the container's limit, in the guest, or in QEMU's cgroup on the host.",
-    "microvm", "guest: memory.events, /proc/vmstat oom_kill; host: memory.events or memory.oom_control",
+    "microvm", "collector: guest memory.events, /proc/vmstat oom_kill; host memory.events or memory.oom_control",
     labels=("layer",), when="the layer that was asked has answered",
 )  # fmt: skip
 OVERHEAD_CPU_RATIO = Metric(
@@ -206,14 +228,16 @@ STARVED_BY = Metric(
 START_PHASE_SECONDS = Metric(
     "microvm_start_phase_seconds", "gauge", "seconds", "How long each phase of the last start took.",
     "microvm_start", "record: start_phases", labels=("phase",),
-    tier="deep",
+    when='`phase="pull"`: at the first start, if the image was pulled for it; `phase="healthy"`: once a health check '
+    "has succeeded", tier="deep",
 )  # fmt: skip
 START_PATH = Metric(
     "microvm_start_path", "gauge", "", "Always 1: the path that the last start took, and why not a faster one.",
     "microvm_start", "record: vm.start_path", labels=("path", "reason"),
 )  # fmt: skip
 START_SECONDS = Metric(
-    "microvm_start_seconds", "gauge", "seconds", "How long the last start took, all phases together.",
+    "microvm_start_seconds", "gauge", "seconds",
+    "How long the last start took, all phases together but `pull`, which is before it, and `healthy`, which is after.",
     "microvm_start", "record: start_phases", when="once it has been started",
 )  # fmt: skip
 SOURCE_UP = Metric(

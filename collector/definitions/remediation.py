@@ -24,3 +24,19 @@ WEBHOOK_REQUESTS_TOTAL = Metric(
     "hyper_remediation_webhook_requests_total", "counter", "", "Requests to the Alertmanager webhook, by HTTP status.",
     "hyper_remediation", "remediation controller", labels=("code",), scope="remediation",
 )  # fmt: skip
+STOPPED = Metric(
+    "hyper_remediation_stopped", "gauge", "", "Whether the stop switch is on.",
+    "hyper_remediation", "remediation controller", scope="remediation",
+)  # fmt: skip
+WAITING = Metric(
+    "hyper_remediation_waiting", "gauge", "", "Proposals that wait for a person.",
+    "hyper_remediation", "remediation controller", scope="remediation",
+)  # fmt: skip
+FEED_READABLE = Metric(
+    "hyper_remediation_feed_readable", "gauge", "", "Whether the feed of vulnerabilities can be read.",
+    "hyper_remediation", "remediation controller", when="only with remediation_feed_file set", scope="remediation",
+)  # fmt: skip
+FEED_TIMESTAMP_SECONDS = Metric(
+    "hyper_remediation_feed_timestamp_seconds", "gauge", "seconds", "When the feed in use was written, since 1970.",
+    "hyper_remediation", "remediation controller", when="only with remediation_feed_file set", scope="remediation",
+)  # fmt: skip

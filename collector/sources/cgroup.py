@@ -1,7 +1,7 @@
 """The VM's control group on the host: v1, v2, or both at once.
 
-A controller that the host has in neither hierarchy is absent. v2 is preferred, as on a hybrid host its `cpu.stat` is
-there without any controller; blkio is not read at all, as v1 counts nothing until a limit is set.
+A controller that the host has in neither hierarchy is absent; it is never in both. v2 is preferred, as on a hybrid host
+its `cpu.stat` is there without any controller; blkio is not read at all, as v1 counts nothing until a limit is set.
 Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, cgroup-v1/cpuacct.rst.
 """
 
@@ -94,11 +94,16 @@ class CgroupReader:
             directory = groups.v1.get(controller)
             return KeptFile(_below(root, directory) / name) if directory else None
 
+        def memory(v2_name: str, v1_name: str) -> tuple[KeptFile | None, KeptFile | None]:
+            # Where v1 has the controller, to look for v2's files would fail in each round.
+            old = v1("memory", v1_name)
+            return (v2(v2_name) if old is None else None), old
+
         self._cpu = (v2("cpu.stat"), v1("cpuacct", "cpuacct.usage"))
-        self._stat = (v2("memory.stat"), v1("memory", "memory.stat"))
-        self._oom = (v2("memory.events"), v1("memory", "memory.oom_control"))
+        self._stat = memory("memory.stat", "memory.stat")
+        self._oom = memory("memory.events", "memory.oom_control")
         self._throttled = v1("cpu", "cpu.stat")
-        self._limit = (v2("memory.max"), v1("memory", "memory.limit_in_bytes"))
+        self._limit = memory("memory.max", "memory.limit_in_bytes")
         self._pressure = {kind: v2(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
 
     def read(self, *, deep: bool = False) -> CgroupSample:
@@ -107,7 +112,9 @@ class CgroupReader:
         Raises:
             SourceError: the group is gone, or a file is not what the kernel writes.
         """
-        cpu_stat, cpuacct = map(_read, self._cpu)
+        v2_cpu, v1_cpu = self._cpu
+        cpu_stat = _read(v2_cpu)
+        cpuacct = _read(v1_cpu) if cpu_stat is None else None
         pressure = {kind: text for kind, file in self._pressure.items() if deep and (text := _read(file))}
         return CgroupSample(
             cpu_s=parse_cpu(cpu_stat, cpuacct),

@@ -104,6 +104,7 @@ _MEMORY_STAT: Final = (
     b"anon", b"file", b"inactive_file", b"active_file", b"file_mapped", b"kernel", b"pgfault", b"pgmajfault",
 )  # fmt: skip
 _CHEAP_MEMORY_STAT: Final = _MEMORY_STAT[:3]
+_MEMORY_EVENTS: Final = (b"max", b"oom", b"oom_kill")
 _MEMINFO: Final = (b"MemAvailable", b"MemFree")
 _TCP: Final = frozenset(
     {b"Tcp.CurrEstab", b"Tcp.RetransSegs", b"Tcp.EstabResets", b"TcpExt.ListenOverflows", b"TcpExt.ListenDrops"}
@@ -112,8 +113,8 @@ _DEEP_TCP: Final = _TCP | {b"Tcp.ActiveOpens", b"Tcp.PassiveOpens", b"Tcp.Attemp
 _NO_IO: Final = kerneltext.DeviceIo(0, 0, 0, 0)
 
 
-def parse_files(answer: object, allowed: frozenset[str]) -> dict[str, bytes]:
-    """Contents by path, of the `files` of a `hyper-read`. Paths that were not asked for are ignored.
+def parse_files(answer: object, names: Mapping[str, str]) -> dict[str, bytes]:
+    """Contents by name, of the `files` of a `hyper-read`; `names` as of `paths`. Other paths are ignored.
 
     Raises:
         MalformedError: not of this shape, or a character beyond 0xFF in the data.
@@ -126,14 +127,14 @@ def parse_files(answer: object, allowed: frozenset[str]) -> dict[str, bytes]:
         path = entry.get("path") if isinstance(entry, dict) else None
         if not isinstance(path, str):
             raise MalformedError("hyper-read: a file without a path")
-        data = entry.get("data")
+        data, name = entry.get("data"), names.get(path)
         # What was cut off is worse than nothing: a sum over it would be wrong.
-        if path not in allowed or data is None or entry.get("truncated"):
+        if name is None or data is None or entry.get("truncated"):
             continue
         if not isinstance(data, str):
             raise MalformedError("hyper-read: data is no string")
         try:
-            result[path] = data.encode("latin-1")
+            result[name] = data.encode("latin-1")
         except UnicodeEncodeError as err:
             raise MalformedError("hyper-read: a character that is no byte") from err
     return result
@@ -179,43 +180,36 @@ def parse_sample(
         deep: whether the files of the deep tier were asked for, too.
     """
     files = parse_files(answer, paths(cgroup, deep=deep))
-
-    def machine(name: str) -> bytes | None:
-        return files.get(f"/proc/{name}")
-
-    def group(name: str) -> bytes | None:
-        return files.get(f"{cgroup}/{name}")
-
     time_ns = parse_number(answer, "time_ns")
-    available_bytes, free_bytes = (kerneltext.parse_meminfo_value(machine("meminfo") or b"", key) for key in _MEMINFO)
+    available_bytes, free_bytes = (kerneltext.parse_meminfo_value(files.get("meminfo", b""), key) for key in _MEMINFO)
     memory_stat = _MEMORY_STAT if deep else _CHEAP_MEMORY_STAT
-    tcp = kerneltext.parse_net_table(machine("net/snmp") or b"", _DEEP_TCP if deep else _TCP)
-    netstat = kerneltext.parse_net_table(machine("net/netstat") or b"", _TCP)
-    disks = _maybe(kerneltext.parse_diskstats, machine("diskstats")) or {}
-    io = _maybe(kerneltext.parse_io_stat, group("io.stat"))
-    pressure = {kind: group(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
+    tcp = kerneltext.parse_net_table(files.get("net/snmp", b""), _DEEP_TCP if deep else _TCP)
+    netstat = kerneltext.parse_net_table(files.get("net/netstat", b""), _TCP)
+    disks = _maybe(kerneltext.parse_diskstats, files.get("diskstats")) or {}
+    io = _maybe(kerneltext.parse_io_stat, files.get("io.stat"))
+    pressure = {kind: files.get(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
     return GuestSample(
         time_ns=time_ns,
         uptime_ns=parse_number(answer, "uptime_ns"),
         boot_ns=boot_ns,
         clock_skew_s=None if host_time_s is None else time_ns / kerneltext.NSEC_PER_S - host_time_s,
-        cpu=_maybe(kerneltext.parse_flat, group("cpu.stat")),
-        memory_bytes=_maybe(kerneltext.parse_single, group("memory.current")),
-        memory=_maybe(lambda text: kerneltext.parse_values(text, memory_stat), group("memory.stat")),
-        memory_peak_bytes=_maybe(kerneltext.parse_single, group("memory.peak")),
-        swap_bytes=_maybe(kerneltext.parse_single, group("memory.swap.current")),
-        memory_events=_maybe(kerneltext.parse_flat, group("memory.events")),
-        threads=_maybe(kerneltext.parse_single, group("pids.current")),
+        cpu=_maybe(kerneltext.parse_flat, files.get("cpu.stat")),
+        memory_bytes=_maybe(kerneltext.parse_single, files.get("memory.current")),
+        memory=_maybe(lambda text: kerneltext.parse_values(text, memory_stat), files.get("memory.stat")),
+        memory_peak_bytes=_maybe(kerneltext.parse_single, files.get("memory.peak")),
+        swap_bytes=_maybe(kerneltext.parse_single, files.get("memory.swap.current")),
+        memory_events=_maybe(lambda text: kerneltext.parse_values(text, _MEMORY_EVENTS), files.get("memory.events")),
+        threads=_maybe(kerneltext.parse_single, files.get("pids.current")),
         io=None if io is None else {_name(disk): io.get(number, _NO_IO) for number, disk in disks.items()},
         disks={_name(disk): (number, disk) for number, disk in disks.items()} if deep else {},
         pressure={kind: kerneltext.parse_pressure(text) for kind, text in pressure.items() if text},
-        interfaces=_maybe(kerneltext.parse_net_dev, machine("net/dev")) or (),
+        interfaces=_maybe(kerneltext.parse_net_dev, files.get("net/dev")) or (),
         tcp={**tcp, **netstat},
         memory_available_bytes=available_bytes,
         memory_free_bytes=free_bytes,
-        oom_kills=kerneltext.parse_value(machine("vmstat") or b"", b"oom_kill"),
+        oom_kills=kerneltext.parse_value(files.get("vmstat", b""), b"oom_kill"),
         root=parse_statvfs(answer),
-        details=_parse_details(machine, group) if deep else None,
+        details=_parse_details(files) if deep else None,
     )
 
 
@@ -251,18 +245,18 @@ def parse_stock_sample(answers: Mapping[str, object], *, host_time_s: float | No
     )
 
 
-def _parse_details(machine: Callable[[str], bytes | None], group: Callable[[str], bytes | None]) -> Details:
+def _parse_details(files: Mapping[str, bytes]) -> Details:
     limits = (
-        _maybe(kerneltext.parse_limit, group("pids.max")),
-        _maybe(kerneltext.parse_single, machine("sys/kernel/threads-max")),
+        _maybe(kerneltext.parse_limit, files.get("pids.max")),
+        _maybe(kerneltext.parse_single, files.get("sys/kernel/threads-max")),
     )
     return Details(
-        cpu=_maybe(kerneltext.parse_cpu_times, machine("stat")),
-        processes=_maybe(kerneltext.count_lines, group("cgroup.procs")),
+        cpu=_maybe(kerneltext.parse_cpu_times, files.get("stat")),
+        processes=_maybe(kerneltext.count_lines, files.get("cgroup.procs")),
         threads_max=min((limit for limit in limits if limit is not None), default=None),
-        tcp_states=_maybe(kerneltext.parse_tcp_states, machine("net/tcp")),
-        open_files=_maybe(kerneltext.parse_file_count, machine("sys/fs/file-nr")),
-        sockets=_maybe(kerneltext.parse_sockets, machine("net/sockstat")),
+        tcp_states=_maybe(kerneltext.parse_tcp_states, files.get("net/tcp")),
+        open_files=_maybe(kerneltext.parse_file_count, files.get("sys/fs/file-nr")),
+        sockets=_maybe(kerneltext.parse_sockets, files.get("net/sockstat")),
     )
 
 
@@ -275,8 +269,8 @@ def _maybe(parse: Callable[[bytes], T], text: bytes | None) -> T | None:
 
 
 @functools.lru_cache(maxsize=64)
-def paths(cgroup: str, *, deep: bool) -> frozenset[str]:
-    """The files that a sample is made of."""
+def paths(cgroup: str, *, deep: bool) -> Mapping[str, str]:
+    """The files that a sample is made of, each with what it is called in here."""
     machine = _MACHINE_FILES + (_DEEP_MACHINE_FILES if deep else ())
     group = _CGROUP_FILES + (_DEEP_CGROUP_FILES if deep else ())
-    return frozenset([f"/proc/{name}" for name in machine] + [f"{cgroup}/{name}" for name in group])
+    return {f"/proc/{name}": name for name in machine} | {f"{cgroup}/{name}": name for name in group}

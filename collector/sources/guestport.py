@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ASK_DEADLINE_S: Final = 1.0
+_UNKNOWN: Final = frozenset({"CommandNotFound"})
+_UNABLE: Final = _UNKNOWN | {"GenericError"}
 
 
 def _request(cgroup: str, *, deep: bool) -> bytes:
@@ -99,7 +101,7 @@ class GuestReader:
         sent_at = self._clock()
         if not self._asked_status:  # of all that it tells, only what never changes is used
             self._channel.write(_line({"execute": "hyper-status"}))
-            status = await self._answer(self._channel, unknown_is_none=True)
+            status = await self._answer(self._channel, none=_UNKNOWN)
             self._stock = status is None
             self._boot_ns = guest.parse_boot(status)
             self._asked_status = True
@@ -116,7 +118,8 @@ class GuestReader:
     async def _read_stock(self, agent: channel.LineChannel, sent_at: float, *, deep: bool) -> guest.GuestSample:
         commands = stockagent.DEEP_COMMANDS if deep else stockagent.COMMANDS
         agent.write(b"".join(_line({"execute": command}) for command in commands))
-        answers = {command: await self._answer(agent, unknown_is_none=True) for command in commands}
+        # What one command cannot be answered is no reason to go without the others.
+        answers = {command: await self._answer(agent, none=_UNABLE) for command in commands}
         return guest.parse_stock_sample(answers, host_time_s=(sent_at + self._clock()) / 2, deep=deep)
 
     async def _synchronise(self, agent: channel.LineChannel) -> None:
@@ -137,13 +140,14 @@ class GuestReader:
                 return
         raise MalformedError("no answer to guest-sync-delimited")
 
-    async def _answer(self, agent: channel.LineChannel, *, unknown_is_none: bool = False) -> Any:
+    async def _answer(self, agent: channel.LineChannel, *, none: frozenset[str] = frozenset()) -> Any:
+        """The `return` of the next answer, or None of an error of one of these classes."""
         answer = channel.parse_object(await agent.read_line())
         if "return" in answer:
             return answer["return"]
         error = answer.get("error")
         kind = error.get("class") if isinstance(error, dict) else None
-        if kind == "CommandNotFound" and unknown_is_none:
+        if isinstance(kind, str) and kind in none:
             return None
         raise MalformedError(f"the agent answers with the error {str(kind)[:40]!r}")
 

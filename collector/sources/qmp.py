@@ -1,7 +1,8 @@
 """What QEMU's answers mean: QMP in, numbers out. Pure; `vmm.py` asks.
 
 Source: QEMU's QMP reference: query-status, query-blockstats, query-cpus-fast, query-iothreads, query-balloon,
-query-stats, x-query-virtio, x-query-virtio-status, x-query-virtio-queue-status.
+query-stats, x-query-virtio, x-query-virtio-status, x-query-virtio-queue-status; of the balloon's statistics
+docs/interop/virtio-balloon-stats.rst.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ _QUEUED: Final = {"virtio-blk", "virtio-net"}
 _ID: Final = re.compile(r"/machine/peripheral/([^/]+)")
 _EXITS: Final = re.compile(r"(?:([a-z_]{1,32})_)?exits")
 _MAX_STATS: Final = 512
+_BALLOON: Final = re.compile(r"child<virtio-balloon[a-z-]{0,32}>")
+BALLOON_PLACES: Final = ("/machine/peripheral", "/machine/peripheral-anon")
+"""Where devices are in QEMU's object tree: those with an id, those without."""
+BALLOON_STATS: Final = (
+    "stat-total-memory", "stat-free-memory", "stat-available-memory", "stat-disk-caches", "stat-swap-in",
+    "stat-swap-out", "stat-major-faults", "stat-minor-faults", "stat-oom-kills",
+)  # fmt: skip
+"""Sizes in bytes, swap too; the last one since QEMU 9.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,17 @@ class VirtioDevice:
 
     path: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BalloonStats:
+    """What the guest's balloon driver told last, at `updated_at`, seconds since 1970 by the host's clock.
+
+    `values` go by the names of `BALLOON_STATS`; what the guest did not tell is not in it.
+    """
+
+    updated_at: int
+    values: Mapping[str, int]
 
 
 def parse_status(answer: object) -> str:
@@ -133,6 +153,38 @@ def _thread_ids(answer: object) -> tuple[int, ...]:
 def parse_balloon(answer: object) -> int:
     """Bytes that the balloon leaves to the guest, of `query-balloon`."""
     return parse_number(answer, "actual")
+
+
+def parse_balloon_path(place: str, answer: object) -> str | None:
+    """The path of the first balloon device of `qom-list`, asked for `place`; None if there is none."""
+    if not isinstance(answer, list) or len(answer) > 1024:
+        raise MalformedError("qom-list: not a list")
+    for entry in answer:
+        name, kind = (entry.get(key) if isinstance(entry, dict) else None for key in ("name", "type"))
+        if not isinstance(name, str) or not isinstance(kind, str) or len(name) > 256:
+            raise MalformedError("qom-list: a property without name or type")
+        if _BALLOON.fullmatch(kind):
+            return f"{place}/{name}"
+    return None
+
+
+def parse_balloon_interval(answer: object) -> int:
+    """Seconds between two times that QEMU asks the guest, of `qom-get`; 0: it does not."""
+    return parse_number({"guest-stats-polling-interval": answer}, "guest-stats-polling-interval")
+
+
+def parse_balloon_stats(answer: object) -> BalloonStats | None:
+    """What the guest's balloon driver told, of `qom-get guest-stats`; None if it never has.
+
+    What it does not tell is 2^64 - 1, and the time of what was never told is 0.
+    """
+    updated_at = parse_number(answer, "last-update")
+    stats = answer.get("stats") if isinstance(answer, dict) else None
+    if not isinstance(stats, dict):
+        raise MalformedError("guest-stats: no stats")
+    values = {name: parse_number(stats, name) for name in BALLOON_STATS if name in stats}
+    known = {name: value for name, value in values.items() if value != MAX_COUNT}
+    return BalloonStats(updated_at, known) if updated_at else None
 
 
 def parse_kvm_exits(answer: object) -> dict[str, int]:

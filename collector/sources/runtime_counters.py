@@ -52,6 +52,7 @@ def parse(text: bytes) -> tuple[Point, ...]:
     for metric, key in (
         (hyper.TEMPLATES_READY, "templates_ready"),
         (hyper.POOL_WAITING, "pool_waiting"),
+        (hyper.RESERVE_MISSING_BYTES, "reserve_missing_bytes"),
         (hyper.IMAGES, "images"),
     ):
         if key in members:  # of these a version of hyperd has more, another fewer

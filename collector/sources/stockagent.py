@@ -3,7 +3,8 @@
 It knows no control group and no PSI: CPU, memory and pressure of the container are absent. Network and disks are the
 whole guest's, which is the container and the guest's own init.
 Source: QEMU guest agent protocol reference: guest-get-time, guest-network-get-interfaces, guest-get-diskstats,
-guest-get-fsinfo, guest-get-cpustats (the last and diskstats from 7.1 on).
+guest-get-fsinfo, guest-get-cpustats (the last and diskstats from 7.1 on). An interface without an address has no
+counters there.
 """
 
 from __future__ import annotations
@@ -69,10 +70,14 @@ def parse_disks(answer: object) -> tuple[dict[str, DeviceIo], dict[str, tuple[by
 
 
 def parse_root(answer: object) -> tuple[int, int] | None:
-    """Size and use of the file system of `/`, bytes; None if the agent does not tell them."""
+    """Size and use of the file system of `/`, bytes; None if the agent does not tell them.
+
+    `total-bytes` leaves out what is kept for root, `total-bytes-privileged` (from 9.1 on) does not.
+    """
     for entry in _entries(answer, "guest-get-fsinfo"):
-        if entry.get("mountpoint") == "/" and "total-bytes" in entry and "used-bytes" in entry:
-            return parse_number(entry, "total-bytes"), parse_number(entry, "used-bytes")
+        total = next((key for key in ("total-bytes-privileged", "total-bytes") if key in entry), None)
+        if entry.get("mountpoint") == "/" and total is not None and "used-bytes" in entry:
+            return parse_number(entry, total), parse_number(entry, "used-bytes")
     return None
 
 

@@ -6,6 +6,8 @@ All commands of a sample go out in one write and are matched to their answers by
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,14 +17,17 @@ from collector.errors import MalformedError
 from collector.sources import qmp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from collector.sources.process import ThreadIds
 
 LATENCY_BOUNDS_NS: Final = tuple(n * 1000 for n in (50, 200, 1_000, 5_000, 20_000, 100_000, 500_000, 2_000_000))
 """From a hit in the host's page cache to a disk that is as good as gone."""
-_MAX_EVENTS: Final = 256
+BALLOON_POLL_S: Final = 10
+"""How often QEMU shall ask the guest's balloon driver, if nobody has told it how often."""
+_STALE_POLLS: Final = 3
+"""After so many without an answer what the balloon's driver told is not true any more."""
 _MAX_UNANSWERED: Final = 8
 """Reads in a row without an answer after which a new connection is tried; a stopped QEMU would queue each of them."""
 _EXITS: Final = [
@@ -40,46 +45,70 @@ _THREADS: Final[tuple[Command, ...]] = (("query-cpus-fast", {}), ("query-iothrea
 class Details:
     """What the deep tier alone asks for; None, or empty: this QEMU does not tell, or has none.
 
-    `inflight` goes by device and queue.
+    `inflight` goes by device and queue, `balloon_stats` by QEMU's name (`qmp.BALLOON_STATS`).
     """
 
     devices: tuple[qmp.BlockDevice, ...]
     inflight: Mapping[tuple[str, int], int] = field(default_factory=dict)
     balloon_bytes: int | None = None
+    balloon_stats: Mapping[str, int] = field(default_factory=dict)
     kvm_exits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class VmmSample:
-    """What QEMU tells of itself. `status` is its run state, a word of QMP's; `events` counts since the first read."""
+    """What QEMU tells of itself. `status` is its run state, a word of QMP's."""
 
     status: str
-    events: Mapping[str, int] = field(default_factory=dict)
     details: Details | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class _Balloon:
+    """A balloon whose guest is asked for statistics: path in the object tree, seconds between two times."""
+
+    path: str
+    interval_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Deep:
-    """What was found out about this QEMU when the deep tier was first asked for."""
+    """What was found out about this QEMU when the deep tier was first asked for.
+
+    `has_balloon`: it answers `query-balloon`; `balloon` has been found as well.
+    """
 
     queues: tuple[tuple[qmp.VirtioDevice, int], ...]
-    balloon: bool
+    has_balloon: bool
+    balloon: _Balloon | None
 
 
 class VmmReader:
-    """One VM's statistics monitor. The connection is kept; `thread_ids` is known after the first sample."""
+    """One VM's statistics monitor. The connection is kept; `thread_ids` is known after the first sample.
 
-    def __init__(self, path: Path, budget: channel.Budget, *, kvm: bool = False) -> None:
+    `events` counts what QEMU tells unasked by `event_name`, as it comes; the caller's may outlive this VM.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        budget: channel.Budget,
+        *,
+        kvm: bool = False,
+        events: Counter[str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._path = path
         self._budget = budget
         self._kvm = kvm
+        self._clock = clock
         self._channel: channel.LineChannel | None = None
         self._greeted = self._asked = self._ready = False
         self._serial = 0
         self._owed = 0
         self._unanswered = 0
         self._deep: _Deep | None = None
-        self._events: dict[str, int] = {}
+        self.events: Counter[str] = Counter() if events is None else events
         self.thread_ids: ThreadIds | None = None
 
     async def read(self, *, deep: bool = False) -> VmmSample:
@@ -98,7 +127,7 @@ class VmmReader:
         self._unanswered += 1
         if self._channel is None or self._channel.failed or self._unanswered > _MAX_UNANSWERED:
             self.close()
-            self._channel = await channel.connect(self._path, self._budget)
+            self._channel = await channel.connect(self._path, self._budget, self._take_event)
         monitor = self._channel
         await self._negotiate(monitor)
         while self._owed:  # answers that came too late
@@ -111,7 +140,7 @@ class VmmReader:
             self.thread_ids = qmp.parse_thread_ids(answers[1], answers[2])
         details = await self._details(monitor, answers[len(commands) :]) if deep else None
         self._unanswered = 0
-        return VmmSample(qmp.parse_status(answers[0]), dict(self._events), details)
+        return VmmSample(qmp.parse_status(answers[0]), details)
 
     def _deep_commands(self) -> list[Command]:
         commands: list[Command] = [("query-blockstats", {})]
@@ -119,9 +148,9 @@ class VmmReader:
             commands.append(("query-stats", dict(_QUERY_STATS)))
         if self._deep is None:
             return [*commands, ("query-balloon", {}), ("x-query-virtio", {})]
-        if self._deep.balloon:
+        if self._deep.has_balloon:
             commands.append(("query-balloon", {}))
-        return [*commands, *_queue_commands(self._deep)]
+        return [*commands, *_known_commands(self._deep)]
 
     async def _details(self, monitor: channel.LineChannel, answers: Sequence[Any]) -> Details:
         """Read the answers to `_deep_commands`, in their order; the first time, find out what there is."""
@@ -129,11 +158,12 @@ class VmmReader:
         blockstats = next(rest)
         devices = () if blockstats is None else qmp.parse_blockstats(blockstats)
         exits = next(rest) if self._kvm else None
-        balloon = next(rest) if self._deep is None or self._deep.balloon else None
+        balloon = next(rest) if self._deep is None or self._deep.has_balloon else None
         deep = self._deep
         if deep is None:
             deep = self._deep = await self._look_deep(monitor, devices, next(rest), balloon=balloon is not None)
-            rest = iter(await self._ask(monitor, _queue_commands(deep)))
+            rest = iter(await self._ask(monitor, _known_commands(deep)))
+        stats = self._balloon_stats(deep.balloon, next(rest)) if deep.balloon is not None else {}
         inflight: dict[tuple[str, int], int] = {}
         for (device, n), answer in zip(deep.queues, rest, strict=True):
             if answer is not None:  # devices without an id share a name
@@ -142,6 +172,7 @@ class VmmReader:
             devices,
             inflight,
             None if balloon is None else qmp.parse_balloon(balloon),
+            stats,
             {} if exits is None else qmp.parse_kvm_exits(exits),
         )
 
@@ -160,7 +191,32 @@ class VmmReader:
         answers = await self._ask(monitor, [*statuses, *histograms])
         counts = [0 if answer is None else qmp.parse_queue_count(answer) for answer in answers[: len(queued)]]
         queues = [(device, n) for device, count in zip(queued, counts, strict=True) for n in range(count)]
-        return _Deep(tuple(queues), balloon)
+        return _Deep(tuple(queues), balloon, await self._look_for_balloon(monitor) if balloon else None)
+
+    async def _look_for_balloon(self, monitor: channel.LineChannel) -> _Balloon | None:
+        lists = await self._ask(monitor, [("qom-list", {"path": place}) for place in qmp.BALLOON_PLACES])
+        found = [
+            qmp.parse_balloon_path(place, answer)
+            for place, answer in zip(qmp.BALLOON_PLACES, lists, strict=True)
+            if answer is not None
+        ]
+        path = next(filter(None, found), None)
+        if path is None:
+            return None
+        of = {"path": path, "property": "guest-stats-polling-interval"}
+        (interval,) = await self._ask(monitor, [("qom-get", dict(of))])
+        if interval is None:
+            return None
+        interval_s = qmp.parse_balloon_interval(interval)
+        if not interval_s:  # whoever has set it needs it as it is
+            await self._ask(monitor, [("qom-set", {**of, "value": BALLOON_POLL_S})])
+        return _Balloon(path, interval_s or BALLOON_POLL_S)
+
+    def _balloon_stats(self, balloon: _Balloon, answer: object) -> Mapping[str, int]:
+        stats = None if answer is None else qmp.parse_balloon_stats(answer)
+        if stats is None or self._clock() - stats.updated_at > _STALE_POLLS * balloon.interval_s:
+            return {}
+        return stats.values
 
     async def _negotiate(self, monitor: channel.LineChannel) -> None:
         if not self._greeted:
@@ -192,17 +248,26 @@ class VmmReader:
         return answers
 
     async def _answer(self, monitor: channel.LineChannel) -> dict[str, Any]:
-        for _ in range(_MAX_EVENTS):
-            answer = channel.parse_object(await monitor.read_line())
-            if "event" not in answer:
-                self._owed -= 1
-                return answer
-            if (name := event_name(answer)) is not None:
-                self._events[name] = self._events.get(name, 0) + 1
-        raise MalformedError("nothing but events")
+        answer = channel.parse_object(await monitor.read_line())
+        self._owed -= 1
+        return answer
+
+    def _take_event(self, line: bytes) -> bool:
+        """Count an event, at once: QEMU's last one comes right before it closes. False: it is an answer."""
+        if b'"event"' not in line:
+            return False
+        try:
+            event = channel.parse_object(line)
+        except MalformedError:
+            return False  # it fails whoever reads it
+        if "event" not in event:
+            return False
+        if (name := event_name(event)) is not None:
+            self.events[name] += 1
+        return True
 
     def close(self) -> None:
-        """Close the connection; a later read connects again. What was counted stays."""
+        """Close the connection; a later read connects again. Events that have come are counted first."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -222,8 +287,11 @@ def event_name(event: Mapping[str, Any]) -> str | None:
     return f"shutdown: {reason}" if isinstance(reason, str) and reason in SHUTDOWN_REASONS else name
 
 
-def _queue_commands(deep: _Deep) -> list[Command]:
-    return [("x-query-virtio-queue-status", {"path": device.path, "queue": queue}) for device, queue in deep.queues]
+def _known_commands(deep: _Deep) -> list[Command]:
+    balloon = deep.balloon
+    stats: list[Command] = [("qom-get", {"path": balloon.path, "property": "guest-stats"})] if balloon else []
+    queues = [("x-query-virtio-queue-status", {"path": device.path, "queue": queue}) for device, queue in deep.queues]
+    return [*stats, *queues]
 
 
 def _line(command: Command, serial: str) -> bytes:

@@ -10,13 +10,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from runtime.api import invalid
 from runtime.api.changes import ChangesApi
 from runtime.api.containers import ContainersApi
 from runtime.api.images import ImagesApi
 from runtime.api.streams import StreamsApi
 from runtime.api.system import SystemApi
 from runtime.api.volumes import VolumesApi
-from runtime.errors import InvalidInput, NotFound, RuntimeFault
+from runtime.errors import CommandNotFound, DiskFull, NotFound, RuntimeFault
+from runtime.reserve import is_full
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,27 +34,26 @@ def build(engine: Engine, about: Mapping[str, Any]) -> FastAPI:
     app.add_exception_handler(RuntimeFault, _fault)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_path)
+    app.add_exception_handler(OSError, _of_the_system)
     app.add_exception_handler(Exception, _defect)
     images = ImagesApi(engine)
     volumes = VolumesApi(engine, images)
     parts = (SystemApi(engine, about), images, ContainersApi(engine), ChangesApi(engine), StreamsApi(engine), volumes)
     for part in parts:
-        app.include_router(part.router())
+        # Not `include_router`, which makes each route once more when it is first asked for.
+        app.router.routes.extend(part.router().routes)
     return app
 
 
 async def _fault(_request: Request, err: Exception) -> Response:
     fault = err if isinstance(err, RuntimeFault) else RuntimeFault(str(err))
+    if isinstance(fault, CommandNotFound):
+        fault = invalid.unknown_user(fault) or fault
     return JSONResponse(fault.to_dict(), fault.status)
 
 
-async def _invalid(_request: Request, err: Exception) -> Response:
-    first = err.errors()[0] if isinstance(err, RequestValidationError) and err.errors() else {}
-    where = ".".join(str(part) for part in first.get("loc", ()) if part not in {"body", "query", "path"})
-    text = str(first.get("msg", "the request is not valid")).removeprefix("Value error, ")
-    if first.get("type") == "extra_forbidden":
-        text = "there is no such member"
-    fault = InvalidInput(f"{where}: {text}" if where else text, field=where or None)
+async def _invalid(request: Request, err: Exception) -> Response:
+    fault = invalid.fault(err.errors() if isinstance(err, RequestValidationError) else (), request.url.path)
     return JSONResponse(fault.to_dict(), fault.status)
 
 
@@ -60,6 +61,13 @@ async def _no_such_path(request: Request, err: Exception) -> Response:
     status = err.status_code if isinstance(err, HTTPException) else 500
     body = NotFound(f"{request.method} {request.url.path}: there is no such call (docs/reference/api.md)").to_dict()
     return JSONResponse(body, status)
+
+
+async def _of_the_system(request: Request, err: Exception) -> Response:
+    if is_full(err):
+        where = getattr(err, "filename", None)
+        return await _fault(request, DiskFull(f"no space left{f' for {where}' if where else ''}: free some"))
+    return await _defect(request, err)
 
 
 async def _defect(request: Request, err: Exception) -> Response:

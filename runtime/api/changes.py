@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runtime.life import Container
 
 _DAY_S = 86400
+_DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 
 class AskedBody(Body):
@@ -34,9 +35,10 @@ class AskedBody(Body):
 
 
 class ChangeBody(AskedBody):
-    """The new image, and how careful to be; times are seconds."""
+    """The new image, which digest it must have here (null: any), and how careful to be; times are seconds."""
 
     image: str = Field(min_length=1, max_length=512)
+    expected_digest: str | None = Field(None, pattern=_DIGEST)
     canary_s: float = Field(0.0, ge=0, le=_DAY_S)
     timeout_s: float = Field(120.0, gt=0, le=_DAY_S)
     watch_s: float = Field(0.0, ge=0, le=7 * _DAY_S)
@@ -47,7 +49,13 @@ class ChangeBody(AskedBody):
 class RollbackBody(AskedBody):
     """To which image; null: to the one that proved good last."""
 
-    to_digest: str | None = Field(None, pattern=r"^sha256:[0-9a-f]{64}$")
+    to_digest: str | None = Field(None, pattern=_DIGEST)
+
+
+class EvidenceBody(AskedBody):
+    """What the caller has of its own to be kept beside it: samples in any text form."""
+
+    samples: str | None = Field(None, max_length=evidence.MAX_SAMPLES_CHARS)
 
 
 class ChangesApi:
@@ -71,7 +79,8 @@ class ChangesApi:
     async def change(self, ref: str, body: ChangeBody) -> dict[str, Any]:
         """Change its image."""
         terms = Terms(body.canary_s, body.timeout_s, body.watch_s, body.drain_s, body.rollback_on)
-        return (await self._engine.rollouts.change(ref, body.image, terms, body.asked())).to_dict()
+        changed = self._engine.rollouts.change(ref, body.image, terms, body.asked(), body.expected_digest)
+        return (await changed).to_dict()
 
     async def rollback(self, ref: str, body: RollbackBody | None = None) -> dict[str, Any]:
         """Go back to an earlier image."""
@@ -108,13 +117,13 @@ class ChangesApi:
         await self._engine.requests.once(body.request_id, "quarantine", one.record.name, work)
         return await self._view(one)
 
-    async def evidence(self, ref: str, body: AskedBody | None = None) -> dict[str, Any]:
+    async def evidence(self, ref: str, body: EvidenceBody | None = None) -> dict[str, Any]:
         """Save what it is like now."""
-        body = body or AskedBody()
+        body = body or EvidenceBody()
         one = self._engine.lives.find(ref)
 
         async def work(tell: Callable[[dict[str, Any]], None]) -> None:
-            saved = await evidence.save(self._engine, one, body.reason, body.actor)
+            saved = await evidence.save(self._engine, one, body.reason, body.actor, body.samples)
             self._engine.store.audit(body.actor, "evidence", one.record, body.reason, "done", {"path": saved["path"]})
             tell(saved)
 

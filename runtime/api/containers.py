@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from runtime import adjust, processes, startup, view
+from runtime.api import effective, invalid
 from runtime.api.body import Body
 from runtime.errors import PortInUse
 from runtime.record import Port
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from runtime.life import Container
     from runtime.network.ports import PortReservations
 
+MAX_PULL_S = 7 * 86400.0
 Options = Annotated[Sequence[str], Query(max_length=64)]
+Pulled = Annotated[float | None, Query(ge=0, le=MAX_PULL_S)]
 
 
 class StopBody(Body):
@@ -80,14 +83,21 @@ class ContainersApi:
         chosen = [one for one in self._engine.lives.all() if all or not one.over]
         return [await self._view(one, size=size) for one in reversed(chosen)]
 
-    async def create(self, spec: Spec) -> dict[str, Any]:
-        """Create a container."""
-        one = await self._engine.create(settled(spec, self._engine.ports))
+    async def create(self, spec: Spec, pulled_s: Pulled = None) -> dict[str, Any]:
+        """Create a container; `pulled_s` is how long the client has pulled its image for it."""
+        invalid.check_directory(spec.cwd)
+        one = await self._engine.create(settled(spec, self._engine.ports), pulled_s)
         return {"id": one.id, "name": one.record.name, "warnings": []}
 
     async def inspect(self, ref: str, *, size: bool = False) -> dict[str, Any]:
-        """One container."""
-        return await self._view(self._engine.lives.find(ref), size=size)
+        """One container, and what it is together with its image."""
+        one = self._engine.lives.find(ref)
+        shown = await self._view(one, size=size)
+        image = await self._engine.images.resolve(one.record.image_digest)
+        if shown["network"] is not None:
+            shown["network"] |= effective.network(self._engine.config.subnet)
+        config = effective.config(one.spec, image.config, one.record.labels)
+        return {**shown, "config": config, "log_file": str(one.log_path)}
 
     async def start(self, ref: str) -> dict[str, Any]:
         """Start it."""

@@ -11,13 +11,14 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field, ValidationError
 
-from runtime.api import progress
+from runtime.api import invalid, progress
 from runtime.api.body import Body
-from runtime.errors import InvalidInput
+from runtime.errors import InvalidInput, RuntimeFault
 from runtime.events import of_image
-from runtime.images import access, distribution, export, load, manifest, push, reference
+from runtime.images import access, export, load, manifest, push, reference
 from runtime.images.access import Access
 from runtime.images.containerfile import CONTEXT_LIMIT_BYTES, Builder, Options
+from runtime.images.packages import Packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,13 @@ class BuildBody(RegistryBody):
     no_cache: bool = False
 
 
+class RebuildBody(ReferenceBody):
+    """Which image to build again; `no_cache`: run every step again; `unnamed`: its names stay with it."""
+
+    no_cache: bool = False
+    unnamed: bool = False
+
+
 class ImagesApi:
     """Over the engine's image store."""
 
@@ -96,6 +104,7 @@ class ImagesApi:
         self._engine = engine
         self._images = engine.images
         self._builder = Builder(engine.images)
+        self._packages = Packages()
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -103,6 +112,7 @@ class ImagesApi:
         router.get("/images")(self.images)
         router.get("/usage/images")(self.usage)
         router.get("/history/{reference:path}")(self.history)
+        router.get("/packages/{reference:path}")(self.packages)
         router.post("/images/pull")(self.pull)
         router.post("/images/push")(self.push)
         router.post("/images/tag")(self.tag)
@@ -110,6 +120,7 @@ class ImagesApi:
         router.post("/images/load")(self.load)
         router.post("/images/prune")(self.prune)
         router.post("/images/build")(self.build)
+        router.post("/images/rebuild")(self.rebuild)
         router.post("/registry/search")(self.search)
         router.post("/registry/login", status_code=204)(self.login)
         router.delete("/images/{reference:path}")(self.untag)
@@ -126,8 +137,14 @@ class ImagesApi:
         return {**found, "build_cache_bytes": await asyncio.to_thread(self._builder.size_bytes)}
 
     async def image(self, reference: str) -> dict[str, Any]:
-        """One image."""
-        return (await self._images.resolve(reference)).to_dict()
+        """One image, with the digests that its layers unpack to, as far as its configuration is here and has them."""
+        image = await self._images.resolve(reference)
+        try:
+            _, _, raw_config = await asyncio.to_thread(self._images.parts, image)
+            layers = manifest.parse_diff_ids(raw_config, reference)
+        except RuntimeFault:
+            layers = ()
+        return {**image.to_dict(), "layers": list(layers)}
 
     async def history(self, reference: str) -> list[dict[str, Any]]:
         """The steps that made an image, the last first."""
@@ -135,12 +152,19 @@ class ImagesApi:
         _, parts, raw_config = await asyncio.to_thread(self._images.parts, image)
         return [step.to_dict() for step in manifest.parse_history(raw_config, parts.layers, reference)]
 
+    async def packages(self, reference: str) -> dict[str, Any]:
+        """The packages that an image has installed."""
+        image = await self._images.resolve(reference)
+        return {"digest": image.digest, **(await self._packages.of(image)).to_dict()}
+
     async def pull(self, body: ReferenceBody, request: Request) -> StreamingResponse:
         """Pull an image, telling of the progress."""
         reached = access_of(body, request)
 
         async def pull(tell: Callable[[Progress], None]) -> dict[str, Any]:
-            image = await self._images.pull(body.reference, access=reached, progress=tell)
+            # Counted, as a registry that is out of reach is seen by nobody else until something new is needed.
+            with self._engine.counts.operation("pull"):
+                image = await self._images.pull(body.reference, access=reached, progress=tell)
             self._engine.events.tell(of_image("pull", body.reference, image.digest))
             return {"image": image.to_dict()}
 
@@ -181,7 +205,7 @@ class ImagesApi:
             async def take(tell: Callable[[Progress], None]) -> dict[str, Any]:
                 loaded = await load.load(self._images, file, temporary, progress=tell)
                 for image in loaded:
-                    self._engine.events.tell(of_image("load", (*image.references, image.digest)[0], image.digest))
+                    self._engine.events.tell(of_image("load", image.name, image.digest))
                 return {"images": [image.to_dict() for image in loaded]}
 
             return progress.answer("the load of an archive", take, stack.pop_all())
@@ -193,9 +217,7 @@ class ImagesApi:
         try:
             body = BuildBody.model_validate_json(options)
         except ValidationError as err:
-            first = err.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "options"
-            raise InvalidInput(f"{where}: {first['msg']}", field=where) from err
+            raise invalid.fault(err.errors(), request.url.path) from err
         reached = access_of(body, request)
         chosen = Options(body.tags, body.args, body.labels, body.target, body.no_cache)
         async with AsyncExitStack() as stack:
@@ -210,9 +232,28 @@ class ImagesApi:
 
             return progress.answer("the build", make, stack.pop_all())
 
+    async def rebuild(self, body: RebuildBody, request: Request) -> StreamingResponse:
+        """Build an image of this host again from what it was built from, on what its bases are by now."""
+        reached = access_of(body, request)
+        async with AsyncExitStack() as stack:
+            temporary = await stack.enter_async_context(self._images.temporary())
+            before = await self._images.resolve(body.reference)
+
+            async def make(tell: Callable[[Progress], None]) -> dict[str, Any]:
+                image = await self._builder.rebuild(
+                    before, temporary, reached, tell, no_cache=body.no_cache, unnamed=body.unnamed
+                )
+                changed = image.digest != before.digest
+                if changed:
+                    self._engine.events.tell(of_image("build", image.name, image.digest))
+                return {"image": image.to_dict(), "changed": changed}
+
+            return progress.answer(f"the rebuild of {body.reference}", make, stack.pop_all())
+
     async def prune(self, body: PruneBody) -> dict[str, Any]:
         """Remove images that no container uses, and what builds have kept if all are to go."""
-        removed = self._told(await self._images.prune(self._engine.images_in_use, everything=body.all))
+        pruned = await self._images.prune(self._engine.images_in_use, everything=body.all)
+        removed = {**self._told(pruned), "failed": list(pruned.failed)}
         if body.all:
             removed["freed_bytes"] += await self._builder.prune()
         return removed
@@ -231,6 +272,8 @@ class ImagesApi:
 
     async def search(self, body: SearchBody, request: Request) -> list[dict[str, Any]]:
         """Repositories by a part of their name."""
+        from runtime.images import distribution  # here: few need it, and its HTTP client takes long to import
+
         reached = access_of(body, request)
         registry = body.term.partition("/")[0]
         verify = self._verify(registry, reached) if "/" in body.term else True
@@ -238,6 +281,8 @@ class ImagesApi:
 
     async def login(self, body: LoginBody, request: Request) -> None:
         """Try credentials. They are not kept."""
+        from runtime.images import distribution  # here: few need it, and its HTTP client takes long to import
+
         reached = access_of(body, request)
         login = reached.logins.get(body.registry)
         if login is None:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from runtime.api import invalid
 from runtime.api.body import Body
 from runtime.errors import Conflict, NotFound, RuntimeFault
 from runtime.logs import EVENT, LogRecord
@@ -109,6 +110,7 @@ class StreamsApi:
 
     async def execute(self, ref: str, spec: ExecSpec) -> dict[str, str]:
         """Start a command in it."""
+        invalid.check_directory(spec.cwd)
         one, number = await self._engine.execute(ref, spec)
         session = f"{one.id[:12]}.{number}"
         self._sessions[session] = (one, number)

@@ -47,10 +47,14 @@ class SystemApi:
 
     async def info(self) -> dict[str, Any]:
         """The host: how it runs VMs, and what is on it."""
+        import psutil  # here: nobody asks while the daemon comes back
+
         containers = self._engine.lives.all()
         states = [one.state for one in containers]
         return {
             **self._about,
+            "cpus": psutil.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total,
             "containers": len(containers),
             "running": states.count("running"),
             "paused": states.count("paused"),

@@ -11,7 +11,7 @@ from runtime import disks
 from runtime.api.body import Body
 from runtime.api.images import PruneBody as PruneImages
 from runtime.api.streams import Streaming
-from runtime.errors import RuntimeFault
+from runtime.errors import Conflict, NotFound, RuntimeFault
 from runtime.spec import NAME_PATTERN
 from runtime.volumes import commit, files
 
@@ -114,8 +114,8 @@ class VolumesApi:
 
     async def prune(self, body: PruneBody | None = None) -> dict[str, Any]:
         """Remove those that no container has."""
-        removed, freed = await self._engine.volumes.prune(everything=bool(body and body.all))
-        return {"removed": removed, "freed_bytes": freed}
+        pruned = await self._engine.volumes.prune(everything=bool(body and body.all))
+        return {"removed": pruned.removed, "freed_bytes": pruned.freed_bytes, "failed": pruned.failed}
 
     async def snapshots(self) -> list[dict[str, Any]]:
         """All snapshots."""
@@ -182,27 +182,35 @@ class VolumesApi:
         }  # fmt: skip
 
     async def prune_system(self, body: SystemPruneBody | None = None) -> dict[str, Any]:
-        """Remove containers that have ended, then what they were the last to need."""
+        """Remove containers that have ended, then what they were the last to need; `failed` is what stays, with why."""
         body = body or SystemPruneBody()
         removed, freed = [], 0
+        failed: list[str] = []
         for one in self._engine.lives.all():
             if one.over and not one.lock.locked():
                 size = disks.used_bytes(one.data_directory / "writable.ext4")
                 try:
                     await self._engine.remove(one.id)
-                except RuntimeFault:
-                    continue  # it was started meanwhile
+                except (Conflict, NotFound):
+                    continue  # it was started or removed meanwhile
+                except RuntimeFault as err:
+                    failed.append(f"{one.record.name}: {err.message}")
+                    continue
                 removed.append(one.id)
                 freed += size
         volumes: list[str] = []
         if body.volumes:
-            volumes, more = await self._engine.volumes.prune(everything=False)
-            freed += more
+            pruned = await self._engine.volumes.prune(everything=False)
+            volumes, freed = pruned.removed, freed + pruned.freed_bytes
+            failed += pruned.failed
         images: dict[str, Any] = {"untagged": [], "deleted": []}
         if body.images != "none":
             images = await self._images.prune(PruneImages(all=body.images == "all"))
             freed += images.pop("freed_bytes")
-        return {"containers": removed, "volumes": volumes, "images": images, "freed_bytes": freed}
+            failed += images.pop("failed")
+        return {
+            "containers": removed, "volumes": volumes, "images": images, "freed_bytes": freed, "failed": failed
+        }  # fmt: skip
 
     def _view(self, one: Volume) -> dict[str, Any]:
         volumes = self._engine.volumes

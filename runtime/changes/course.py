@@ -15,10 +15,11 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from runtime import creation
+from runtime import creation, evidence, health, labels
 from runtime.changes import readiness, signals, switching
 from runtime.changes.book import health_of
-from runtime.changes.comparison import compare
+from runtime.changes.comparison import compare, doubt, silence
+from runtime.changes.knowngood import has_failed
 from runtime.changes.rollout import Rollout
 from runtime.changes.telling import Stopped, Telling
 from runtime.errors import NotFound, RuntimeFault
@@ -52,6 +53,8 @@ class Course(Telling):
         """
         try:
             old = self._container(self.rollout.old)
+            if self.rollout.kind == "rollback" or has_failed(old.record.lifecycle):
+                await self._keep(old, self.rollout.reason or f"before the {self.rollout.kind}")
             new = await self._make(old)
             if self.rollout.in_place and old.record.lifecycle.desired == "running":
                 await self._change_in_place(old, new)
@@ -80,6 +83,7 @@ class Course(Telling):
         self._say("making the new container")
         self._told("starting")
         name = switching.other_name(self.rollout.name, "new", side.container_id)
+        image = await self._engine.images.resolve(side.digest)
         made = Record(
             id=side.container_id,
             name=name,
@@ -89,7 +93,7 @@ class Course(Telling):
             lifecycle=Lifecycle("created", "stopped", time.time()),
             tenant=record.tenant,
             project=record.project,
-            labels=record.labels,
+            labels=labels.of_container(image.config.labels, old.spec.labels),
         )
         spec = switching.candidate_spec(old.spec, name, side)
         new = await creation.add(self._engine, spec, made, lambda: None)
@@ -156,8 +160,8 @@ class Course(Telling):
             raise Stopped("failed", f"not ready within {self.rollout.timeout_s:g} s: {lacks}") from err
         except RuntimeFault as err:
             raise Stopped("failed", f"the new container did not come up: {err.message}") from err
-        health = new.record.lifecycle.health
-        self._say("healthy" if health == "healthy" else "accepting connections" if ports else "up")
+        checked = new.record.lifecycle.health == "healthy"
+        self._say("healthy" if checked else "accepting connections" if ports else "up")
 
     async def _observe(self, old: Container, new: Container) -> None:
         """Look at both for the time asked for, and compare.
@@ -167,7 +171,7 @@ class Course(Telling):
         """
         rollout = self.rollout
         self._advance("observing", f"observing for {rollout.canary_s:g} s")
-        watches = (signals.Watch(old), signals.Watch(new))
+        watches = (signals.Watch(old, await self._check_of(old)), signals.Watch(new, await self._check_of(new)))
         interval_s = max(_MIN_OBSERVE_INTERVAL_S, min(OBSERVE_INTERVAL_S, rollout.canary_s / _LOOKS))
         began = time.monotonic()
         epoch = new.record.lifecycle.epoch
@@ -190,14 +194,14 @@ class Course(Telling):
             worse = ", ".join(f"{row.signal} ({row.old} → {row.new})" for row in rows if row.verdict == "worse")
             raise Stopped("failed", f"the new container does worse: {worse}", rows)
         if verdict == "inconclusive":
-            unknown = ", ".join(row.signal for row in rows if row.verdict == "unknown")
-            raise Stopped(
-                "inconclusive",
-                f"not enough could be seen to compare {unknown}: see that the guests answer (hyper top"
-                f" {rollout.name}) and try again, with a longer --canary or without",
-                rows,
-            )
-        self._say(f"observed for {rollout.canary_s:g} s: {verdict}")
+            raise Stopped("inconclusive", doubt(rows, rollout.name), rows)
+        self._say(f"observed for {rollout.canary_s:g} s: {verdict}{silence(rows)}")
+
+    async def _check_of(self, container: Container) -> tuple[str, ...]:
+        """What its health check runs; empty: it has none."""
+        image = await self._engine.images.resolve(container.record.image_digest)
+        check = health.effective(container.spec.health, image.config, container.record.labels)
+        return check.args if check is not None else ()
 
     def _demand_unchanged(self, old: Container, new: Container, *, starts: bool) -> None:
         """See that nobody has meddled with the two meanwhile."""
@@ -326,6 +330,8 @@ class Course(Telling):
         engine, rollout = self._engine, self.rollout
         new, old = self._new(), self._old()
         new_record = new.record if new is not None else None
+        if new is not None:
+            await self._keep(new, detail)
         try:
             if new is not None and old is not None and new.record.name == rollout.name:
                 async with old.lock, new.lock:  # in place alone: otherwise the name is given with the commit
@@ -342,6 +348,13 @@ class Course(Telling):
         if comparison:
             self.rollout = self._book.advance(self.rollout, comparison=comparison)
         self._finish(state, detail, new_record)
+
+    async def _keep(self, container: Container, why: str) -> None:
+        """Save what a container was like that is about to be thrown away because of how it is."""
+        path = await evidence.keep(self._engine, container, why)
+        if path is not None:
+            with contextlib.suppress(RuntimeFault, OSError):  # the path is told for convenience
+                self.rollout = self._book.advance(self.rollout, evidence=(*self.rollout.evidence, path))
 
     async def _restore(self, old: Container | None) -> None:
         """Start the old container again, if it was stopped for the new one.

@@ -68,3 +68,10 @@ class KnownGood:
 def is_well(lifecycle: Lifecycle) -> bool:
     """Whether a container runs, and is healthy if it has a check."""
     return lifecycle.state == "running" and lifecycle.health in {"none", "healthy"}
+
+
+def has_failed(lifecycle: Lifecycle) -> bool:
+    """Whether a container is unhealthy, or ended by itself while it was to run."""
+    if lifecycle.state in {"exited", "dead"}:
+        return lifecycle.desired == "running" and lifecycle.exit_code != 0
+    return lifecycle.health == "unhealthy"

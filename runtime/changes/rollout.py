@@ -46,12 +46,24 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One signal of both containers in words, and what follows: `same`, `better`, `worse` or `unknown`."""
+    """One signal of both containers in words, and what follows.
+
+    Attributes:
+        verdict: `silent`: it says nothing, and stands in nobody's way; `unknown`: it should, and is not to be had.
+        why: of a signal that is silent or unknown.
+    """
 
     signal: str
     old: str
     new: str
-    verdict: Literal["same", "better", "worse", "unknown"]
+    verdict: Literal["same", "better", "worse", "unknown", "silent"]
+    why: str = ""
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Self:
+        """Read one, also of another version."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in raw.items() if name in known})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class Rollout:
 
     `old` is called `from` and `new` is called `to` outside. `in_place`: the two cannot run side by side, so the old one
     ends before the new one starts. `attempts` counts how often a rollback was begun. `trigger` is why a rollback was
-    made, if nobody asked for it.
+    made, if nobody asked for it. `evidence` has the directories in which what was thrown away was saved before.
     """
 
     id: str
@@ -96,6 +108,7 @@ class Rollout:
     health_after: str = ""
     attempts: int = 1
     rolled_back_by: str | None = None
+    evidence: tuple[str, ...] = ()
     comparison: tuple[Compared, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -119,7 +132,8 @@ class Rollout:
                 "old": Side(**raw["old"]),
                 "new": Side(**raw["new"]),
                 "rollback_on": tuple(raw.get("rollback_on", TRIGGERS)),
-                "comparison": tuple(Compared(**one) for one in raw.get("comparison", ())),
+                "evidence": tuple(raw.get("evidence", ())),
+                "comparison": tuple(Compared.of(one) for one in raw.get("comparison", ())),
                 "steps": tuple(Step(**one) for one in raw.get("steps", ())),
             }
         )
@@ -135,7 +149,10 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What a name stands for, or was to stand for, from one moment on. `outcome`: `done`, or how the change ended."""
+    """What a name stands for, or was to stand for, from one moment on.
+
+    `outcome`: `done`, or how the change ended. `comparison` is that of the change, as long as its rollout is kept.
+    """
 
     revision: int
     time: float
@@ -151,6 +168,7 @@ class Revision:
     health_before: str = ""
     health_after: str = ""
     outcome: str = "done"
+    comparison: tuple[Compared, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As `docs/reference/api.md` has it."""

@@ -15,12 +15,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtime import creation, quarantine
+from runtime import creation, evidence, quarantine
 from runtime.changes import book as books
 from runtime.changes import switching
 from runtime.changes.course import Course
 from runtime.changes.rollout import TRIGGERS, UNCOMMITTED, Rollout, Side
-from runtime.errors import Conflict, InvalidInput, NoKnownGood, NotFound, RuntimeFault
+from runtime.errors import Conflict, DigestMoved, InvalidInput, NoKnownGood, NotFound, RuntimeFault
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -65,12 +65,22 @@ class Rollouts:
         self._book = book
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def change(self, reference: str, image: str, terms: Terms, asked: Asked) -> Rollout:
+    async def change(
+        self, reference: str, image: str, terms: Terms, asked: Asked, expected_digest: str | None = None
+    ) -> Rollout:
         """Change the image of a container, and wait until that has ended.
+
+        Args:
+            reference: The container.
+            image: The new image.
+            terms: How careful to be.
+            asked: By whom, and why.
+            expected_digest: What the image has to be here; None: whatever it is.
 
         Raises:
             NotFound, ImageUnknown: no such container; the image is not here.
             InvalidInput: the image has nothing to run; or an observation of what cannot run twice was asked for.
+            DigestMoved: the image is another one than was expected.
             Conflict: it has the image already, is in quarantine, or is being changed. Nothing has been begun then.
         """
         known = await self._known("change", reference, asked)
@@ -78,6 +88,12 @@ class Rollouts:
             return known
         container = self._engine.lives.find(reference)
         found = await self._engine.images.resolve(image)
+        if expected_digest not in (None, found.digest):
+            raise DigestMoved(
+                f"{image} is {found.digest} here, not {expected_digest} as was expected: decide again, or name the"
+                " image by its digest",
+                field="expected_digest",
+            )
         if found.digest == container.record.image_digest:
             name = container.record.name
             raise Conflict(
@@ -116,7 +132,12 @@ class Rollouts:
         Raises:
             NotFound: neither a container nor a history has the name.
         """
-        return self._book.history(*self._named(reference))
+        tenant, name = self._named(reference)
+        compared = {one.new.container_id: one.comparison for one in self._book.rollouts(tenant, name)}
+        return [
+            dataclasses.replace(one, comparison=compared.get(one.container_id, ())) if one.kind in _CALLS else one
+            for one in self._book.history(tenant, name)
+        ]
 
     def holds(self, container_id: str) -> bool:
         """Whether a container is one of the two of a rollout that goes on."""
@@ -143,10 +164,10 @@ class Rollouts:
 
     # --- coming back
 
-    def reopen(self) -> frozenset[str]:
+    async def reopen(self) -> frozenset[str]:
         """First thing of a daemon that comes back, before any container is settled.
 
-        Returns the ids of new containers that are to be removed: their rollouts are undone.
+        Returns the ids of new containers that are to be removed: their rollouts are undone. How they are is saved.
         """
         doomed = set()
         by_id = {one.id: one for one in self._engine.lives.all()}
@@ -156,6 +177,9 @@ class Rollouts:
             old, new = by_id.get(rollout.old.container_id), by_id.get(rollout.new.container_id)
             if new is not None:
                 doomed.add(new.id)
+                path = await evidence.keep(self._engine, new, "hyperd ended in the middle of a change to its image")
+                if path is not None:
+                    self._book.advance(rollout, evidence=(*rollout.evidence, path))
                 if old is not None and new.record.name == rollout.name:
                     switching.swap_back(self._engine, old, new, rollout.name)
         return frozenset(doomed)

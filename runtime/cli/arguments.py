@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.client import ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn
 
 SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+# Patterns are compiled when one is needed: that takes longer than all else that a start does with them.
+_SIZE = r"(?ai)(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?"
 DURATION_UNITS = {"ms": 0.001, "us": 1e-6, "ns": 1e-9, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|us|ns|s|m|h)")
-_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
-_NUMBER = re.compile(r"[0-9]{1,5}")
+_DURATION_PART = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|us|ns|s|m|h)"
+# As Go's strconv.ParseBool has them.
+TRUTHS = {
+    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
+}
+_NO_HELP_WIDTH = 80
+
+
+class _Switched(argparse._StoreConstAction):
+    """An option that is on or off, with a value, such as `--rm=true`; None is a wrong one."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Store it."""
+        if self.const is None:
+            name, _, value = str(option_string).partition("=")
+            raise ClientError(f"{name} {value!r}: write true or false, or nothing")
+        super().__call__(parser, namespace, values, option_string)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are ours: one line, exit code 125. `-h` is help unless a command wants it for itself."""
 
     def __init__(self, *, prog: str, description: str, short_help: bool = True) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False)
+        # argparse looks each of its words up in a catalogue of translations, which is not there, but takes a search.
+        argparse._ = str  # type: ignore[attr-defined]
+        # argparse makes a formatter for each argument; one that has to find out a width imports what few calls need.
+        formatter: Any = functools.partial(argparse.HelpFormatter, width=_NO_HELP_WIDTH)
+        super().__init__(
+            prog=prog, description=description, allow_abbrev=False, add_help=False, formatter_class=formatter
+        )
         names = ("-h", "--help") if short_help else ("--help",)
         self.add_argument(*names, action="help", help="show this text")
+
+    def format_help(self) -> str:
+        """What `--help` prints, as wide as the terminal, with examples."""
+        from runtime.cli import examples  # here: few need it
+
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self.epilog = examples.text(self.prog.split()[-1])
+        return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Remember what was given, for `error`."""
@@ -39,6 +71,11 @@ class Parser(argparse.ArgumentParser):
             from runtime.cli import refused  # here: few need it
 
             refused.check(self.prog, self._given, self._option_string_actions)
+        if message.startswith("argument ACTION: invalid choice: "):
+            from runtime.cli import refused  # here: few need it
+
+            action = next(word for word in self._given if not word.startswith("-"))
+            raise refused.command(f"{self.prog.removeprefix('hyper ')} {action}")
         raise ClientError(f"{message[:1].lower()}{message[1:]}; see: {self.prog} --help")
 
     def add_format(self) -> None:
@@ -53,17 +90,24 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
 
     def add_switch(self, *names: str, default: bool = False, text: str) -> None:
-        """An option that is on or off, as Docker has them: `--pause`, `--pause=true`, `--pause=false`.
+        """An option that is on or off, and may be on by itself."""
+        self.add_argument(*names, action="store_true", default=default, help=text)
 
-        argparse looks for the whole word first, so `=` may be a part of a name; a value that is optional would
-        swallow the word after it.
+    def _parse_optional(self, arg_string: str) -> Any:
+        """Take `--rm=true` and `-i=false` of any option that is on or off, as Docker does.
+
+        Such a word becomes an option itself: which of the words are ours is not known yet, and one that is not must
+        neither do anything nor be an error.
         """
-        long = names[-1]
-        dest = long.removeprefix("--").replace("-", "_")
-        self.add_argument(*names, dest=dest, action="store_true", default=default, help=text)
-        for value in ("true", "false"):
-            action = f"store_{value}"
-            self.add_argument(f"{long}={value}", dest=dest, action=action, default=default, help=argparse.SUPPRESS)
+        name, equals, value = arg_string.partition("=")
+        action = self._option_string_actions.get(name)
+        if equals and isinstance(action, argparse._StoreConstAction):
+            const = TRUTHS.get(value)
+            if const is not None and not action.const:
+                const = not const
+            given = _Switched(action.option_strings, action.dest, const, action.default)
+            self._option_string_actions.setdefault(arg_string, given)
+        return super()._parse_optional(arg_string)
 
     def add_refs(self, what: str = "CONTAINER", *, many: bool = True) -> None:
         """The positional names."""
@@ -91,7 +135,7 @@ def size(text: str) -> int:
     Raises:
         ValueError: it is none.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip())
     if match is None:
         raise ValueError("write a number of bytes, or one with b, k, m or g behind it, such as 256m")
     return int(float(match[1]) * SIZE_UNITS[match[2].lower()])
@@ -146,9 +190,9 @@ def duration(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    if not text or not _DURATION.fullmatch(text):
+    if not text or not re.fullmatch(f"(?:{_DURATION_PART})+", text):
         raise ValueError("write a number with its unit, such as 30s, 1m30s or 500ms")
-    return sum(float(number) * DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    return sum(float(number) * DURATION_UNITS[unit] for number, unit in re.findall(_DURATION_PART, text))
 
 
 def restart(text: str) -> dict[str, Any]:
@@ -341,7 +385,7 @@ def _port_range(text: str, whose: str) -> range:
 
 
 def _port_number(text: str, whose: str) -> int:
-    if not _NUMBER.fullmatch(text) or not 0 < int(text) < 65536:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 65536:
         raise ValueError(f"the {whose} port {text!r} is not a number from 1 to 65535; write 8080:80")
     return int(text)
 
@@ -433,6 +477,35 @@ def signal_name(text: str) -> str:
         ValueError: it is none.
     """
     name = text.upper().removeprefix("SIG")
-    if not re.fullmatch(r"[A-Z][A-Z0-9+-]{1,9}|[1-9]|[1-5][0-9]|6[0-4]", name):
+    if name not in _SIGNALS.split() and not re.fullmatch(r"RTM(IN\+|AX-)[0-9]{1,2}|[1-9]|[1-5][0-9]|6[0-4]", name):
         raise ValueError("it is no signal; write a name or a number, such as TERM or 15")
     return name
+
+
+# Those of Linux on x86-64 (signal(7)).
+_SIGNALS = (
+    "ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT RTMAX RTMIN SEGV STKFLT STOP SYS"
+    " TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ"
+)
+
+
+def directory(text: str) -> str:
+    """A directory of the container to start in.
+
+    Raises:
+        ValueError: it does not begin at the root.
+    """
+    if not text.startswith("/"):
+        raise ValueError("write a path from the root, such as /srv")
+    return text
+
+
+def user(text: str) -> str:
+    """Whoever runs a program: `NAME`, `UID`, and `:GROUP` or `:GID`.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    if text.count(":") > 1 or re.search(r"\s", text):
+        raise ValueError("write NAME or UID, and :GROUP or :GID, such as 1000:1000")
+    return text

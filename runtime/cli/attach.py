@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.cli import arguments, terminal
 from runtime.cli.output import clean
 from runtime.cli.streams import Writer, add_detach_keys, resize, returned, send_stdin
 from runtime.client import ApiError, ClientError, DaemonUnreachable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
@@ -25,15 +24,25 @@ INTERRUPTS_BEFORE_LEAVING = 3
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Attachment(NamedTuple):
+class Attachment:
     """How we stand for a container. `tty` and `stdin` are what it has and we take part in."""
 
-    tty: bool
-    stdin: bool
-    close_stdin: bool = True
-    outputs: tuple[str, ...] = ("stdout", "stderr")
-    sig_proxy: bool = True
-    detach_keys: bytes = terminal.DEFAULT_DETACH_KEYS
+    def __init__(
+        self,
+        *,
+        tty: bool,
+        stdin: bool,
+        close_stdin: bool = True,
+        outputs: tuple[str, ...] = ("stdout", "stderr"),
+        sig_proxy: bool = True,
+        detach_keys: bytes = terminal.DEFAULT_DETACH_KEYS,
+    ) -> None:
+        self.tty = tty
+        self.stdin = stdin
+        self.close_stdin = close_stdin
+        self.outputs = outputs
+        self.sig_proxy = sig_proxy
+        self.detach_keys = detach_keys
 
 
 def attend(
@@ -43,6 +52,7 @@ def attend(
     *,
     start: Callable[[], object] | None = None,
     from_start: bool = False,
+    to_vm_end: bool = True,
 ) -> int | None:
     """Stand for a container until it ends; returns its exit code, or None if the detach keys were typed.
 
@@ -77,12 +87,14 @@ def attend(
                 client.ping if how.tty else None,
             )
         try:
-            writer.follow(begin, over=lambda: keys is not None and keys.detached)
+            writer.follow(begin, over=lambda: keys is not None and keys.detached, to_vm_end=to_vm_end)
         except DaemonUnreachable:
             if keys is None or not keys.detached:
                 raise
         if keys is not None and keys.detached:
             return None
+        if writer.ended and not to_vm_end:
+            return writer.exit_code
         ended = returned(lambda: client.wait(ref))
     if ended.get("error"):
         print(f"hyper: {clean(str(ended['error']))}", file=sys.stderr)
@@ -137,22 +149,7 @@ def check_stdin(how: Attachment) -> None:
 
 def add_sig_proxy(parser: arguments.Parser) -> None:
     """`--sig-proxy`."""
-    parser.add_argument(
-        "--sig-proxy", nargs="?", const=True, default=True, type=arguments.option("--sig-proxy", truth),
-        metavar="true|false", help="pass signals on to it (default: true; with -t keys do that)",
-    )  # fmt: skip
-
-
-def truth(text: str) -> bool:
-    """`true` or `false`.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-    if value is None:
-        raise ValueError("write true or false")
-    return value
+    parser.add_switch("--sig-proxy", default=True, text="pass signals on to it (default; with -t keys do that)")
 
 
 def attach_arguments(parser: arguments.Parser) -> None:
@@ -197,6 +194,8 @@ def _passing_signals(client: Client, ref: str, *, enabled: bool) -> Iterator[Non
         if interrupts >= INTERRUPTS_BEFORE_LEAVING:
             print(f"hyper: leaving it to run; stop it with: hyper stop {ref[:12]}", file=sys.stderr)
             raise KeyboardInterrupt
+        import threading  # here: few need it
+
         # In a thread: the main one is in the middle of reading, perhaps holding a lock.
         threading.Thread(target=_signal, args=(client, ref, number), daemon=True).start()
 

@@ -8,7 +8,6 @@ import stat
 import sys
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runtime.cli import output, registry
 from runtime.cli.arguments import label, option, platform, variable
@@ -16,6 +15,7 @@ from runtime.cli.ignore import Ignored
 from runtime.cli.images import follow
 from runtime.client import ClientError, quote
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator

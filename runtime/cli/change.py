@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
 from runtime.cli.arguments import duration, option
 from runtime.client import ApiError, ClientError, DaemonUnreachable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client
@@ -30,7 +31,7 @@ _LINE_INTERVAL_S = 5.0
 HISTORY_FIELDS = {
     "Revision": "REV", "Change": "CHANGE", "Image": "IMAGE", "Digest": "DIGEST", "Outcome": "OUTCOME", "Good": "GOOD",
     "Health": "HEALTH", "Since": "WHEN", "At": "AT", "Actor": "BY", "Reason": "WHY", "ContainerID": "CONTAINER",
-    "RequestID": "REQUEST",
+    "RequestID": "REQUEST", "Compared": "COMPARED",
 }  # fmt: skip
 _COLUMNS = ("Revision", "Change", "Digest", "Outcome", "Good", "Health", "Since", "Actor", "Reason")
 _KEPT = ("REV", "CHANGE", "DIGEST", "OUTCOME", "GOOD")
@@ -41,24 +42,29 @@ def add_change(parser: Parser) -> None:
     parser.add_argument(
         "--image", metavar="IMAGE", help="a new container of this image takes the name and the ports, once it is well"
     )
-    seconds = "such as 30s or 10m"
-    for name, what in (
-        ("--canary", f"with --image: old and new run side by side for so long and are compared first, {seconds}"),
-        ("--watch", "with --image: for so long after the change it is undone by itself on what --rollback-on names"),
-        ("--timeout", "with --image: how long the new container may take to be well (default: 2m)"),
-        ("--drain", "with --image: how long connections of the old container may take to end (default: 10s)"),
-    ):
-        parser.add_argument(name, type=option(name, duration), metavar="TIME", help=what)
-    parser.add_argument(
-        "--rollback-on", type=option("--rollback-on", _triggers), action="append", metavar="WHAT",
-        help="with --image: unhealthy, exit, worse (than the old one, with --canary), or several with commas; default:"
-        " all. Without --canary it means --watch 1m",
-    )  # fmt: skip
+    add_rollout(parser, "with --image: ")
     parser.add_argument(
         "--pull", choices=("missing", "always", "never"), help="with --image: get the image first (default: missing)"
     )
     parser.add_argument("--reason", help="with --image: why, for the history and the audit log")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="json is for machines")
+
+
+def add_rollout(parser: Parser, when: str) -> None:
+    """The options of a change of image, whoever makes it; `when` is where they are of use."""
+    seconds = "such as 30s or 10m"
+    for name, what in (
+        ("--canary", f"old and new run side by side for so long and are compared first, {seconds}"),
+        ("--watch", "for so long after the change it is undone by itself on what --rollback-on names"),
+        ("--timeout", "how long the new container may take to be well (default: 2m)"),
+        ("--drain", "how long connections of the old container may take to end (default: 10s)"),
+    ):
+        parser.add_argument(name, type=option(name, duration), metavar="TIME", help=f"{when}{what}")
+    parser.add_argument(
+        "--rollback-on", type=option("--rollback-on", _triggers), action="append", metavar="WHAT",
+        help=f"{when}unhealthy, exit, worse (than the old one, with --canary), or several with commas; default:"
+        " all. Without --canary it means --watch 1m",
+    )  # fmt: skip
 
 
 def is_wanted(args: argparse.Namespace) -> bool:
@@ -78,20 +84,23 @@ def is_wanted(args: argparse.Namespace) -> bool:
 
 def update_image(args: argparse.Namespace, client: Client) -> int:
     """Change the image of containers, one after the other; the first that is not changed is the last."""
+    _have_image(args, client)
+    return _each(args, client, "change", {"image": args.image, **rollout_body(args)})
+
+
+def rollout_body(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_rollout` say, as members of the API's body."""
     triggers = [one for group in args.rollback_on or [] for one in group]
     watch_s = args.watch
     if watch_s is None:
         watch_s = DEFAULT_WATCH_S if triggers and not args.canary else 0.0
-    body = {
-        "image": args.image,
+    return {
         "canary_s": args.canary or 0.0,
         "watch_s": watch_s,
         **({} if args.timeout is None else {"timeout_s": args.timeout}),
         **({} if args.drain is None else {"drain_s": args.drain}),
         **({"rollback_on": sorted(set(triggers))} if triggers else {}),
     }
-    _have_image(args, client)
-    return _each(args, client, "change", body)
 
 
 def rollback_arguments(parser: Parser) -> None:
@@ -137,8 +146,9 @@ def history(args: argparse.Namespace, changes: list[dict[str, Any]]) -> int:
         show(args.format, HISTORY_FIELDS, rows)
     else:
         width = None if args.no_trunc else output.terminal_width()
-        cells = [[row[name] for name in _COLUMNS] for row in rows]
-        print(output.table([HISTORY_FIELDS[name] for name in _COLUMNS], cells, width=width, keep=_KEPT))
+        columns = (*_COLUMNS, "Compared") if args.no_trunc else _COLUMNS
+        cells = [[row[name] for name in columns] for row in rows]
+        print(output.table([HISTORY_FIELDS[name] for name in columns], cells, width=width, keep=_KEPT))
     return 0
 
 
@@ -158,7 +168,17 @@ def _history_row(one: Mapping[str, Any], *, full: bool, human: bool) -> dict[str
         "Reason": one["reason"] or "-",
         "ContainerID": one["container_id"] if full else output.short_id(one["container_id"]),
         "RequestID": one["request_id"] or "-",
+        "Compared": "; ".join(
+            f"{row['signal']} {row['old']} → {row['new']}: {_verdict(row)}" for row in one.get("comparison", ())
+        )
+        or "-",
     }
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """What follows of one signal, and why if it says nothing."""
+    why = row.get("why")
+    return f"{row['verdict']} ({why})" if why else str(row["verdict"])
 
 
 def _have_image(args: argparse.Namespace, client: Client) -> None:
@@ -177,19 +197,28 @@ def _have_image(args: argparse.Namespace, client: Client) -> None:
         fetch(client, args.image, quiet=False)
 
 
-def _each(args: argparse.Namespace, client: Client, call: str, body: Mapping[str, Any]) -> int:
+def carry_out(
+    client: Client, name: str, call: str, body: Mapping[str, Any], *, reason: str | None, quiet: bool
+) -> dict[str, Any]:
+    """Make one change and follow it; unless `quiet` its verdict is printed. Returns the rollout."""
     from runtime.cli.lifecycle import actor
 
+    wanted = {**body, "actor": actor(), "reason": reason or "asked for on the command line"}
+    rollout = _Change(client, name, call, wanted).follow()
+    if not quiet:
+        _print(rollout)
+    return rollout
+
+
+def _each(args: argparse.Namespace, client: Client, call: str, body: Mapping[str, Any]) -> int:
     found = []
     for ref in args.refs:
         name = client.container(ref)["name"]
-        wanted = {**body, "actor": actor(), "reason": args.reason or "asked for on the command line"}
+        wanted = dict(body)
         if call == "rollback" and args.to is not None:
             wanted["to_digest"] = _digest(client, name, args.to)
-        rollout = _Change(client, name, call, wanted).follow()
+        rollout = carry_out(client, name, call, wanted, reason=args.reason, quiet=args.format == "json")
         found.append(rollout)
-        if args.format != "json":
-            _print(rollout)
         if rollout["state"] != "done":
             break
     if args.format == "json":
@@ -296,7 +325,7 @@ class _Change:
 def _print(rollout: Mapping[str, Any]) -> None:
     """The comparison and the verdict."""
     if rollout["comparison"]:
-        rows = [[one["signal"], one["old"], one["new"], one["verdict"]] for one in rollout["comparison"]]
+        rows = [[one["signal"], one["old"], one["new"], _verdict(one)] for one in rollout["comparison"]]
         print(output.table(("SIGNAL", "OLD", "NEW", "VERDICT"), rows, width=output.terminal_width(), keep=("VERDICT",)))
     name = output.clean(rollout["name"])
     old, new = (output.short_id(rollout[side]["digest"]) for side in ("from", "to"))
@@ -306,6 +335,8 @@ def _print(rollout: Mapping[str, Any]) -> None:
     }
     verdict = words.get(rollout["state"], f"{name} stays with {old} ({rollout['state']})")
     print(verdict + (f": {output.clean(rollout['detail'])}" if rollout["detail"] else ""))
+    for path in rollout.get("evidence", ()):
+        print(f"what was thrown away is kept as it was in {output.clean(path)}")
 
 
 def _triggers(text: str) -> list[str]:

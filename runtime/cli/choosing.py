@@ -6,12 +6,13 @@ Imported only when a filter is given.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
 
 from runtime.client import ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
 KEYS = (
     "ancestor", "before", "exited", "expose", "health", "id", "label", "name", "publish", "since", "status", "volume",

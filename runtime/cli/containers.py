@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
 from runtime.cli.arguments import option, template, whole
 from runtime.client import ApiError, ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client
@@ -153,9 +154,11 @@ def status(one: Mapping[str, Any]) -> str:
 
 
 def ports(published: Sequence[Mapping[str, Any]]) -> str:
-    """`0.0.0.0:8080->80/tcp`, as Docker writes them."""
+    """`0.0.0.0:8080->80/tcp`, as Docker writes them; nothing of one that hyperd has yet to choose."""
     return ", ".join(
-        f"{port['host_ip']}:{port['host_port']}->{port['container_port']}/{port['protocol']}" for port in published
+        f"{port['host_ip']}:{port['host_port']}->{port['container_port']}/{port['protocol']}"
+        for port in published
+        if port["host_port"]
     )
 
 
@@ -236,6 +239,7 @@ def _find(ref: str, args: argparse.Namespace, client: Client) -> Any:
 
 def port_arguments(parser: Parser) -> None:
     """`hyper port`."""
+    parser.add_format()
     parser.add_refs(many=False)
     parser.add_argument("port", metavar="PORT[/PROTOCOL]", nargs="?", help="one port of the container (default: all)")
 
@@ -246,15 +250,16 @@ def port(args: argparse.Namespace, client: Client) -> int:
     if not number.isascii() or not number.isdigit() or protocol not in ("", "tcp", "udp"):
         raise ClientError(f"the port {args.port!r} is none: write 80 or 80/udp")
     found = (client.container(args.ref).get("network") or {}).get("ports") or []
-    if args.port is None:
-        for one in found:
-            print(f"{one['container_port']}/{one['protocol']} -> {one['host_ip']}:{one['host_port']}")
+    if args.port is not None:
+        found = [one for one in found if (one["container_port"], one["protocol"]) == (int(number), protocol or "tcp")]
+        if not found:
+            raise ClientError(f"{args.ref} publishes no port {number}/{protocol or 'tcp'}; see: hyper port {args.ref}")
+    if args.format == "json":
+        output.print_json(found)
         return 0
-    chosen = [one for one in found if (one["container_port"], one["protocol"]) == (int(number), protocol or "tcp")]
-    if not chosen:
-        raise ClientError(f"{args.ref} publishes no port {number}/{protocol or 'tcp'}; see: hyper port {args.ref}")
-    for one in chosen:
-        print(f"{one['host_ip']}:{one['host_port']}")
+    for one in found:
+        inside = f"{one['container_port']}/{one['protocol']} -> " if args.port is None else ""
+        print(f"{inside}{one['host_ip']}:{one['host_port']}")
     return 0
 
 

@@ -6,12 +6,14 @@ Our own members stay beside them: Docker's begin with a capital, ours do not.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 NEVER = "0001-01-01T00:00:00Z"
+NETWORK = "bridge"  # all containers are in the one there is
 _NANO = 10**9
 
 
@@ -35,10 +37,10 @@ def volume(one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def versions(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """`version`: client and daemon are of one installation."""
-    version = answer.get("version", "")
-    side = {"Version": version, "APIVersion": str(answer.get("api", "")), "Os": "linux", "Arch": "amd64"}
-    return {**answer, "Client": side, "Server": {**side, "KernelVersion": str(answer.get("kernel", ""))}}
+    """`version`."""
+    side = {"APIVersion": str(answer.get("api", "")), "Os": "linux", "Arch": "amd64"}
+    server = {"Version": answer.get("version", ""), **side, "KernelVersion": str(answer.get("kernel", ""))}
+    return {**answer, "Client": {"Version": answer["client"], **side}, "Server": server}
 
 
 def host(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +56,9 @@ def host(answer: Mapping[str, Any]) -> dict[str, Any]:
         "OSType": "linux",
         "Architecture": "x86_64",
         "DockerRootDir": answer.get("data_dir", ""),
+        "NCPU": answer.get("cpus", 0),
+        "MemTotal": answer.get("memory_bytes", 0),
+        "Driver": "erofs",
     }
 
 
@@ -66,7 +71,7 @@ def _time(seconds: float | None) -> str:
 
 def _container(one: Mapping[str, Any]) -> dict[str, Any]:
     spec, limits, network = one.get("spec") or {}, one.get("limits") or {}, one.get("network") or {}
-    restart = one.get("restart") or {}
+    restart, config = one.get("restart") or {}, one.get("config") or {}
     words = one.get("args") or [""]
     return {
         "Id": one["id"],
@@ -80,15 +85,17 @@ def _container(one: Mapping[str, Any]) -> dict[str, Any]:
         "Config": {
             "Image": one.get("image"),
             "Hostname": spec.get("hostname") or one["id"][:12],
-            "Env": spec.get("env") or [],
-            "Cmd": spec.get("args"),
-            "Entrypoint": spec.get("entrypoint"),
-            "User": spec.get("user") or "",
-            "WorkingDir": spec.get("cwd") or "",
+            "Env": config.get("Env") or [],
+            "Cmd": config.get("Cmd") or None,
+            "Entrypoint": config.get("Entrypoint") or None,
+            "User": config.get("User") or "",
+            "WorkingDir": config.get("WorkingDir") or "",
+            "ExposedPorts": config.get("ExposedPorts") or {},
+            "Healthcheck": config.get("Healthcheck"),
             "Tty": spec.get("tty", False),
             "OpenStdin": spec.get("stdin", False),
             "Labels": one.get("labels") or {},
-            "StopSignal": spec.get("stop_signal") or "",
+            "StopSignal": config.get("StopSignal") or "",
             "StopTimeout": spec.get("stop_timeout_s"),
         },
         "HostConfig": {
@@ -103,12 +110,15 @@ def _container(one: Mapping[str, Any]) -> dict[str, Any]:
                 "MaximumRetryCount": restart.get("max_retries", 0),
             },
             "PortBindings": _bindings(spec.get("ports") or ()),
+            "NetworkMode": NETWORK,
+            "Binds": [_bind(mount) for mount in spec.get("volumes") or () if mount.get("source")],
         },
         "NetworkSettings": {
-            "IPAddress": network.get("address", ""),
-            "MacAddress": network.get("mac", ""),
+            **_endpoint(network),
             "Ports": _bindings(network.get("ports") or ()),
+            "Networks": {NETWORK: _endpoint(network)},
         },
+        "LogPath": one.get("log_file", ""),
         "Mounts": [_mount(mount) for mount in spec.get("volumes") or ()],
         **({"SizeRw": one["size_bytes"], "SizeRootFs": one["size_root_bytes"]} if "size_bytes" in one else {}),
     }
@@ -149,6 +159,21 @@ def _state(one: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _endpoint(network: Mapping[str, Any]) -> dict[str, Any]:
+    """A container's place in the one network; empty while it has none."""
+    return {
+        "IPAddress": network.get("address", ""),
+        "IPPrefixLen": network.get("prefix_length", 0),
+        "Gateway": network.get("gateway", ""),
+        "MacAddress": network.get("mac", ""),
+    }
+
+
+def _bind(mount: Mapping[str, Any]) -> str:
+    """As `-v` takes it."""
+    return f"{mount['source']}:{mount['target']}{':ro' if mount.get('read_only') else ''}"
+
+
 def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:
     source = mount.get("source") or ""
     of_host = source.startswith("/")
@@ -183,4 +208,5 @@ def _image(one: Mapping[str, Any]) -> dict[str, Any]:
         "Os": "linux",
         "Architecture": "amd64",
         "Config": one.get("config") or {},
+        "RootFS": {"Type": "layers", "Layers": one.get("layers") or []},
     }

@@ -12,14 +12,15 @@ import os
 import stat
 import sys
 import tarfile
-from typing import TYPE_CHECKING, Any, cast
 
 from runtime.cli.output import clean, print_json
 from runtime.client import ApiError, Chunks, ClientError, quote
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client
@@ -83,8 +84,9 @@ def _from_container(args: argparse.Namespace, client: Client, container: str, pa
     asked = os.path.basename(path.rstrip("/"))
     content_only = asked in ("", ".", "..")
     name = os.path.basename(target) if not into else None if content_only else asked
+    stream: Any = _Reader(pieces)  # tarfile reads it, and asks for no more
     try:
-        with tarfile.open(fileobj=cast("Any", _Reader(pieces)), mode="r|") as tar:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
             _unpack(tar, parent, name, keep_owner=args.archive)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as err:
         # ValueError: a NUL in a name, a number that is none; OverflowError: a time or an owner that cannot be.

@@ -7,10 +7,10 @@ directories; `!` takes back; the last pattern that fits decides.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from runtime.client import ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path

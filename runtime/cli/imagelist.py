@@ -1,18 +1,19 @@
-"""`images`, `rmi`, `tag`, `history`: what is here, by which name."""
+"""`images`, `rmi`, `tag`, `history`, `image packages`: what is here, by which name, and what is in it."""
 
 from __future__ import annotations
 
 import fnmatch
 import sys
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
 from runtime.cli.prune import print_removed
 from runtime.client import ApiError, ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client
@@ -29,6 +30,7 @@ HISTORY_FIELDS = {
 }  # fmt: skip
 FILTERS = ("before", "dangling", "label", "reference", "since")
 CREATED_BY_WIDTH = 45
+PACKAGE_HEADERS = ("NAME", "VERSION", "SOURCE", "SOURCE_VERSION")
 
 
 def images_arguments(parser: Parser) -> None:
@@ -47,7 +49,8 @@ def images_arguments(parser: Parser) -> None:
 
 def images(args: argparse.Namespace, client: Client) -> int:
     """List images, a line for each reference."""
-    found = _chosen(client.images(), args)
+    filters = _filters(args.filter)
+    found = _chosen(client.images(), filters, args.name)
     if args.format == "json":
         output.print_json([image for image, _ in _together(found)])
         return 0
@@ -92,20 +95,31 @@ def _together(found: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[st
     return list({image["digest"]: (image, reference) for image, reference in found}.values())
 
 
-def _chosen(found: Sequence[dict[str, Any]], args: argparse.Namespace) -> list[tuple[dict[str, Any], str]]:
-    """Images and references that every filter lets pass.
+def _filters(given: Sequence[str]) -> dict[str, list[str]]:
+    """Values by what they are of.
 
     Raises:
         ClientError: there is no such filter, or its value is wrong.
     """
     filters: dict[str, list[str]] = {}
-    for text in args.filter:
+    for text in given:
         key, equals, value = text.partition("=")
         if key not in FILTERS or not equals or not value:
             raise ClientError(f"--filter {text!r}: write KEY=VALUE; there are: {', '.join(FILTERS)}")
         if key == "dangling" and value not in ("true", "false"):
             raise ClientError(f"--filter {text!r}: write dangling=true or dangling=false")
         filters.setdefault(key, []).append(value)
+    return filters
+
+
+def _chosen(
+    found: Sequence[dict[str, Any]], filters: Mapping[str, Sequence[str]], pattern: str | None
+) -> list[tuple[dict[str, Any], str]]:
+    """Images and references that every filter lets pass.
+
+    Raises:
+        ClientError: an image that a filter names is not there.
+    """
     for key in ("before", "since"):
         for name in filters.get(key, []):
             at = _created(found, name, key)
@@ -119,12 +133,12 @@ def _chosen(found: Sequence[dict[str, Any]], args: argparse.Namespace) -> list[t
         ]  # fmt: skip
     for value in filters.get("dangling", []):
         found = [one for one in found if (not one["references"]) == (value == "true")]
-    patterns = [*filters.get("reference", []), *([args.name] if args.name else [])]
+    patterns = [*filters.get("reference", []), *([pattern] if pattern else [])]
     return [
         (one, reference)
         for one in found
         for reference in one["references"] or [""]
-        if all(_fits(reference, pattern) for pattern in patterns)
+        if all(_fits(reference, one) for one in patterns)
     ]
 
 
@@ -270,4 +284,26 @@ def image_history(args: argparse.Namespace, client: Client) -> int:
         columns = ("ID", "CreatedSince", "CreatedBy", "Size", "Comment")
         headers = [HISTORY_FIELDS[column] for column in columns]
         print(output.table(headers, [[str(row[column]) for column in columns] for row in rows]))
+    return 0
+
+
+def image_packages_arguments(parser: Parser) -> None:
+    """`hyper image packages`."""
+    parser.add_argument("reference", metavar="IMAGE", help="a reference, or the beginning of a digest")
+    parser.add_format()
+
+
+def image_packages(args: argparse.Namespace, client: Client) -> int:
+    """Show which packages of Debian's form an image has installed."""
+    found = client.packages(args.reference)
+    if args.format == "json":
+        output.print_json(found)
+        return 0
+    if found["packages"] is None:
+        raise ClientError(f"{args.reference} has no list of packages that can be read")
+    print(
+        output.table(
+            PACKAGE_HEADERS, [[one[header.lower()] for header in PACKAGE_HEADERS] for one in found["packages"]]
+        )
+    )
     return 0

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import IO, TYPE_CHECKING, Any
 
 from runtime.cli import output, registry
 from runtime.cli.arguments import option, platform
 from runtime.client import ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
+    from typing import IO, Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from runtime.cli.arguments import cpus, option, seconds, signal_name, size
 from runtime.cli.arguments import restart as restart_policy
 from runtime.cli.output import clean
 from runtime.client import ApiError, ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -227,6 +227,6 @@ def _add_stopping(parser: Parser) -> None:
         "-t",
         "--time",
         "--timeout",
-        type=option("--time", seconds),
+        type=option("--timeout", seconds),
         help="seconds from the stop signal to the end (default: 10)",
     )

@@ -8,14 +8,15 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output, registry
 from runtime.cli.arguments import option
 from runtime.client import ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client
@@ -63,7 +64,8 @@ def logout(args: argparse.Namespace, client: Client) -> int:
     auths = content.get("auths", {})
     left = {key: value for key, value in auths.items() if registry.name_of(key) != name}
     if len(left) == len(auths):
-        raise ClientError(f"{path} has no credentials for {name}")
+        print(f"Not logged in to {name}")  # no error, as in Docker: what was wanted is so
+        return 0
     _write(path, {**content, "auths": left})
     print(f"Removed the credentials for {name}")
     return 0

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.cli import arguments
 from runtime.cli.output import clean
 from runtime.client import Client, ClientError, socket_path
+from runtime.version import VERSION
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -22,11 +23,12 @@ EXIT_INTERRUPTED = 130
 EXIT_DEFECT = 125
 
 
-class Command(NamedTuple):
+class Command:
     """A subcommand: `MODULE.NAME_arguments(parser)` declares its options, `MODULE.NAME(args, client)` runs it."""
 
-    module: str
-    help: str
+    def __init__(self, module: str, help: str) -> None:  # noqa: A002 -- argparse's word
+        self.module = module
+        self.help = help
 
 
 COMMANDS = {
@@ -62,6 +64,7 @@ COMMANDS = {
     "save": Command("images", "Write images into an archive"),
     "load": Command("images", "Take in the images of an archive"),
     "build": Command("build", "Build an image from a Containerfile"),
+    "rebuild": Command("rebuild", "Build images again from what they were built from, and change containers to them"),
     "login": Command("login", "Keep credentials for a registry"),
     "logout": Command("login", "Forget credentials for a registry"),
     "search": Command("login", "Search a registry for images"),
@@ -76,7 +79,7 @@ COMMANDS = {
     "remediation": Command("", "See and steer what heals by itself, as: hyper remediation ls"),
     "events": Command("system", "Show what happens to containers and images"),
     "info": Command("system", "Show this host as the daemon sees it"),
-    "version": Command("system", "Show versions"),
+    "version": Command("system", "Show the versions of this program and of the daemon's parts"),
     "completion": Command("completion", "Print a completion script for bash or zsh"),
 }
 
@@ -86,6 +89,7 @@ ACTIONS = {
     "container prune": Command("prune", "Remove containers that have ended"),
     "image history": Command("imagelist", "Show the steps that made an image"),
     "image inspect": Command("containers", "Show everything about images"),
+    "image packages": Command("imagelist", "Show which packages an image has installed"),
     "remediation ls": Command("remediation", "Show what hyper-remediation decided, and how it ended"),
     "remediation stop": Command("remediation", "Let hyper-remediation do nothing more"),
     "remediation resume": Command("remediation", "Let hyper-remediation act again"),
@@ -103,7 +107,7 @@ GROUPS = {
     },
     "image": {
         "ls": "images", "list": "images", "rm": "rmi", "remove": "rmi", "inspect": "image inspect",
-        "prune": "image prune", "history": "image history",
+        "prune": "image prune", "history": "image history", "packages": "image packages",
         **{name: name for name in ("build", "load", "pull", "push", "save", "tag")},
     },
 }  # fmt: skip
@@ -137,8 +141,8 @@ def _run(argv: list[str]) -> int:
             print(help_text())
             return 0
         if option in ("-v", "--version"):
-            argv.insert(0, "version")
-            break
+            print(f"hyper {VERSION}")
+            return 0
         name, equals, value = option.partition("=")
         if name not in ("-H", "--host"):
             raise ClientError(f"unknown option {option}; see: hyper --help")
@@ -171,7 +175,9 @@ def command(name: str) -> tuple[Callable[..., int], arguments.Parser]:
     own = GROUPS[group].get(action, name) if action else name
     found = COMMANDS.get(own) or ACTIONS.get(own)
     if found is None:
-        raise ClientError(f"there is no command {name!r}; see: hyper {f'{group} ' if action else ''}--help")
+        from runtime.cli import refused  # here: few need it
+
+        raise refused.command(name)
     module = importlib.import_module(f"runtime.cli.{found.module}")
     parser = arguments.Parser(
         prog=f"hyper {name}", description=found.help + ".", short_help=own not in ("run", "create")
@@ -196,7 +202,3 @@ def help_text() -> str:
     lines += [f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()]
     lines += ["", "options:", "  -H, --host  the daemon's socket, unix:///path (environment: HYPER_HOST)"]
     return "\n".join([*lines, "  -v, --version", "", "hyper COMMAND --help shows the options of a command."])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

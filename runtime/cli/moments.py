@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 
-_SECONDS = re.compile(r"(\d{1,11})(?:\.(\d{1,9}))?", re.ASCII)
-_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+", re.ASCII)
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)", re.ASCII)
-_FRACTION = re.compile(r"(\.\d+)")
+# Compiled when one is needed, as in `arguments`.
+_SECONDS = r"([0-9]{1,11})(?:\.([0-9]{1,9}))?"
+_PART = r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)"
+_FRACTION = r"(\.\d+)"
 _UNIT_NS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6}
 
 
@@ -19,11 +19,13 @@ def moment_ns(text: str) -> int:
         ValueError: it is no moment.
     """
     text = text.strip()
-    seconds = _SECONDS.fullmatch(text)
+    seconds = re.fullmatch(_SECONDS, text)
     if seconds:
         return int(seconds[1]) * 10**9 + int((seconds[2] or "0").ljust(9, "0"))
-    if _SPAN.fullmatch(text):
-        return max(0, time.time_ns() - sum(int(float(count) * _UNIT_NS[unit]) for count, unit in _PART.findall(text)))
+    if re.fullmatch(f"(?:{_PART})+", text):
+        return max(
+            0, time.time_ns() - sum(int(float(count) * _UNIT_NS[unit]) for count, unit in re.findall(_PART, text))
+        )
     return _of_date(text)
 
 
@@ -40,11 +42,11 @@ def seconds(text: str) -> str:
 def _of_date(text: str) -> int:
     from datetime import datetime  # here: it takes as long to import as all the rest
 
-    fraction = _FRACTION.search(text)
+    fraction = re.search(_FRACTION, text)
     digits = fraction[1][1:10] if fraction else ""
     try:
         # Without a zone it is our own.
-        whole = datetime.fromisoformat(_FRACTION.sub("", text, count=1)).astimezone()
+        whole = datetime.fromisoformat(re.sub(_FRACTION, "", text, count=1)).astimezone()
     except (ValueError, OverflowError, OSError):
         whole = None
     if whole is None or whole.timestamp() < 0:

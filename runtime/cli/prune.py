@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
 from runtime.client import ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client
@@ -25,8 +26,7 @@ def container_prune(args: argparse.Namespace, client: Client) -> int:
     """Remove containers that have ended."""
     confirm("all containers that have ended", force=args.force)
     done = client.call("POST", "/v1/system/prune", {"images": "none"})
-    _show(done)
-    return 0
+    return _show(done)
 
 
 def image_prune_arguments(parser: Parser) -> None:
@@ -42,7 +42,7 @@ def image_prune(args: argparse.Namespace, client: Client) -> int:
     removed = client.call("POST", "/v1/images/prune", {"all": args.all})
     print_removed(removed)
     print(f"Total reclaimed space: {output.decimal_size(removed['freed_bytes'])}")
-    return 0
+    return failed(removed)
 
 
 def system_prune_arguments(parser: Parser) -> None:
@@ -58,8 +58,7 @@ def system_prune(args: argparse.Namespace, client: Client) -> int:
     volumes = ", all anonymous volumes that no container has" if args.volumes else ""
     confirm(f"all containers that have ended{volumes}, and {images}", force=args.force)
     body = {"images": "all" if args.all else "dangling", "volumes": args.volumes}
-    _show(client.call("POST", "/v1/system/prune", body))
-    return 0
+    return _show(client.call("POST", "/v1/system/prune", body))
 
 
 def add_force(parser: Parser) -> None:
@@ -101,8 +100,16 @@ def print_removed(removed: Mapping[str, Any]) -> None:
         print(f"Deleted: {digest}", flush=True)
 
 
-def _show(done: Mapping[str, Any]) -> None:
+def failed(done: Mapping[str, Any]) -> int:
+    """Say what could not be removed; the exit code."""
+    for text in done["failed"]:
+        print(f"hyper: {output.clean(text)}", file=sys.stderr)
+    return ClientError.exit_code if done["failed"] else 0
+
+
+def _show(done: Mapping[str, Any]) -> int:
     images = [f"untagged: {output.clean(name)}" for name in done["images"]["untagged"]]
     images += [f"deleted: {digest}" for digest in done["images"]["deleted"]]
     kinds = {"Deleted Containers": done["containers"], "Deleted Volumes": done["volumes"], "Deleted Images": images}
     pruned(kinds, done["freed_bytes"])
+    return failed(done)

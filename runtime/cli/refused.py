@@ -1,14 +1,13 @@
-"""Options of `docker` that `hyper` does not have, and why.
+"""Options and commands of `docker` that `hyper` does not have, and why.
 
 Whoever types one is told, and `docs/reference/docker.md` has the same list. Imported only when a line was wrong.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from runtime.client import ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -122,6 +121,28 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     },
     "volume ls": {"--cluster": _CLUSTER},
 }  # fmt: skip
+
+
+_ONE_HOST = "one host, one container at a time: start each with hyper run"
+_BUILDX = "images are built by buildah, without BuildKit: use hyper build"
+_NOTHING = "there is nothing of the kind here"
+NO_COMMANDS: Mapping[str, str] = {
+    **dict.fromkeys(("export", "container export"), "use hyper cp CONTAINER:/ -"),
+    **dict.fromkeys(("import", "image import"), "use hyper build with FROM scratch and ADD"),
+    "volume update": _CLUSTER,
+    "network": "there is one network, and each container has one address in it: publish its ports with hyper run -p",
+    **dict.fromkeys(("compose", "stack", "service", "swarm", "node", "config", "secret"), _ONE_HOST),
+    **dict.fromkeys(("buildx", "builder"), _BUILDX),
+    **dict.fromkeys(("checkpoint", "context", "manifest", "plugin", "trust"), _NOTHING),
+}
+
+
+def command(name: str) -> ClientError:
+    """What to tell whoever typed a command that is not there; `name` as in `volume update`."""
+    if name in NO_COMMANDS:
+        return ClientError(f"{name} of docker is not offered: {NO_COMMANDS[name]}")
+    group, _, action = name.partition(" ")
+    return ClientError(f"there is no command {name!r}; see: hyper {f'{group} ' if action else ''}--help")
 
 
 def spellings(options: Mapping[str, str]) -> dict[str, str]:

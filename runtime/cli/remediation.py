@@ -8,14 +8,15 @@ import os
 import pwd
 import time
 import urllib.parse
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
 from runtime.cli.arguments import option, whole
 from runtime.client import ClientError, setting
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+import time
 
 from runtime.cli import arguments, attach, streams, terminal
-from runtime.cli.images import fetch
 from runtime.cli.output import clean
 from runtime.client import ApiError, ClientError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
     from runtime.client import Client
 
@@ -63,7 +64,8 @@ def create_arguments(parser: arguments.Parser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--mount", action="append", default=[], type=arguments.option("--mount", arguments.mount), metavar="OPTIONS",
-        help="type=volume,source=data,target=/data[,readonly], or type=tmpfs,target=/run[,tmpfs-size=64m]",
+        help="type=volume,source=data,target=/data[,readonly]; type=bind,source=/srv/site,target=/srv of this host;"
+        " type=tmpfs,target=/run[,tmpfs-size=64m]",
     )  # fmt: skip
     parser.add_argument(
         "--shm-size", type=arguments.option("--shm-size", arguments.size), metavar="SIZE", help="of /dev/shm (64m)"
@@ -71,13 +73,16 @@ def create_arguments(parser: arguments.Parser) -> None:
     _add_health(parser)
     parser.add_argument(
         "-v", "--volume", action="append", default=[], type=arguments.option("--volume", arguments.volume),
-        metavar="[NAME:]PATH[:ro]", help="a volume at a path of the container, made if it is new",
+        metavar="[NAME:]PATH[:ro]",
+        help="a volume at a path of the container, made if it is new; with ./DIR for NAME a directory of this host",
     )  # fmt: skip
-    parser.add_argument("-w", "--workdir", help="directory to start in")
-    parser.add_argument("-u", "--user", help="NAME or UID, and :GROUP or :GID")
+    streams.add_process(parser)
     parser.add_argument("-h", "--hostname", help="its host name (default: its id)")
     parser.add_argument("--entrypoint", help="program to run instead of the image's")
-    parser.add_argument("--stop-signal", type=arguments.option("--stop-signal", arguments.signal_name))
+    parser.add_argument(
+        "--stop-signal", type=arguments.option("--stop-signal", arguments.signal_name), metavar="SIGNAL",
+        help="what stop sends to it (default: the image's, else TERM)",
+    )  # fmt: skip
     parser.add_argument(
         "--stop-timeout", type=arguments.option("--stop-timeout", arguments.seconds),
         help="seconds from the stop signal to the end (default: 10)",
@@ -150,7 +155,8 @@ def run(args: argparse.Namespace, client: Client) -> int:
         print(ref, flush=True)  # as Docker does: who only sends has something to ask by
     code = None
     try:
-        code = attach.attend(client, ref, how, from_start=True)
+        # The removal does not wait for the VM to end by itself.
+        code = attach.attend(client, ref, how, from_start=True, to_vm_end=not args.rm)
         return code or 0
     finally:
         if args.rm and (code is not None or not _runs(client, ref)):
@@ -234,8 +240,7 @@ def _create(args: argparse.Namespace, client: Client, *, auto_remove: bool) -> d
 def _create_checked(
     args: argparse.Namespace, client: Client, health: dict[str, Any] | None, *, auto_remove: bool
 ) -> dict[str, Any]:
-    if args.pull == "always":
-        fetch(client, args.image, quiet=args.quiet)
+    pulled_s = _fetch(args, client) if args.pull == "always" else None
     spec = {
         "image": args.image,
         "name": args.name,
@@ -264,16 +269,25 @@ def _create_checked(
         "health": health,
     }
     try:
-        made = client.create(_publish_all(args, client, spec))
+        made = client.create(_publish_all(args, client, spec), pulled_s)
     except ApiError as err:
         if err.code != "image_unknown" or args.pull != "missing":
             raise
         print(f"Unable to find image {clean(args.image)!r} locally", file=sys.stderr)
-        fetch(client, args.image, quiet=args.quiet)
-        made = client.create(_publish_all(args, client, spec))
+        pulled_s = _fetch(args, client)
+        made = client.create(_publish_all(args, client, spec), pulled_s)
     for warning in made.get("warnings") or ():
         print(f"WARNING: {clean(warning)}", file=sys.stderr)
     return dict(made)
+
+
+def _fetch(args: argparse.Namespace, client: Client) -> float:
+    """Pull the image; how long that took, in seconds."""
+    from runtime.cli import images  # here: few need it
+
+    began = time.monotonic()
+    images.fetch(client, args.image, quiet=args.quiet)
+    return time.monotonic() - began
 
 
 def _publish_all(args: argparse.Namespace, client: Client, spec: dict[str, Any]) -> dict[str, Any]:

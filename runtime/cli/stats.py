@@ -7,14 +7,15 @@ import json
 import sys
 import time
 import urllib.parse
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
 from runtime.client import ClientError, setting
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from runtime.cli import arguments, terminal
 from runtime.client import ApiError, ClientError, DaemonUnreachable
 from runtime.logs import EVENT, HEADER, STDERR, Decoder, LogRecord
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    import threading
     from collections.abc import Callable, Iterable, Iterator
+    from typing import BinaryIO, TypeVar
 
     from runtime.client import Client, Records
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 READ_BYTES = 48 << 10  # hyperd takes so much at once, and sees meanwhile whether we are still there
 RETURN_TIMEOUT_S = 60.0
@@ -26,7 +27,10 @@ RETURN_POLL_S = 0.1
 
 
 class Writer:
-    """Writes records to stdout and stderr as raw bytes; remembers the exit code that the last of them tells."""
+    """Writes records to stdout and stderr as raw bytes; remembers the exit code that the last of them tells.
+
+    `ended`: the guest said that the container has ended, which is the last that it says.
+    """
 
     def __init__(self, *, timestamps: bool = False, outputs: Iterable[str] = ("stdout", "stderr")) -> None:
         given = {"stdout": (False, sys.stdout.buffer), "stderr": (True, sys.stderr.buffer)}
@@ -35,9 +39,10 @@ class Writer:
         self._at_line_start = {True: True, False: True}
         self._missed = 0
         self.exit_code: int | None = None
+        self.ended = False
         self.offset: int | None = None
 
-    def copy(self, records: Records) -> None:
+    def copy(self, records: Records, *, to_vm_end: bool = True) -> None:
         """Write all records; each piece that has come is flushed. `offset` is kept at what has been written."""
         decoder = Decoder()
         received, self._missed = 0, 0
@@ -49,9 +54,19 @@ class Writer:
                 stream.flush()
             if records.offset is not None:
                 self.offset = records.offset + received + self._missed - decoder.pending
+            if self.ended and not to_vm_end:
+                return
 
-    def follow(self, begin: Callable[[int | None], Records], *, over: Callable[[], bool] = lambda: False) -> None:
+    def follow(
+        self,
+        begin: Callable[[int | None], Records],
+        *,
+        over: Callable[[], bool] = lambda: False,
+        to_vm_end: bool = True,
+    ) -> None:
         """Write a log as it grows. If hyperd goes away, wait until it is back, and go on where it broke off.
+
+        Without `to_vm_end` it is enough that the container has `ended`; its VM then goes on for some milliseconds.
 
         Raises:
             DaemonUnreachable: it does not come back in time, or `over` says that this is no accident.
@@ -60,7 +75,7 @@ class Writer:
         while True:
             self.offset = records.offset
             try:
-                self.copy(records)
+                self.copy(records, to_vm_end=to_vm_end)
             except DaemonUnreachable:
                 if over() or self.offset is None:
                     raise
@@ -78,6 +93,7 @@ class Writer:
         code, missed = event.get("exit_code"), event.get("bytes")
         if event.get("event") == "exited" and isinstance(code, int):
             self.exit_code = code
+            self.ended = event.get("error") is None
         elif event.get("event") == "cut" and isinstance(missed, int):
             self._missed += missed - HEADER.size - len(record.payload)
             print(f"hyper: {missed} bytes of the log were cut away before they could be read", file=sys.stderr)
@@ -164,8 +180,7 @@ def exec_arguments(parser: arguments.Parser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="leave it to run; what it writes is thrown away")
     add_detach_keys(parser)
     add_environment(parser)
-    parser.add_argument("-w", "--workdir", help="directory to start in")
-    parser.add_argument("-u", "--user", help="NAME or UID, and :GROUP or :GID")
+    add_process(parser)
     parser.add_refs(many=False)
     parser.add_argument("command", metavar="COMMAND")
     parser.add_argument("args", metavar="ARG", nargs="...")
@@ -232,6 +247,7 @@ def send_stdin(
     With `again`, which asks whether hyperd is there, we go on when it has come back: what was on its way then is lost,
     which is for whoever types, not for files.
     """
+    import threading  # here: few need it
 
     def run() -> None:
         while True:
@@ -286,6 +302,14 @@ def add_environment(parser: arguments.Parser) -> None:
         "--env-file", action="append", default=[], type=arguments.option("--env-file", arguments.variables),
         help="file of such lines",
     )  # fmt: skip
+
+
+def add_process(parser: arguments.Parser) -> None:
+    """Where a program runs, and as whom."""
+    directory = arguments.option("--workdir", arguments.directory)
+    parser.add_argument("-w", "--workdir", type=directory, help="directory to start in")
+    user = arguments.option("--user", arguments.user)
+    parser.add_argument("-u", "--user", type=user, help="NAME or UID, and :GROUP or :GID")
 
 
 def environment(args: argparse.Namespace) -> list[str]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli import output
 from runtime.cli.arguments import option
 from runtime.cli.moments import moment_ns
-from runtime.client import ClientError
+from runtime.client import ClientError, DaemonUnreachable
+from runtime.version import VERSION
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from runtime.cli.arguments import Parser
     from runtime.client import Client
@@ -37,8 +39,13 @@ def version_arguments(parser: Parser) -> None:
 
 
 def version(args: argparse.Namespace, client: Client) -> int:
-    """Show the versions of all parts."""
-    return _show(client.version(), args.format, "versions")
+    """Show our own version and those of the daemon's parts; ours also where there is no daemon, before that is said."""
+    try:
+        answer = {"client": VERSION, **client.version()}
+    except DaemonUnreachable:
+        _show({"client": VERSION}, args.format, "versions")
+        raise
+    return _show(answer, args.format, "versions")
 
 
 def events_arguments(parser: Parser) -> None:

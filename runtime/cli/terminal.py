@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
@@ -60,6 +59,8 @@ def following_size(send: Callable[[int, int], None], *, enabled: bool, redraw: b
     if not enabled or not any(os.isatty(descriptor) for descriptor in (0, 1, 2)):
         yield
         return
+    import threading  # here: few need it
+
     changed = threading.Event()
     changed.set()
     over = False

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from runtime.cli.arguments import Parser, label, option, size, template
 from runtime.cli.lifecycle import each
 from runtime.cli.output import ago, binary_size, clean, moment, print_json, short_id, table, terminal_width
-from runtime.cli.prune import add_force, confirm, pruned, system_prune, system_prune_arguments
+from runtime.cli.prune import add_force, confirm, failed, pruned, system_prune, system_prune_arguments
 from runtime.client import ApiError, ClientError, quote
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+    from typing import Any
 
     from runtime.client import Client
 
@@ -36,7 +37,7 @@ def volume_arguments(parser: Parser) -> None:
     create = _action(actions, "create", "Make a volume, and print its name")
     create.add_argument("name", metavar="NAME", nargs="?", help="default: one of its own")
     create.add_argument("--size", type=option("--size", size), help="such as 2g (default: 10g; taken only as written)")
-    create.add_argument("--snapshot", help="with what this snapshot holds")
+    create.add_argument("--snapshot", metavar="SNAPSHOT", help="with what this snapshot holds")
     create.add_argument("-d", "--driver", choices=("local",), default="local", help="local: there is no other")
     create.add_argument("-l", "--label", action="append", default=[], type=option("--label", label), help="NAME=VALUE")
     ls = _action(actions, "ls", "List volumes")
@@ -60,6 +61,7 @@ def volume(args: argparse.Namespace, client: Client) -> int:
         body = {"name": args.name, "size_bytes": args.size, "labels": dict(args.label), "snapshot": args.snapshot}
         print(client.call("POST", "/v1/volumes", body)["name"])
     elif args.action == "ls":
+        _check_filters(args.filter)
         found = _chosen(client.call("GET", "/v1/volumes"), args.filter)
         _list(args, found, _volume_row, ["VOLUME NAME", "SIZE", "USED", "IN USE BY", "CREATED"], VOLUME_FIELDS)
     elif args.action == "inspect":
@@ -71,6 +73,7 @@ def volume(args: argparse.Namespace, client: Client) -> int:
         confirm(what, force=args.force)
         done = client.call("POST", "/v1/volumes/prune", {"all": args.all})
         pruned({"Deleted Volumes": done["removed"]}, done["freed_bytes"])
+        return failed(done)
     return 0
 
 
@@ -78,7 +81,7 @@ def snapshot_arguments(parser: Parser) -> None:
     """`hyper snapshot`."""
     actions = _actions(parser)
     create = _action(actions, "create", "Keep a volume as it is now, also while a container uses it; print the name")
-    create.add_argument("--volume", required=True, metavar="VOLUME")
+    create.add_argument("--volume", required=True, metavar="VOLUME", help="the volume to keep")
     create.add_argument("name", metavar="SNAPSHOT", nargs="?", help="default: the volume's name and the time")
     ls = _action(actions, "ls", "List snapshots")
     ls.add_argument("-q", "--quiet", action="store_true", help="only names")
@@ -147,15 +150,28 @@ def system(args: argparse.Namespace, client: Client) -> int:
 
 
 def _each_size(args: argparse.Namespace, client: Client) -> int:
-    """Images, containers and volumes one by one, with the commands that list them."""
+    """Images, containers, volumes and snapshots one by one, with the commands that list them."""
     from runtime.cli.main import command  # here: only this needs other commands
 
+    if args.format == "json":
+        everything = {
+            "images": client.images(),
+            "containers": client.containers(everything=True, size=True),
+            "volumes": client.call("GET", "/v1/volumes"),
+            "snapshots": client.call("GET", "/v1/snapshots"),
+        }
+        print_json(everything)
+        return 0
     if args.format != "table":
-        raise ClientError("--verbose has no --format; see: hyper images, hyper ps -as, hyper volume ls")
-    for title, words in (("Images", ["images"]), ("Containers", ["ps", "-as"]), ("Local Volumes", ["volume", "ls"])):
+        raise ClientError("--verbose has no template: write --format json, or see hyper images, ps -as, volume ls")
+    listings = {
+        "Images": "images", "Containers": "ps -as", "Local Volumes": "volume ls", "Snapshots": "snapshot ls",
+    }  # fmt: skip
+    for title, line in listings.items():
         print(f"{title} space usage:", "", sep="\n")
-        run, parser = command(words[0])
-        run(parser.parse_args(words[1:]), client)
+        name, *words = line.split()
+        run, parser = command(name)
+        run(parser.parse_args(words), client)
         print()
     return 0
 
@@ -214,11 +230,11 @@ def _inspect(args: argparse.Namespace, client: Client, kind: str) -> int:
     return code
 
 
-def _chosen(found: list[dict[str, Any]], filters: list[str]) -> list[dict[str, Any]]:
-    """Volumes that every filter lets pass.
+def _check_filters(filters: list[str]) -> None:
+    """Look at the filters of `volume ls`.
 
     Raises:
-        ClientError: there is no such filter.
+        ClientError: there is no such filter, or its value is wrong.
     """
     for text in filters:
         key, equals, value = text.partition("=")
@@ -226,6 +242,12 @@ def _chosen(found: list[dict[str, Any]], filters: list[str]) -> list[dict[str, A
             raise ClientError(f"--filter {text!r}: write KEY=VALUE; there are: dangling, driver, label, name")
         if key == "dangling" and value not in ("true", "false", "1", "0"):
             raise ClientError(f"--filter {text!r}: write dangling=true or dangling=false")
+
+
+def _chosen(found: list[dict[str, Any]], filters: list[str]) -> list[dict[str, Any]]:
+    """Volumes that every filter lets pass."""
+    for text in filters:
+        key, _, value = text.partition("=")
         label, equals, wanted = value.partition("=")
         found = [
             one for one in found

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#define USUAL_BYTES 16384 /* of a request's parsed form; a longer one takes more memory then */
+
 struct call {
     struct port *port;
     const struct json_node *arguments;
@@ -45,9 +47,14 @@ static enum outcome run_get_time(struct call *call)
 static enum outcome run_set_time(struct call *call)
 {
     int64_t time_ns;
-    if (!want_int(&json, call->arguments, "time", 0, INT64_MAX, NULL, &time_ns, call->fault))
+    bool slew;
+    if (!want_int(&json, call->arguments, "time", 0, INT64_MAX, NULL, &time_ns, call->fault) ||
+        !want_bool(&json, call->arguments, "slew", &slew, call->fault))
         return DONE;
-    clock_set(time_ns, call->fault);
+    if (slew)
+        clock_slew(time_ns, call->fault);
+    else
+        clock_set(time_ns, call->fault);
     return DONE;
 }
 
@@ -116,13 +123,21 @@ static enum outcome run_shutdown(struct call *call)
     return DONE;
 }
 
+static struct identity_request identity;
+
 static enum outcome run_identity(struct call *call)
 {
-    static struct identity_request request;
-    request = (struct identity_request){.time_ns = -1};
-    if (parse_identity(&json, call->arguments, &request, call->fault))
-        identity_set(&request, call->fault);
+    identity = (struct identity_request){.time_ns = -1};
+    if (parse_identity(&json, call->arguments, &identity, call->fault))
+        identity_set(&identity, call->fault);
     return DONE;
+}
+
+void commands_prepare(void)
+{
+    memset(&identity, 0, sizeof identity);
+    memset(&json, 0, USUAL_BYTES);
+    memset(container_request(), 0, sizeof(struct start_request));
 }
 
 static enum outcome run_start(struct call *call)

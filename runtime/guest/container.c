@@ -390,13 +390,23 @@ void container_reports(void)
     }
 }
 
+#define OOM_LAYERS_BYTES 96
+
+static const char *oom_layers(char text[OOM_LAYERS_BYTES])
+{
+    struct oom_layers kills = container_oom_layers();
+    snprintf(text, OOM_LAYERS_BYTES, "\"oom_kills\": {\"container\": %lld, \"guest\": %lld}", (long long)kills.container,
+             (long long)kills.guest);
+    return text;
+}
+
 static void look_for_oom(void)
 {
     int64_t kills = container_oom_kills();
     oom.readable = false;
     if (kills > container.oom_kills) {
-        char event[64];
-        snprintf(event, sizeof event, "{\"event\": \"oom\", \"kills\": %lld}", (long long)kills);
+        char event[160], layers[OOM_LAYERS_BYTES];
+        snprintf(event, sizeof event, "{\"event\": \"oom\", \"kills\": %lld, %s}", (long long)kills, oom_layers(layers));
         log_event(event);
     }
     container.oom_kills = kills;
@@ -406,6 +416,7 @@ static void look_for_oom(void)
  * before it, so that a start finds what the first one would have found. */
 static void stand_by(void)
 {
+    sync(); /* as at a real end */
     source_close(&oom);
     log_sources(-1, -1);
     streams_container(-1, -1);
@@ -419,15 +430,16 @@ static void stand_by(void)
 
 static void finish(void)
 {
-    char event[128], signal[16] = "null";
+    char event[256], signal[16] = "null", layers[OOM_LAYERS_BYTES];
     if (container.rehearsal) {
         stand_by();
         return;
     }
     if (container.signal)
         snprintf(signal, sizeof signal, "%d", container.signal);
-    snprintf(event, sizeof event, "{\"event\": \"exited\", \"exit_code\": %d, \"signal\": %s, \"oom_killed\": %s}",
-             container.exit_code, signal, container.oom_killed ? "true" : "false");
+    snprintf(event, sizeof event, "{\"event\": \"exited\", \"exit_code\": %d, \"signal\": %s, \"oom_killed\": %s, %s}",
+             container.exit_code, signal, container.oom_killed ? "true" : "false", oom_layers(layers));
+    sync(); /* first: whoever reads the record may take the VM's end for granted, and bring it about */
     log_event(event);
     machine_end();
 }

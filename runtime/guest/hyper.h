@@ -30,6 +30,9 @@ void boot_mounts(void);
 void boot_modules(void);
 void boot_network(void);
 void boot_disks(void);
+/* The pages that this process shares with the one that it comes from, or that came from it, are copied now, and not when
+ * they are next written to: that may be in a hurry. */
+void own_memory(void);
 void boot_cgroups(void);
 /* Open the named virtio-serial ports, non-blocking; what has not come by the deadline is -1. */
 void boot_ports(const char *const *names, int *fds, int count, int64_t deadline_ns);
@@ -77,6 +80,7 @@ bool port_pump(struct port *port); /* a bounded piece of work; true: there may b
 void port_answer(struct port *port, const char *body, const struct fault *fault);
 
 /* --- commands.c */
+void commands_prepare(void); /* what the usual request needs is in memory */
 enum outcome { DONE, LATER };
 /* Run one request line; the body of `return` is written to `out`. LATER: port_answer() will be called. */
 enum outcome command_run(struct port *port, char *line, size_t length, struct buffer *out, struct fault *fault);
@@ -108,6 +112,7 @@ struct start_request {
     const char *image_device, *image_type;
     const char *writable_device, *writable_type; /* device NULL: none */
     const char *writable_options, *writable_remount;
+    const char *warm_program, *warm_path; /* of hyper-layer; "": none */
     bool read_only, rehearse;
     struct { const char *path, *options; } tmpfs[MAX_TMPFS];
     int tmpfs_count;
@@ -149,7 +154,7 @@ struct fetch_request {
 };
 bool parse_start(const struct json *json, const struct json_node *arguments, struct start_request *request,
                  struct fault *fault);
-/* The member `writable` alone, of an object: what a start will be given as its writable layer. */
+/* What a start will be given: the member `writable`, and for the whole root `image`, `program` and `path`. */
 bool parse_layer(const struct json *json, const struct json_node *object, struct start_request *request,
                  struct fault *fault);
 bool parse_exec(const struct json *json, const struct json_node *arguments, struct exec_request *request,
@@ -183,7 +188,7 @@ extern struct container container;
 void container_prepare(void); /* make the process that will become the container's: a start then finds it ready */
 /* Where the request to start is put: memory that the process which is ready shares, as does the request line. */
 struct start_request *container_request(void);
-/* Let the process that is ready mount the request's writable layer, or unmount it if there is none in the request. */
+/* Let the process that is ready do ahead what the request has of a start (`rootfs_ahead`). */
 bool container_layer(struct port *port, struct fault *fault);
 bool container_start(struct port *port, struct fault *fault);
 bool container_exec(struct port *port, const struct exec_request *request, struct fault *fault);
@@ -197,8 +202,14 @@ void machine_end(void) __attribute__((noreturn)); /* flush, sync and end the VM 
 
 /* --- cgroup.c */
 int64_t container_oom_kills(void);
+/* The same by what ran out: the container's own limit at most as often as that was the reason, else the guest. */
+struct oom_layers {
+    int64_t container, guest;
+};
+struct oom_layers container_oom_layers(void);
 bool cgroup_populated(void);
 void cgroup_kill(void);
+void cgroup_prepare(void); /* its limits can be set without a look for their files */
 bool cgroup_renew(void); /* an empty group becomes a new one, its counters at 0 */
 bool cgroup_set_limits(const struct start_request *request, struct fault *fault);
 
@@ -228,9 +239,15 @@ void child_fail(int report, const char *class, const char *format, ...)
     __attribute__((format(printf, 3, 4), noreturn));
 void child_send(int report, struct child_report *message, int fd);
 void rootfs_prepare(int report);                                         /* rootfs.c */
-void rootfs_layer(const struct start_request *request);
+/* What a start will find done: the request's writable layer, and with an image in the request the whole root and its
+ * program's beginning (warm.c). No layer in the request: what was mounted of it is unmounted. */
+void rootfs_ahead(const struct start_request *request);
 void rootfs_enter(const struct start_request *request);
 void process_exec(const struct spawn *spawn) __attribute__((noreturn)); /* process.c */
+/* Where a program without a slash in its name may be next, of a PATH that is left; false: nowhere. */
+bool next_place(const char **list, const char *name, char *place, size_t size);
+/* warm.c: let a program of the image at `root` begin, and end before it does anything. `null` is a /dev/null. */
+void warm_up(const char *root, const char *null, const char *program, const char *path);
 /* reaper.c: stay behind as the container's process 1; returns in a child, which is to become the program. */
 void reaper_begin(int report, bool tty);
 int rehearse(const char *self);                                         /* rehearse.c: `init rehearse` */
@@ -274,7 +291,9 @@ bool streams_idle(void); /* nothing left to send */
 
 /* --- identity.c, netlink.c */
 bool clock_set(int64_t time_ns, struct fault *fault);
+bool clock_slew(int64_t time_ns, struct fault *fault);
 bool identity_set(const struct identity_request *request, struct fault *fault);
+void network_prepare(const char *interface); /* what needs not be known who the guest is for */
 bool network_set(const struct identity_request *request, struct fault *fault);
 
 /* --- volumes.c: the answers come later */

@@ -2,7 +2,6 @@
 #include "hyper.h"
 
 #include <arpa/inet.h>
-#include <stdio.h>
 #include <string.h>
 
 #define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -47,9 +46,17 @@ static bool want_entropy(const char *text, struct identity_request *request, str
 
 static bool want_mac(const char *text, unsigned char *mac, struct fault *fault)
 {
-    char end;
-    if (strlen(text) != 17 || sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%c", &mac[0], &mac[1], &mac[2],
-                                     &mac[3], &mac[4], &mac[5], &end) != 6)
+    static const char digits[] = "0123456789abcdefABCDEF";
+    bool good = strlen(text) == 17;
+    for (int i = 0; good && i < 17; i++) {
+        const char *at = i % 3 == 2 ? NULL : strchr(digits, text[i]);
+        good = i % 3 == 2 ? text[i] == ':' : at != NULL;
+        if (at) {
+            int value = (int)(at - digits);
+            mac[i / 3] = (unsigned char)(mac[i / 3] << 4 | (value < 16 ? value : value - 6));
+        }
+    }
+    if (!good)
         return refuse(fault, INVALID, "network.mac: six bytes like 52:54:0a:61:00:02 expected");
     if (mac[0] & 1)
         return refuse(fault, INVALID, "network.mac: a multicast address is nobody's own");

@@ -44,6 +44,7 @@ struct buffer {
     bool failed;
 };
 
+void buffer_prepare(void); /* the first small ones need no memory mapped */
 void buffer_free(struct buffer *buffer);
 void buffer_bytes(struct buffer *buffer, const void *bytes, size_t length);
 void buffer_text(struct buffer *buffer, const char *text);

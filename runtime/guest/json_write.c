@@ -5,9 +5,43 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FIRST_BYTES 4096
+
+/* Small buffers come and go with every answer, and each would be mapped and unmapped. */
+static char *spare[2];
+
+static char *take(void)
+{
+    for (size_t i = 0; i < sizeof spare / sizeof *spare; i++)
+        if (spare[i]) {
+            char *data = spare[i];
+            spare[i] = NULL;
+            return data;
+        }
+    return malloc(FIRST_BYTES);
+}
+
+static bool kept(char *data)
+{
+    for (size_t i = 0; i < sizeof spare / sizeof *spare; i++)
+        if (!spare[i]) {
+            spare[i] = data;
+            return true;
+        }
+    return false;
+}
+
+void buffer_prepare(void)
+{
+    for (size_t i = 0; i < sizeof spare / sizeof *spare; i++)
+        if (!spare[i] && (spare[i] = malloc(FIRST_BYTES)))
+            memset(spare[i], 0, FIRST_BYTES);
+}
+
 void buffer_free(struct buffer *buffer)
 {
-    free(buffer->data);
+    if (buffer->capacity != FIRST_BYTES || !kept(buffer->data))
+        free(buffer->data);
     *buffer = (struct buffer){.limit = buffer->limit};
 }
 
@@ -18,10 +52,10 @@ void buffer_bytes(struct buffer *buffer, const void *bytes, size_t length)
         return;
     }
     if (buffer->length + length > buffer->capacity) {
-        size_t capacity = buffer->capacity ? buffer->capacity : 4096;
+        size_t capacity = buffer->capacity ? buffer->capacity : FIRST_BYTES;
         while (capacity < buffer->length + length)
             capacity *= 2;
-        char *data = realloc(buffer->data, capacity);
+        char *data = capacity == FIRST_BYTES ? take() : realloc(buffer->data, capacity);
         if (!data) {
             buffer->failed = true;
             return;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -48,6 +49,20 @@ int source_release(struct source *source)
     epoll_ctl(epoll_fd, EPOLL_CTL_DEL, fd, NULL);
     *source = (struct source){.fd = -1};
     return fd;
+}
+
+/* A place of each small size, so that one is found where one would have to be mapped: the last is never given back. */
+static void heap_prepare(void)
+{
+    static void *volatile kept[64];
+    size_t count = 0;
+    for (size_t size = 12; size < 4096; size += size < 192 ? 16 : size / 8) {
+        void *given = malloc(size);
+        kept[count] = malloc(size);
+        count += kept[count] != NULL && count + 1 < sizeof kept / sizeof *kept;
+        free(given);
+    }
+    buffer_prepare();
 }
 
 static void reap(void)
@@ -106,6 +121,7 @@ int main(int count, char **arguments)
     boot_modules();
     boot_cgroups();
     boot_network();
+    network_prepare("eth0");
     boot_disks();
 
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -124,6 +140,10 @@ int main(int count, char **arguments)
     port_open(&stats, fds[1], true);
     streams_open(fds[2]);
     log_open(fds[3]);
+    heap_prepare();
+    commands_prepare();
+    cgroup_prepare();
     container_prepare();
+    own_memory();
     loop();
 }

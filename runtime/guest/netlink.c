@@ -1,4 +1,5 @@
-/* The guest's one interface, set through rtnetlink: MAC, MTU, address, default route. */
+/* The guest's one interface: MAC and MTU by ioctl, address and default route through rtnetlink. What every guest has
+ * alike is done before it is known who it is, so that a clone finds it done: the interface is up, without an address. */
 #include "hyper.h"
 
 #include <arpa/inet.h>
@@ -7,7 +8,9 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -51,64 +54,101 @@ static bool ask(int fd, struct message *message)
     return errno == 0;
 }
 
-static bool set_link(int fd, int index, bool up, const struct identity_request *request)
+static struct {
+    char name[IFNAMSIZ]; /* "": none yet */
+    int index, mtu;
+    int control, netlink; /* sockets */
+} nic = {.control = -1, .netlink = -1};
+
+static struct ifreq named(const char *interface)
 {
-    struct message message;
-    struct ifinfomsg *link = begin(&message, RTM_NEWLINK, 0, sizeof *link);
-    link->ifi_index = index;
-    link->ifi_change = IFF_UP;
-    link->ifi_flags = up ? IFF_UP : 0;
-    if (!up) {
-        add(&message, IFLA_ADDRESS, request->mac, sizeof request->mac);
-        uint32_t mtu = (uint32_t)request->mtu;
-        if (mtu)
-            add(&message, IFLA_MTU, &mtu, sizeof mtu);
-    }
-    return ask(fd, &message);
+    struct ifreq request = {0};
+    strncpy(request.ifr_name, interface, sizeof request.ifr_name - 1);
+    return request;
 }
 
-/* Addresses of an earlier identity: the template's, or this guest's own. */
-static bool drop_addresses(int fd, int index)
+static bool open_sockets(void)
+{
+    const struct sockaddr_nl any = {.nl_family = AF_NETLINK};
+    if (nic.netlink >= 0)
+        return true;
+    if (nic.control < 0)
+        nic.control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int fd = nic.control < 0 ? -1 : socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    if (fd >= 0 && bind(fd, (const struct sockaddr *)&any, sizeof any) == 0) {
+        nic.netlink = fd;
+        return true;
+    }
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+    return false;
+}
+
+/* Returns what could not be done, and errno; NULL: the interface is up, and known as `nic`. */
+static const char *find_link(const char *interface)
+{
+    struct ifreq index = named(interface), mtu = index, flags = index;
+    if (strcmp(nic.name, interface) == 0)
+        return NULL;
+    if (!open_sockets())
+        return "open a socket";
+    if (ioctl(nic.control, SIOCGIFINDEX, &index) != 0)
+        return "find it";
+    if (ioctl(nic.control, SIOCGIFMTU, &mtu) != 0)
+        return "read its MTU";
+    if (ioctl(nic.control, SIOCGIFFLAGS, &flags) != 0)
+        return "read its flags";
+    flags.ifr_flags |= IFF_UP;
+    if (ioctl(nic.control, SIOCSIFFLAGS, &flags) != 0)
+        return "bring it up";
+    strcpy(nic.name, index.ifr_name);
+    nic.index = index.ifr_ifindex;
+    nic.mtu = mtu.ifr_mtu;
+    return NULL;
+}
+
+void network_prepare(const char *interface)
+{
+    const char *step = find_link(interface);
+    if (step && errno != ENODEV)
+        say("%s: cannot %s: %s", interface, step, strerror(errno));
+}
+
+static bool set_mac(const unsigned char *mac)
+{
+    struct ifreq request = named(nic.name);
+    request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+    memcpy(request.ifr_hwaddr.sa_data, mac, 6);
+    return ioctl(nic.control, SIOCSIFHWADDR, &request) == 0;
+}
+
+static bool set_mtu(int mtu)
+{
+    struct ifreq request = named(nic.name);
+    if (!mtu || mtu == nic.mtu)
+        return true;
+    request.ifr_mtu = mtu;
+    if (ioctl(nic.control, SIOCSIFMTU, &request) != 0)
+        return false;
+    nic.mtu = mtu;
+    return true;
+}
+
+static struct ifaddrmsg former; /* the address of an earlier identity; index 0: there was none */
+static uint32_t former_address;
+
+static bool drop_address(int fd)
 {
     struct message message;
-    for (int left = 16; left > 0; left--) {
-        char answer[8192];
-        struct ifaddrmsg *body = begin(&message, RTM_GETADDR, NLM_F_DUMP, sizeof *body);
-        body->ifa_family = AF_INET;
-        if (send(fd, &message, message.head.nlmsg_len, 0) < 0)
-            return false;
-        uint32_t found = 0;
-        uint8_t prefix = 0;
-        for (bool done = false; !done;) {
-            ssize_t got = recv(fd, answer, sizeof answer, 0);
-            if (got <= 0)
-                return false;
-            int rest = (int)got;
-            for (struct nlmsghdr *head = (struct nlmsghdr *)answer; NLMSG_OK(head, (unsigned)rest);
-                 head = NLMSG_NEXT(head, rest)) {
-                if (head->nlmsg_type == NLMSG_DONE || head->nlmsg_type == NLMSG_ERROR) {
-                    done = true;
-                    break;
-                }
-                const struct ifaddrmsg *address = NLMSG_DATA(head);
-                if (head->nlmsg_type != RTM_NEWADDR || (int)address->ifa_index != index || found)
-                    continue;
-                int bytes = (int)IFA_PAYLOAD(head);
-                for (const struct rtattr *at = IFA_RTA(address); RTA_OK(at, bytes); at = RTA_NEXT(at, bytes))
-                    if (at->rta_type == IFA_LOCAL && RTA_PAYLOAD(at) == 4)
-                        memcpy(&found, RTA_DATA(at), 4);
-                prefix = address->ifa_prefixlen;
-            }
-        }
-        if (!found)
-            return true;
-        body = begin(&message, RTM_DELADDR, 0, sizeof *body);
-        *body = (struct ifaddrmsg){.ifa_family = AF_INET, .ifa_prefixlen = prefix, .ifa_index = (unsigned)index};
-        add(&message, IFA_LOCAL, &found, sizeof found);
-        if (!ask(fd, &message))
-            return false;
-    }
-    return true;
+    if (!former.ifa_index)
+        return true;
+    struct ifaddrmsg *body = begin(&message, RTM_DELADDR, 0, sizeof *body);
+    *body = former;
+    add(&message, IFA_LOCAL, &former_address, sizeof former_address);
+    former.ifa_index = 0;
+    return ask(fd, &message) || errno == EADDRNOTAVAIL;
 }
 
 static bool add_address(int fd, int index, const struct identity_request *request)
@@ -124,6 +164,8 @@ static bool add_address(int fd, int index, const struct identity_request *reques
     uint32_t broadcast = request->address | ~mask;
     if (request->prefix < 31)
         add(&message, IFA_BROADCAST, &broadcast, sizeof broadcast);
+    former = *body;
+    former_address = request->address;
     return ask(fd, &message);
 }
 
@@ -143,19 +185,15 @@ static bool add_route(int fd, int index, const struct identity_request *request)
 
 bool network_set(const struct identity_request *request, struct fault *fault)
 {
-    int index = (int)if_nametoindex(request->interface);
-    if (!index)
+    const char *step = find_link(request->interface);
+    if (step && errno == ENODEV)
         return refuse(fault, GENERIC, "network.interface: there is no %s", request->interface);
-    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-    const char *step = fd < 0                                         ? "open netlink"
-                       : !drop_addresses(fd, index)                   ? "remove the old address"
-                       : !set_link(fd, index, false, request)         ? "set MAC and MTU"
-                       : !add_address(fd, index, request)             ? "add the address"
-                       : !set_link(fd, index, true, request)          ? "bring the interface up"
-                       : request->gateway && !add_route(fd, index, request) ? "add the default route"
-                                                                      : NULL;
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    return !step || refuse(fault, GENERIC, "%s: cannot %s: %s", request->interface, step, strerror(error));
+    if (!step)
+        step = !drop_address(nic.netlink)                                        ? "remove the old address"
+               : !set_mac(request->mac)                                          ? "set the MAC"
+               : !set_mtu(request->mtu)                                          ? "set the MTU"
+               : !add_address(nic.netlink, nic.index, request)                   ? "add the address"
+               : request->gateway && !add_route(nic.netlink, nic.index, request) ? "add the default route"
+                                                                                 : NULL;
+    return !step || refuse(fault, GENERIC, "%s: cannot %s: %s", request->interface, step, strerror(errno));
 }

@@ -112,6 +112,18 @@ static void try_exec(const char *path, char *const *args, const char *name, int 
     }
 }
 
+bool next_place(const char **list, const char *name, char *place, size_t size)
+{
+    while (*list) {
+        int length = (int)strcspn(*list, ":");
+        int made = snprintf(place, size, "%.*s/%s", length ? length : 1, length ? *list : ".", name);
+        *list = (*list)[length] ? *list + length + 1 : NULL;
+        if (made > 0 && (size_t)made < size)
+            return true;
+    }
+    return false;
+}
+
 void process_exec(const struct spawn *spawn)
 {
     const struct process_request *process = spawn->process;
@@ -137,19 +149,10 @@ void process_exec(const struct spawn *spawn)
     if (strchr(name, '/')) {
         try_exec(name, args, name, report, &denied);
     } else {
+        char place[4096 + 256];
         const char *list = env[find_env("PATH=")] + 5;
-        for (;;) {
-            char path[4096 + 256];
-            size_t length = strcspn(list, ":");
-            int made = snprintf(path, sizeof path, "%.*s/%s", (int)length, length ? list : ".", name);
-            if (length == 0)
-                made = snprintf(path, sizeof path, "./%s", name);
-            if (made > 0 && made < (int)sizeof path)
-                try_exec(path, args, name, report, &denied);
-            if (!list[length])
-                break;
-            list += length + 1;
-        }
+        while (next_place(&list, name, place, sizeof place))
+            try_exec(place, args, name, report, &denied);
     }
     if (denied)
         child_fail(report, NOT_EXECUTABLE, "exec: \"%s\": permission denied", name);

@@ -57,8 +57,8 @@ static bool parse_device(const struct json *json, const struct json_node *from, 
     return true;
 }
 
-bool parse_layer(const struct json *json, const struct json_node *object, struct start_request *request,
-                 struct fault *fault)
+static bool parse_writable(const struct json *json, const struct json_node *object, struct start_request *request,
+                           struct fault *fault)
 {
     const struct json_node *writable = json_get(json, object, "writable");
     if (!writable || writable->type == JSON_NULL)
@@ -74,6 +74,21 @@ bool parse_layer(const struct json *json, const struct json_node *object, struct
     return true;
 }
 
+bool parse_layer(const struct json *json, const struct json_node *object, struct start_request *request,
+                 struct fault *fault)
+{
+    const struct json_node *image = json_get(json, object, "image");
+    if (!parse_writable(json, object, request, fault) ||
+        !want_text(json, object, "program", "", &request->warm_program, fault) ||
+        !want_text(json, object, "path", "", &request->warm_path, fault))
+        return false;
+    if (!image || image->type == JSON_NULL)
+        return true;
+    if (image->type != JSON_OBJECT || !request->writable_device)
+        return refuse(fault, INVALID, "image: an object expected, and writable with it");
+    return parse_device(json, image, "image", &request->image_device, &request->image_type, fault);
+}
+
 static bool parse_root(const struct json *json, const struct json_node *root, struct start_request *request,
                        struct fault *fault)
 {
@@ -81,7 +96,7 @@ static bool parse_root(const struct json *json, const struct json_node *root, st
     if (!image || image->type != JSON_OBJECT)
         return refuse(fault, INVALID, "root.image: an object expected");
     return parse_device(json, image, "root.image", &request->image_device, &request->image_type, fault) &&
-           want_bool(json, root, "read_only", &request->read_only, fault) && parse_layer(json, root, request, fault);
+           want_bool(json, root, "read_only", &request->read_only, fault) && parse_writable(json, root, request, fault);
 }
 
 static bool parse_tmpfs(const struct json *json, const struct json_node *list, struct start_request *request,

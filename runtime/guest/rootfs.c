@@ -72,28 +72,29 @@ void mount_device(const char *device, const char *type, const char *target, unsi
         must_mount(path, target, NULL, MS_REMOUNT | flags, remount);
 }
 
-static bool layered; /* the writable layer is mounted already */
+static bool imaged, layered, rooted; /* the image, the writable layer, the overlay of both is mounted already */
 
-void rootfs_layer(const struct start_request *start)
+static void mount_layer(const struct start_request *start)
 {
-    if (layered && umount2(WRITABLE, 0) != 0)
+    if ((rooted && umount2(ROOT, 0) != 0) || (layered && umount2(WRITABLE, 0) != 0))
         child_fail(report, GENERIC, "cannot unmount the writable layer: %s", strerror(errno));
+    rooted = false;
     layered = start->writable_device != NULL;
     if (layered)
         mount_device(start->writable_device, start->writable_type, WRITABLE, MS_NODEV | MS_NOATIME,
                      start->writable_options, start->writable_remount);
 }
 
-static void mount_root(const struct start_request *start)
+static void mount_image(const struct start_request *start)
+{
+    if (!imaged)
+        mount_device(start->image_device, start->image_type, IMAGE, MS_RDONLY | MS_NODEV, NULL, "");
+    imaged = true;
+}
+
+static void mount_overlay(void)
 {
     struct stat image, upper;
-    mount_device(start->image_device, start->image_type, IMAGE, MS_RDONLY | MS_NODEV, NULL, "");
-    if (!layered || !start->writable_device)
-        rootfs_layer(start);
-    else if (start->writable_remount[0])
-        must_mount("none", WRITABLE, NULL, MS_REMOUNT | MS_NODEV | MS_NOATIME, start->writable_remount);
-    if (!layered)
-        must_mount("tmpfs", WRITABLE, "tmpfs", MS_NODEV, "mode=0755");
     must_mkdir(WRITABLE "/upper");
     must_mkdir(WRITABLE "/work");
     /* The root directory itself is the upper one's: it must look as the image's does. */
@@ -105,6 +106,48 @@ static void mount_root(const struct start_request *start)
     }
     must_mount("overlay", ROOT, "overlay", MS_NODEV,
                "lowerdir=" IMAGE ",upperdir=" WRITABLE "/upper,workdir=" WRITABLE "/work");
+    rooted = true;
+}
+
+/* An overlay over nothing, mounted and unmounted: the next finds the layer's directories and allocator in memory. */
+static void try_overlay(void)
+{
+    must_mkdir(WRITABLE "/upper");
+    must_mkdir(WRITABLE "/work");
+    if (mount("overlay", ROOT, "overlay", MS_NODEV,
+              "index=off,lowerdir=" IMAGE ",upperdir=" WRITABLE "/upper,workdir=" WRITABLE "/work") == 0 &&
+        umount2(ROOT, 0) != 0)
+        child_fail(report, GENERIC, "cannot unmount the overlay: %s", strerror(errno));
+    rmdir(WRITABLE "/work/work");
+}
+
+void rootfs_ahead(const struct start_request *start)
+{
+    mount_layer(start);
+    if (!layered)
+        return;
+    if (start->image_device) {
+        mount_image(start);
+        mount_overlay();
+        if (start->warm_program[0])
+            warm_up(IMAGE, READY "/dev/null", start->warm_program, start->warm_path);
+    } else if (!imaged) {
+        try_overlay();
+    }
+    sync(); /* no clone has that to write */
+}
+
+static void mount_root(const struct start_request *start)
+{
+    mount_image(start);
+    if (!layered || !start->writable_device)
+        mount_layer(start);
+    else if (start->writable_remount[0])
+        must_mount("none", WRITABLE, NULL, MS_REMOUNT | MS_NODEV | MS_NOATIME, start->writable_remount);
+    if (!layered)
+        must_mount("tmpfs", WRITABLE, "tmpfs", MS_NODEV, "mode=0755");
+    if (!rooted)
+        mount_overlay();
 }
 
 static void make_devices(void)

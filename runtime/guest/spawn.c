@@ -118,7 +118,7 @@ static void wait_for_request(struct spawn *spawn)
             _exit(125);
         if (word == ORDER_START)
             break;
-        rootfs_layer(spawn->start);
+        rootfs_ahead(spawn->start);
         child_send(spawn->report, &(struct child_report){.kind = CHILD_LAYER}, -1);
     }
     for (int i = 0; i < 3; i++)
@@ -134,6 +134,7 @@ static void child_main(struct spawn *spawn)
     setsid();
     if (spawn->start) {
         rootfs_prepare(spawn->report);
+        own_memory();
         wait_for_request(spawn);
         rootfs_enter(spawn->start);
     }

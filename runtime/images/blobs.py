@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 KEEP_UNUSED_S = 86_400.0
 _TRASH = ".trash-"
+# Names that only we and skopeo give: blobs, those that `put` writes, those that `_discard` removes.
+_OURS = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9]+|\.trash-.+")
 
 
 class BlobStore:
@@ -104,6 +107,13 @@ class BlobStore:
             finally:
                 os.close(descriptor)
 
+    def sweep(self) -> None:
+        """Remove what a crash has left half written or half removed; call it before the first use."""
+        with os.scandir(self._files) as found:
+            for entry in found:
+                if entry.name.startswith(".") and _OURS.fullmatch(entry.name):
+                    self._files.joinpath(entry.name).unlink(missing_ok=True)
+
     def drop(self, digests: Iterable[str]) -> None:
         """Remove those of these that no image has."""
         names = {digest.removeprefix("sha256:") for digest in digests}
@@ -139,6 +149,8 @@ class BlobStore:
         referenced = self._referenced()
         with os.scandir(self._files) as found:
             for entry in found:
+                if not _OURS.fullmatch(entry.name):
+                    continue
                 # `.<hex>.…` is one that `put` writes
                 digest = f"sha256:{entry.name.removeprefix('.').partition('.')[0]}"
                 if digest in referenced or digest in self._pins:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runtime import command
-from runtime.errors import DiskFull, ImageUnknown, InvalidInput, RuntimeFault, Upstream
+from runtime.errors import Conflict, DiskFull, ImageUnknown, InvalidInput, RuntimeFault, Upstream
 from runtime.images import context, reference, skopeo
 from runtime.images.image import Progress
 from runtime.images.load import take
@@ -36,6 +36,7 @@ STEP_TIMEOUT_S = 600.0
 LINE_LIMIT_CHARACTERS = 4096
 MESSAGE_CHARACTERS = 500
 CONTEXT_LIMIT_BYTES = 8 << 30
+KEPT_CONTEXT_LIMIT_BYTES = 256 << 20
 _FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)|--from=(\S+)", re.IGNORECASE | re.MULTILINE)
 _LOOPBACK = re.compile(r"(?<![\w.:-])((?:127\.[0-9]+\.[0-9]+\.[0-9]+|localhost):[0-9]{1,5})(?=/)")
 _STAGE = re.compile(r"^\s*FROM\s+.*\sAS\s+(\S+)\s*$", re.IGNORECASE | re.MULTILINE)
@@ -44,13 +45,17 @@ POLICY = "policy.json"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller chooses. `args` are in the image's record; a secret in them is one no more."""
+    """What a caller chooses. `args` are in the image's record; a secret in them is one no more.
+
+    `fresh_bases`: images of this host that are built from are fetched again, unless they were built here.
+    """
 
     tags: Sequence[str] = ()
     args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     target: str | None = None
     no_cache: bool = False
+    fresh_bases: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +107,24 @@ class Builder:
             Upstream: an image that it is built from cannot be fetched.
             DiskFull, HostUnable: as everywhere.
         """
+        kept = await asyncio.to_thread(_digest_to_keep, archive)
+        return await self._make(archive, kept, temporary, options, access, progress)
+
+    async def _make(
+        self,
+        archive: Path,
+        kept: str | None,
+        temporary: Path,
+        options: Options,
+        access: Access,
+        progress: Callable[[Progress], None],
+    ) -> Image:
+        """Build from an archive. With the digest `kept` it is a blob, or becomes one; without, it goes."""
         tags = [str(_tag(text)) for text in options.tags]
         source = temporary / "source"
         digest = await asyncio.to_thread(context.unpack, archive, source, CONTEXT_LIMIT_BYTES)
-        archive.unlink()
+        if kept is None:
+            archive.unlink()
         text = (source / context.CONTAINERFILE).read_text(errors="replace")
         if self._lock.locked():
             progress(Progress("waiting"))
@@ -115,7 +134,7 @@ class Builder:
                 with access.auth_file() as (auth, descriptors):
                     reached = self._reach(text, temporary, options, access)
                     reached = _Reached([*reached.flags, *auth], reached.env, descriptors)
-                    await self._fetch(text, temporary, reached, progress)
+                    based_on = await self._fetch(text, temporary, reached, options, access, progress)
                     await self._build(source, temporary, options, reached, progress)
                 out = await self._export(temporary)
             finally:
@@ -123,6 +142,8 @@ class Builder:
         made_by = {
             "containerfile": text,
             "context_digest": digest,
+            "archive_digest": kept,
+            "bases": based_on,
             "args": dict(options.args),
             "labels": dict(options.labels),
             "target": options.target,
@@ -132,9 +153,47 @@ class Builder:
         content = (out / "manifest.json").read_bytes()
         manifest_digest = hashlib.sha256(content).hexdigest()
         (out / manifest_digest).write_bytes(content)
-        image = await take(self._store, out, temporary, f"sha256:{manifest_digest}", tags, progress, made_by)
+        with self._store.blobs.pinned((kept,) if kept else ()):
+            if kept and not self._store.blobs.has(kept):
+                self._store.blobs.adopt(archive, kept)
+            image = await take(self._store, out, temporary, f"sha256:{manifest_digest}", tags, progress, made_by)
         progress(Progress("done", None, image.size_bytes, image.size_bytes))
         return image
+
+    async def rebuild(
+        self,
+        image: Image,
+        temporary: Path,
+        access: Access,
+        progress: Callable[[Progress], None],
+        *,
+        no_cache: bool = False,
+        unnamed: bool = False,
+    ) -> Image:
+        """Build an image again from what it was built from, on what its bases are by now.
+
+        It gives its names on, unless the result is to be `unnamed`. Without `no_cache` steps that have the same base
+        and files are not run again: then the result may be the same image.
+
+        Raises:
+            Conflict: it was not built here, or its context was too large to be kept.
+            InvalidInput, Upstream, DiskFull, HostUnable: as `build`.
+        """
+        made_by = image.build
+        if made_by is None:
+            raise Conflict(f"{image.name} was not built on this host: build it again where it was built", field="image")
+        kept = made_by.get("archive_digest")
+        with self._store.blobs.pinned((kept,) if kept else ()):
+            if not kept or not self._store.blobs.has(kept):
+                limit = f"{KEPT_CONTEXT_LIMIT_BYTES >> 20} MiB"
+                raise Conflict(
+                    f"the files that {image.name} was built from are not kept (at most {limit}): "
+                    "build it again with hyper build",
+                    field="image",
+                )
+            names = () if unnamed else image.references
+            options = Options(names, made_by["args"], made_by["labels"], made_by["target"], no_cache, fresh_bases=True)
+            return await self._make(self._store.blobs.path(kept), kept, temporary, options, access, progress)
 
     async def prune(self) -> int:
         """Forget all that earlier builds have left to go on from; return the bytes freed."""
@@ -166,28 +225,55 @@ class Builder:
             flags += ["--cert-dir", str(access.cert_dir)]
         return _Reached(flags, {"CONTAINERS_REGISTRIES_CONF": str(temporary / "registries.conf")}, ())
 
-    async def _fetch(self, text: str, temporary: Path, reached: _Reached, progress: Callable[[Progress], None]) -> None:
+    async def _fetch(
+        self,
+        text: str,
+        temporary: Path,
+        reached: _Reached,
+        options: Options,
+        access: Access,
+        progress: Callable[[Progress], None],
+    ) -> dict[str, str]:
         """Let FROM find the images of this host, and fetch the others anew: a tag may have moved since they were used.
 
-        A name with a variable in it is left to the build, which may take what an earlier build has fetched.
+        A name with a variable in it is left to the build, which may take what an earlier build has fetched. Returns
+        the digests of the others by their names.
         """
+        found: dict[str, str] = {}
         for number, name in enumerate(bases(text)):
             wanted = reference.parse(name)
             try:
                 image = await self._store.resolve(str(wanted))
             except ImageUnknown:
-                progress(Progress("building", text=f"Fetching {name}"))
-                argv = [*self._argv(), "pull", "--quiet", "--policy", "always", *reached.flags, str(wanted)]
-                done = await command.run(
-                    argv, timeout_s=BUILD_TIMEOUT_S, cwd=temporary, env=reached.env, pass_fds=reached.descriptors
-                )
-                if done.returncode != 0:
-                    raise _full(done, temporary) or Upstream(
-                        f"{name}, which is built from, cannot be fetched: {_say(done)}", field="context"
-                    ) from None
+                found[name] = await self._pull(name, wanted, temporary, reached, progress)
             else:
+                if options.fresh_bases and image.build is None and not wanted.digest:
+                    image = await self._store.pull(str(wanted), access=access, progress=progress)
                 progress(Progress("building", text=f"{name} is {image.digest} of this host"))
                 await self._offer(image, wanted, temporary / f"base-{number}", temporary)
+                found[name] = image.digest
+        return found
+
+    async def _pull(
+        self,
+        name: str,
+        wanted: reference.Reference,
+        temporary: Path,
+        reached: _Reached,
+        progress: Callable[[Progress], None],
+    ) -> str:
+        """Fetch a base into buildah's storage; returns its digest."""
+        progress(Progress("building", text=f"Fetching {name}"))
+        argv = [*self._argv(), "pull", "--quiet", "--policy", "always", *reached.flags, str(wanted)]
+        done = await command.run(
+            argv, timeout_s=BUILD_TIMEOUT_S, cwd=temporary, env=reached.env, pass_fds=reached.descriptors
+        )
+        if done.returncode != 0:
+            raise _full(done, temporary) or Upstream(
+                f"{name}, which is built from, cannot be fetched: {_say(done)}", field="context"
+            )
+        seen = await self._buildah("inspect", "--type", "image", "--format", "{{.FromImageDigest}}", str(wanted))
+        return seen.stdout.decode().strip()
 
     async def _offer(self, image: Image, wanted: reference.Reference, source: Path, temporary: Path) -> None:
         blobs = await asyncio.to_thread(lay_out, self._store, image, source)
@@ -266,6 +352,14 @@ class _Lines:
     def _tell(self, line: bytes) -> None:
         text = line.rstrip(b"\r").decode(errors="replace")[:LINE_LIMIT_CHARACTERS]
         self._progress(Progress("building", text=text))
+
+
+def _digest_to_keep(archive: Path) -> str | None:
+    """The digest by which an archive is kept for the next build; None if it is too large for that."""
+    if archive.stat().st_size > KEPT_CONTEXT_LIMIT_BYTES:
+        return None
+    with archive.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _tag(text: str) -> reference.Reference:

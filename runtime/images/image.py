@@ -73,6 +73,11 @@ class Image:
     shared_bytes: int = 0
     build: Mapping[str, Any] | None = None
 
+    @property
+    def name(self) -> str:
+        """One of its references; its digest if it has none."""
+        return (*self.references, self.digest)[0]
+
     def to_dict(self) -> dict[str, Any]:
         """As the API has it (`docs/reference/api.md`, "An image")."""
         return {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.errors import DiskFull, HostUnable
 from runtime.images.image import Image, ImageConfig
+from runtime.reserve import NONE, Reserve, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 10.0
 
-# `doomed`: removed by its user while a container still needed the file; `collect` takes it when none does.
+# `doomed`: removed by its user while a container still needed the file, or not named yet; `collect` takes it when no
+# container needs it and nobody is at it.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS images (
     digest TEXT PRIMARY KEY,
@@ -61,15 +63,19 @@ _COLUMNS = """
 class ImageIndex:
     """Which images are here, and under what references."""
 
-    def __init__(self, database: Path, images_dir: Path) -> None:
+    def __init__(self, database: Path, images_dir: Path, reserve: Reserve = NONE) -> None:
         self._images_dir = images_dir
+        self._reserve = reserve
         self._lock = threading.Lock()
         self._db = sqlite3.connect(database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         with self._transaction(begin=False):
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.executescript(_SCHEMA)
+            reserve.writing(self._prepare)
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Close the connection."""
@@ -79,14 +85,25 @@ class ImageIndex:
         """Where the image file of a digest is, or would be."""
         return self._images_dir / digest.removeprefix("sha256:") / "image.erofs"
 
-    def put(self, image: Image, blobs: Mapping[str, int]) -> None:
-        """Add an image, or renew it, with its blobs and their sizes in bytes."""
+    def put(self, image: Image, blobs: Mapping[str, int], *, to_be_named: bool = False) -> None:
+        """Add an image, or renew it, with its blobs and their sizes in bytes.
+
+        One that is new and `to_be_named` is doomed until it has its name, so that a crash in between leaves none.
+        """
         with self._transaction():
             self._db.execute(
-                "INSERT INTO images (digest, created_at, pulled_at, size_bytes, config) VALUES (?, ?, ?, ?, ?)"
+                "INSERT INTO images (digest, created_at, pulled_at, size_bytes, config, doomed)"
+                " VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET created_at = excluded.created_at, pulled_at = excluded.pulled_at,"
                 " size_bytes = excluded.size_bytes, config = excluded.config",
-                (image.digest, image.created_at, image.pulled_at, image.size_bytes, json.dumps(image.config.to_dict())),
+                (
+                    image.digest,
+                    image.created_at,
+                    image.pulled_at,
+                    image.size_bytes,
+                    json.dumps(image.config.to_dict()),
+                    to_be_named,
+                ),
             )
             self._db.executemany(
                 "INSERT OR REPLACE INTO image_blobs VALUES (?, ?, ?)",
@@ -120,13 +137,11 @@ class ImageIndex:
 
     def untag(self, reference: str) -> None:
         """Forget a reference; the image stays."""
-        with self._transaction():
-            self._db.execute("DELETE FROM image_references WHERE reference = ?", (reference,))
+        self._give_back("DELETE FROM image_references WHERE reference = ?", reference)
 
     def doom(self, digest: str) -> None:
         """Mark an image for `collect`."""
-        with self._transaction():
-            self._db.execute("UPDATE images SET doomed = 1 WHERE digest = ?", (digest,))
+        self._give_back("UPDATE images SET doomed = 1 WHERE digest = ?", digest)
 
     def doomed(self) -> tuple[str, ...]:
         """Digests of images that were removed while in use."""
@@ -135,8 +150,7 @@ class ImageIndex:
 
     def remove(self, digest: str) -> None:
         """Forget an image and all references to it."""
-        with self._transaction():
-            self._db.execute("DELETE FROM images WHERE digest = ?", (digest,))
+        self._give_back("DELETE FROM images WHERE digest = ?", digest)
 
     def by_reference(self, reference: str) -> Image | None:
         """The image that a canonical reference names."""
@@ -171,6 +185,11 @@ class ImageIndex:
                 for row in self._db.execute(query, values).fetchall()
             )
 
+    def _give_back(self, statement: str, value: str) -> None:
+        """Run what makes room for others, and so may use that of the reserve."""
+        with self._transaction(begin=False):
+            self._reserve.writing(lambda: self._db.execute(statement, (value,)))
+
     @contextmanager
     def _transaction(self, *, begin: bool = True) -> Iterator[None]:
         with self._lock:
@@ -181,7 +200,7 @@ class ImageIndex:
                 if begin:
                     self._db.execute("COMMIT")
             except sqlite3.Error as err:
-                if "full" in str(err):
+                if is_full(err):
                     raise DiskFull(f"the database cannot be written: {err}; free some space") from err
                 raise HostUnable(f"the database cannot be used: {err}") from err
             finally:

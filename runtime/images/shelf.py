@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import BadLayer, Conflict, ImageUnknown, InvalidInput
+from runtime.errors import BadLayer, Conflict, ImageUnknown, InvalidInput, RuntimeFault
 from runtime.images import manifest, reference
 from runtime.images.blobs import KEEP_UNUSED_S, BlobStore
 from runtime.images.image import Image, Progress
@@ -28,11 +28,12 @@ _DIGEST_BEGINNING = re.compile(r"(?:sha256:)?([0-9a-f]{3,64})")
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What a removal has done: references and digests that are no more, and the bytes freed."""
+    """What a removal has done: references and digests that are no more, the bytes freed, and what failed, with why."""
 
     untagged: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
     freed_bytes: int = 0
+    failed: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As the API has it."""
@@ -156,12 +157,12 @@ class Shelf:
                 raise Conflict(
                     f"{text} is {' and '.join(names)}: remove each by its name, or all with --force", field="image"
                 )
+            last = not set(image.references) - set(names)
+            if last:  # first: a crash in between leaves no image that nothing names
+                await asyncio.to_thread(self._index.doom, image.digest)
             for name in names:
                 await asyncio.to_thread(self._index.untag, name)
-            if set(image.references) - set(names):
-                return Removed(tuple(names))
-            if image.digest in in_use():
-                await asyncio.to_thread(self._index.doom, image.digest)
+            if not last or image.digest in in_use():
                 return Removed(tuple(names))
             return Removed(tuple(names), (image.digest,), await self._remove(image))
 
@@ -172,18 +173,23 @@ class Shelf:
         """
         untagged: list[str] = []
         deleted: list[str] = []
+        failed: list[str] = []
         freed_bytes = 0
         for one in await self.list():
             async with self._locked(one.digest):
                 found = await asyncio.to_thread(self._index.by_digest, one.digest)
                 for image in found:  # one, or none if it has gone meanwhile
                     if image.digest not in in_use() and (everything or not image.references):
-                        freed_bytes += await self._remove(image)
+                        try:
+                            freed_bytes += await self._remove(image)
+                        except RuntimeFault as err:
+                            failed.append(f"{image.name}: {err.message}")
+                            continue
                         untagged += image.references
                         deleted.append(image.digest)
         older_than_s = 0.0 if everything else KEEP_UNUSED_S
         freed_bytes += await asyncio.to_thread(self._collect_blobs, older_than_s)
-        return Removed(tuple(untagged), tuple(deleted), freed_bytes)
+        return Removed(tuple(untagged), tuple(deleted), freed_bytes, tuple(failed))
 
     async def collect(self, in_use: InUse) -> tuple[str, ...]:
         """Remove the images that were untagged while in use and are so no more; return their digests."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -31,12 +31,14 @@ from runtime.images.image import Image, Progress
 from runtime.images.index import ImageIndex
 from runtime.images.registry import Registry
 from runtime.images.shelf import Shelf, say_nothing
+from runtime.reserve import NONE, Reserve, is_full
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from typing import Any
 
 _TEMPORARY_PREFIX = ".tmp-"
+_HEX = re.compile(r"[0-9a-f]{64}")
 _SPOILED = (BadLayer, WrongDigest, WrongPlatform, DiskFull)  # what was fetched is of no use, or takes the last space
 
 __all__ = ["ImageStore", "say_nothing"]
@@ -46,7 +48,12 @@ class ImageStore(Shelf):
     """Pull, find and remove images. One per data directory; its methods may be called at the same time."""
 
     def __init__(
-        self, data_dir: Path, *, insecure_registries: Sequence[str] = (), limits: build.Limits | None = None
+        self,
+        data_dir: Path,
+        *,
+        insecure_registries: Sequence[str] = (),
+        limits: build.Limits | None = None,
+        reserve: Reserve = NONE,
     ) -> None:
         """Open the store; directories and tables that are missing are made.
 
@@ -54,13 +61,14 @@ class ImageStore(Shelf):
             HostUnable: the directory or the database cannot be used.
         """
         self.data_dir = data_dir
+        self._reserve = reserve
         self._images_dir = data_dir / "images"
         self.insecure_registries = frozenset(insecure_registries)
         self.limits = limits or build.Limits()
         self._active: set[Path] = set()
         try:
             self._images_dir.mkdir(parents=True, exist_ok=True)
-            index = ImageIndex(data_dir / "hyper.db", self._images_dir)
+            index = ImageIndex(data_dir / "hyper.db", self._images_dir, reserve)
             super().__init__(index, BlobStore(data_dir / "blobs", index.all_blobs))
         except OSError as err:
             raise HostUnable(f"{self._images_dir} cannot be made: {err.strerror}; check data_dir") from err
@@ -114,7 +122,7 @@ class ImageStore(Shelf):
                         await asyncio.to_thread(self._drop_cut, parts)
                         made = await registry.copy(digest, parts, progress)
                         await asyncio.to_thread(self._drop, made - names)
-                        await self._install(temporary, content, raw_config, progress)
+                        await self._install(temporary, content, raw_config, progress, to_be_named=True)
                     await asyncio.to_thread(self._index.tag, str(wanted), digest)
                     image = await self.resolve(digest)
         progress(Progress("done", None, image.size_bytes, image.size_bytes))
@@ -146,7 +154,7 @@ class ImageStore(Shelf):
         digest = manifest.digest_of(content)
         async with self._locked(digest, progress):
             if made_by is not None or not await asyncio.to_thread(self._is_complete, digest):
-                await self._install(temporary, content, raw_config, progress, made_by)
+                await self._install(temporary, content, raw_config, progress, made_by, to_be_named=bool(names))
             for name in names:
                 await asyncio.to_thread(self._index.tag, name, digest)
             return await self.resolve(digest)
@@ -158,6 +166,8 @@ class ImageStore(Shelf):
         raw_config: bytes,
         progress: Callable[[Progress], None],
         made_by: Mapping[str, Any] | None = None,
+        *,
+        to_be_named: bool,
     ) -> None:
         digest = manifest.digest_of(content)
         parts = manifest.parse(content, digest)
@@ -169,10 +179,10 @@ class ImageStore(Shelf):
             made = build.Parts(digest, layers, manifest.parse_diff_ids(raw_config, digest))
             file = await build.build(temporary, made, self.blobs, self.limits, progress)
             await asyncio.to_thread(self._keep, file, digest, raw_config)
-        sizes = await asyncio.to_thread(self._keep_blobs, content, raw_config, parts)
+        sizes = await asyncio.to_thread(self._keep_blobs, content, raw_config, parts, made_by or {})
         size_bytes = self._index.file(digest).stat().st_size
         image = Image(digest, (), created_at, time.time(), size_bytes, self._index.file(digest), config, build=made_by)
-        await asyncio.to_thread(self._index.put, image, sizes)
+        await asyncio.to_thread(self._index.put, image, sizes, to_be_named=to_be_named)
 
     @contextlib.contextmanager
     def held(self, digest: str, parts: manifest.Manifest) -> Iterator[set[str]]:
@@ -200,11 +210,13 @@ class ImageStore(Shelf):
     def _sweep(self) -> None:
         known = {image.digest for image in self._index.all()}
         for path in self._images_dir.iterdir():
-            if path not in self._active and f"sha256:{path.name}" not in known:
+            ours = path.name.startswith(_TEMPORARY_PREFIX) or _HEX.fullmatch(path.name)
+            if ours and path not in self._active and f"sha256:{path.name}" not in known:
                 shutil.rmtree(path)
         for digest in known:
             if not self._index.file(digest).is_file():
                 self._index.remove(digest)
+        self.blobs.sweep()
         self._collect_blobs(KEEP_UNUSED_S)
 
     def _is_complete(self, digest: str) -> bool:
@@ -219,10 +231,14 @@ class ImageStore(Shelf):
                 if self.blobs.size(layer.digest) != layer.size_bytes:
                     self.blobs.path(layer.digest).unlink()
 
-    def _keep_blobs(self, content: bytes, raw_config: bytes, parts: manifest.Manifest) -> dict[str, int]:
-        """Let all blobs of an image reach the disk; return their sizes in bytes."""
+    def _keep_blobs(
+        self, content: bytes, raw_config: bytes, parts: manifest.Manifest, made_by: Mapping[str, Any]
+    ) -> dict[str, int]:
+        """Let all blobs of an image reach the disk, and what it was built from; return their sizes in bytes."""
         sizes = {self.blobs.put(one): len(one) for one in (content, raw_config)}
         sizes |= {layer.digest: self.blobs.size(layer.digest) for layer in parts.layers}
+        if kept := made_by.get("archive_digest"):
+            sizes[kept] = self.blobs.size(kept)
         self.blobs.sync(sizes)
         return sizes
 
@@ -242,7 +258,12 @@ class ImageStore(Shelf):
 
     @contextlib.asynccontextmanager
     async def temporary(self) -> AsyncIterator[Path]:
-        """A directory of mode 0700 for one pull, load or build, in the images' file system; removed in any case."""
+        """A directory of mode 0700 for one pull, load or build, in the images' file system; removed in any case.
+
+        Raises:
+            DiskFull: there is no room to begin with, or left.
+        """
+        self._reserve.demand_room()
         try:
             path = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=self._images_dir))
             self._active.add(path)
@@ -254,6 +275,6 @@ class ImageStore(Shelf):
         except RuntimeFault:
             raise
         except OSError as err:
-            if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(err):
                 raise DiskFull(f"{self._images_dir}: no space left; free some space") from err
             raise HostUnable(f"{self._images_dir} cannot be written: {err}") from err

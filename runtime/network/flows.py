@@ -11,8 +11,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from pyroute2 import NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import AsyncNFCTSocket, NFCTAttrTuple
+from runtime.network import netlink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,17 +30,19 @@ async def forget_udp(address: str, ports: Iterable[Port]) -> int:
     deleted = 0
     if not wanted:
         return deleted
+    pyroute2 = await netlink.library()
+    conntrack = await netlink.library("pyroute2.netlink.nfnetlink.nfctsocket")
     try:
-        async with AsyncNFCTSocket() as tracker:
+        async with conntrack.AsyncNFCTSocket() as tracker:
             for port in wanted:
-                of_port = NFCTAttrTuple(proto=socket.IPPROTO_UDP, dport=port)
+                of_port = conntrack.NFCTAttrTuple(proto=socket.IPPROTO_UDP, dport=port)
                 entries = [entry async for entry in await tracker.dump(tuple_orig=of_port)]
                 for entry in entries:
-                    there = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_ORIG"))
-                    back = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_REPLY"))
+                    there = conntrack.NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_ORIG"))
+                    back = conntrack.NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_REPLY"))
                     if (there.proto, there.dport, back.saddr) == (socket.IPPROTO_UDP, port, address):
                         await tracker.entry("del", tuple_orig=there)
                         deleted += 1
-    except (NetlinkError, OSError) as err:
+    except (pyroute2.NetlinkError, OSError) as err:
         log.warning("UDP flows to %s cannot be deleted, and may last as long as their clients send: %s", address, err)
     return deleted

@@ -14,13 +14,13 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyroute2 import AsyncIPRoute, NetlinkError
-
 from runtime.errors import HostUnable
-from runtime.network import pins
+from runtime.network import netlink, pins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pyroute2 import AsyncIPRoute
 
 TAP_PREFIX = "hyp"
 
@@ -29,6 +29,10 @@ _TUNSETIFF = 0x400454CA
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000  # lets offloads through: half the throughput is lost without it
+# linux/sockios.h, linux/if.h
+_SIOCGIFADDR = 0x8915
+_SIOCGIFNETMASK = 0x891B
+_IFF_UP = 0x1
 
 
 def tap_name(container_id: str) -> str:
@@ -65,12 +69,13 @@ async def attach_tap(name: str, bridge: str, address: str) -> None:
         HostUnable: the bridge is gone, or netlink refuses.
     """
     await pins.cover(bridge, address)
-    async with AsyncIPRoute() as netlink:
+    pyroute2 = await netlink.library()
+    async with pyroute2.AsyncIPRoute() as route:
         try:
-            tap = await _index(netlink, name)
-            group, master = pins.group_of(address), await _index(netlink, bridge)
-            await netlink.link("set", index=tap, group=group, master=master, state="up")
-        except NetlinkError as err:
+            tap = await _index(route, name)
+            group, master = pins.group_of(address), await _index(route, bridge)
+            await route.link("set", index=tap, group=group, master=master, state="up")
+        except pyroute2.NetlinkError as err:
             raise HostUnable(f"cannot attach {name} to the bridge {bridge}: {err}") from err
 
 
@@ -81,19 +86,8 @@ async def ensure_bridge(name: str, subnet: str) -> None:
         HostUnable: another interface has the name or addresses of the subnet, or the rights are missing.
     """
     network = ipaddress.IPv4Network(subnet)
-    async with AsyncIPRoute() as netlink:
-        try:
-            if not await netlink.link_lookup(ifname=name):
-                await _check_free(netlink, network)
-                await netlink.link("add", ifname=name, kind="bridge")
-            index = await _index(netlink, name)
-            await _add_address(netlink, index, str(network[1]), network.prefixlen)
-            await netlink.link("set", index=index, kind="bridge", br_group_fwd_mask=pins.FORWARDED_GROUPS, state="up")
-        except NetlinkError as err:
-            raise HostUnable(
-                f"cannot make the bridge {name}: {err}. hyperd needs root (CAP_NET_ADMIN); "
-                "set HYPER_BRIDGE if the name is taken"
-            ) from err
+    if not is_set_up(name, network):
+        await _set_up(name, network)
     _sysctl(
         {
             "net/ipv4/ip_forward": "1",
@@ -107,14 +101,48 @@ async def ensure_bridge(name: str, subnet: str) -> None:
 
 async def remove_bridge(name: str) -> None:
     """Remove the bridge; none is no failure."""
-    async with AsyncIPRoute() as netlink:
-        for index in await netlink.link_lookup(ifname=name):
-            await netlink.link("del", index=index)
+    pyroute2 = await netlink.library()
+    async with pyroute2.AsyncIPRoute() as route:
+        for index in await route.link_lookup(ifname=name):
+            await route.link("del", index=index)
 
 
-async def _check_free(netlink: AsyncIPRoute, network: ipaddress.IPv4Network) -> None:
+def is_set_up(name: str, network: ipaddress.IPv4Network) -> bool:
+    """Whether the bridge is as `ensure_bridge` leaves it, as far as the kernel's files and netdevice(7) tell."""
+    directory = Path("/sys/class/net") / name
+    try:
+        forwarded = int((directory / "bridge/group_fwd_mask").read_text(), 16)
+        up = int((directory / "flags").read_text(), 16) & _IFF_UP
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            # struct ifreq: the name, then a sockaddr_in with the address in its bytes 4 to 8
+            request = struct.pack("16s24x", name.encode())
+            address, mask = (fcntl.ioctl(asked, call, request)[20:24] for call in (_SIOCGIFADDR, _SIOCGIFNETMASK))
+    except (OSError, ValueError):
+        return False
+    wanted = (pins.FORWARDED_GROUPS, network[1].packed, network.netmask.packed)
+    return bool(up) and (forwarded, address, mask) == wanted
+
+
+async def _set_up(name: str, network: ipaddress.IPv4Network) -> None:
+    pyroute2 = await netlink.library()
+    async with pyroute2.AsyncIPRoute() as route:
+        try:
+            if not await route.link_lookup(ifname=name):
+                await _check_free(route, network)
+                await route.link("add", ifname=name, kind="bridge")
+            index = await _index(route, name)
+            await _add_address(route, index, str(network[1]), network.prefixlen)
+            await route.link("set", index=index, kind="bridge", br_group_fwd_mask=pins.FORWARDED_GROUPS, state="up")
+        except pyroute2.NetlinkError as err:
+            raise HostUnable(
+                f"cannot make the bridge {name}: {err}. hyperd needs root (CAP_NET_ADMIN); "
+                "set HYPER_BRIDGE if the name is taken"
+            ) from err
+
+
+async def _check_free(route: AsyncIPRoute, network: ipaddress.IPv4Network) -> None:
     """Two interfaces with one network: packets for guests would leave by the wrong one, and nobody be told why."""
-    async for one in await netlink.get_addr(family=socket.AF_INET):
+    async for one in await route.get_addr(family=socket.AF_INET):
         taken = ipaddress.IPv4Interface(f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}").network
         if taken.overlaps(network):
             raise HostUnable(
@@ -123,16 +151,17 @@ async def _check_free(netlink: AsyncIPRoute, network: ipaddress.IPv4Network) -> 
             )
 
 
-async def _add_address(netlink: AsyncIPRoute, index: int, address: str, prefix: int) -> None:
+async def _add_address(route: AsyncIPRoute, index: int, address: str, prefix: int) -> None:
+    pyroute2 = await netlink.library()
     try:
-        await netlink.addr("add", index=index, address=address, prefixlen=prefix)
-    except NetlinkError as err:
+        await route.addr("add", index=index, address=address, prefixlen=prefix)
+    except pyroute2.NetlinkError as err:
         if err.code != errno.EEXIST:
             raise
 
 
-async def _index(netlink: AsyncIPRoute, name: str) -> int:
-    found = await netlink.link_lookup(ifname=name)
+async def _index(route: AsyncIPRoute, name: str) -> int:
+    found = await route.link_lookup(ifname=name)
     if not found:
         raise HostUnable(f"there is no network interface {name}")
     return int(found[0])

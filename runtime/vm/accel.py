@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -63,7 +62,8 @@ async def _probe(config: Config, host: launch.Host, uid: int, groups: HostCgroup
         return Verdict("tcg", "configured (accel = tcg)", host.tsc_khz)
     if not Path("/dev/kvm").exists():
         return Verdict("tcg", "this host has no /dev/kvm", host.tsc_khz)
-    directory = Path(tempfile.mkdtemp(prefix="hyper-probe-"))
+    directory = config.state_dir / "probe"
+    shutil.rmtree(directory, ignore_errors=True)  # of a daemon that was killed meanwhile
     try:
         shape = machine.Shape(_PROBE_RAM_BYTES, 1, "kvm")
         inside = cgroups.directories(groups.create("probe"))

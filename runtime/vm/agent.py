@@ -19,7 +19,7 @@ from runtime.errors import CommandNotExecutable, CommandNotFound, GuestFailed
 from runtime.vm import process
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 # Most answers are far shorter. A short limit bounds the objects that JSON can be made to become.
@@ -74,18 +74,45 @@ class Agent:
         async with self._bounded("guest-sync-delimited", timeout_s):
             await self._connect()
 
-    async def set_clock(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Set the guest's clock to ours. It is behind by a part of the exchange at most: a long one is done again.
+    async def set_clock(
+        self, timeout_s: float = DEFAULT_TIMEOUT_S, *, slew: bool = False, host_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Set the guest's clock to ours, or, with `slew`, let it run faster or slower until it is there.
+
+        It is behind by a part of the exchange at most: a long one is done again.
 
         Raises:
             GuestFailed: as `call`.
         """
         await self.connect(timeout_s)
+        how = {"slew": True} if slew else {}
         for _ in range(_CLOCK_TRIES):
-            began_ns = time.time_ns()
-            await self.call("guest-set-time", timeout_s, time=began_ns)
-            if time.time_ns() - began_ns < CLOCK_ERROR_NS:
+            began_ns = host_ns()
+            await self.call("guest-set-time", timeout_s, time=began_ns, **how)
+            if host_ns() - began_ns < CLOCK_ERROR_NS:
                 break
+
+    async def clock_error(
+        self, timeout_s: float = DEFAULT_TIMEOUT_S, host_ns: Callable[[], int] = time.time_ns
+    ) -> tuple[int, int]:
+        """How far the guest's clock is from ours, and by how much that may be wrong; both in nanoseconds.
+
+        Raises:
+            GuestFailed: as `call`, or it tells no time.
+        """
+        await self.connect(timeout_s)
+        found: list[tuple[int, int]] = []
+        for _ in range(_CLOCK_TRIES):
+            began_ns = host_ns()
+            told = await self.call("guest-get-time", timeout_s)
+            took_ns = host_ns() - began_ns
+            if type(told) is not int:
+                raise GuestFailed("the guest agent answered guest-get-time with something else than a number")
+            found.append((took_ns // 2, told - began_ns - took_ns // 2))
+            if 0 <= took_ns < CLOCK_ERROR_NS:
+                break
+        doubt_ns, error_ns = min(found, key=lambda one: abs(one[0]))
+        return error_ns, abs(doubt_ns)
 
     @contextlib.asynccontextmanager
     async def _bounded(self, command: str, timeout_s: float) -> AsyncIterator[None]:
@@ -119,6 +146,8 @@ class Agent:
         mark = re.compile(rb'\xff\s{0,8}\{\s{0,8}"return"\s{0,8}:\s{0,8}%d\s{0,8}\}\s{0,8}\n' % token)
         pause_s, stale = _FIRST_RESYNC_S, 0
         while True:
+            if self._writer is None:  # closed meanwhile: the VM has ended
+                raise EOFError
             # More than once: a guest that sees the end of an earlier connection late drops what it has read of ours.
             self._writer.write(b"\xff" + json.dumps(request).encode() + b"\n")
             with contextlib.suppress(TimeoutError):

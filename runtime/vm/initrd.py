@@ -13,11 +13,11 @@ import re
 import stat
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 WANTED: tuple[str, ...] = (
     "virtio_mmio",
@@ -54,7 +54,7 @@ class Initrd:
 
 
 def build(init: Path, modules_root: Path | None, out: Path, *, wanted: Sequence[str] = WANTED) -> Initrd:
-    """Write the initramfs to `out`, atomically.
+    """Write the initramfs to `out`, atomically; one that is there already is left, as the disk may be full.
 
     Args:
         init: the static guest init.
@@ -84,14 +84,14 @@ def build(init: Path, modules_root: Path | None, out: Path, *, wanted: Sequence[
         program = init.read_bytes()
     except OSError as err:
         raise InitrdError(f"{init}: cannot read the guest init ({err.strerror}); build it with `make guest`") from err
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            for chunk in _archive(program, order):
-                file.write(chunk)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    archive = b"".join(_archive(program, order))
+    if not out.is_file() or out.read_bytes() != archive:
+        temporary = out.with_name(f".{out.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(archive)
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
     return Initrd(tuple(order), tuple(builtin), tuple(missing))
 
 
@@ -99,7 +99,7 @@ def build(init: Path, modules_root: Path | None, out: Path, *, wanted: Sequence[
 class _Kernel:
     """Modules of one kernel by canonical name: those that are files, those in the image."""
 
-    files: Mapping[str, Path]
+    files: Mapping[str, str]
     builtin: frozenset[str]
 
     @classmethod
@@ -108,11 +108,12 @@ class _Kernel:
             return cls({}, frozenset())
         if not root.is_dir():
             raise InitrdError(f"{root}: no such directory of kernel modules")
-        files: dict[str, Path] = {}
+        files: dict[str, str] = {}
         for directory, _, names in os.walk(root / "kernel"):
             for name in names:
                 if name.endswith(_SUFFIXES):
-                    files[_canonical(name.partition(".ko")[0])] = root / "kernel" / directory / name
+                    # As text: a distribution's kernel has a thousand, of which a handful is wanted.
+                    files[_canonical(name.partition(".ko")[0])] = f"{directory}/{name}"
         try:
             lines = (root / "modules.builtin").read_text().splitlines()
         except FileNotFoundError:
@@ -128,7 +129,7 @@ def _collect(kernel: _Kernel, name: str, order: dict[str, bytes], path: tuple[st
     """Put a module behind what it needs. A cycle can only come from soft dependencies and is cut."""
     if name in order or name in path:
         return
-    image = _image(kernel.files[name])
+    image = _image(Path(kernel.files[name]))
     try:
         hard, soft = _needs(image)
     except InitrdError as err:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime import disks
 from runtime.errors import GuestFailed
 from runtime.network import holding, links
-from runtime.vm import machine, monitor, process, sharing, userns
+from runtime.vm import hotplug, machine, monitor, process, sharing, userns
 from runtime.vm.agent import Agent
 from runtime.vm.monitor import Command
 
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 QEMU_LOG = "qemu.log"
 SHARED = "shared"  # the directory that QEMU starts in and exports
 SOCKETS = ("qmp.sock", "qmp-stats.sock", "agent.sock", "agent-stats.sock", "streams.sock")
+# The drives as a guest mounts them.
+IMAGE = {"device": "vda", "fstype": "erofs"}
+WRITABLE = {"device": "vdb", "fstype": "ext4"}
 COLD_TIMEOUT_S = 60.0
+_AHEAD_TIMEOUT_S = 30.0
 CLONE_TIMEOUT_S = 10.0
 
 
@@ -41,13 +46,28 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """What a start begins with: the image's file, the name or path of the program in it, and the PATH to find it by."""
+
+    image: Path
+    program: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Template:
-    """A booted guest to clone: its sealed memory (a descriptor of ours) and the file of its devices' state."""
+    """A booted guest to clone: its sealed memory (a descriptor of ours) and the file of its devices' state.
+
+    `layer`: what was on the disk that the guest has mounted as its writable layer; None if it has none mounted.
+    `image`: the file of the one that it has mounted as well, and that alone its clones can be started with.
+    """
 
     key: str
     shape: Shape
     ram: int
     state: Path
+    layer: disks.Content | None = None
+    image: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +82,7 @@ class Volume:
 class Order:
     """One VM to start. `directory` gets its sockets; None for `image` and `writable` are placeholders.
 
-    `writable_bytes`: apparent size of the writable layer that the pool makes, if there is none.
+    `writable_bytes`: apparent size of the writable layer that is made, if there is none.
     `bridge` is None for a VM without a network; on one, `address` is the only one that its guest can send from.
     `shares`: directories of the host will be mounted for it.
     """
@@ -86,11 +106,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A VM whose agent has answered. Phases are in seconds: `vm` (QEMU is up), `agent` (it answered)."""
+    """A VM whose agent has answered. Phases are in seconds: `vm` (QEMU is up), `agent` (it answered).
+
+    `layer_mounted`: the guest has its writable layer mounted since before the start.
+    """
 
     process: process.Process
     agent: Agent
     phases: dict[str, float]
+    layer_mounted: bool = False
 
 
 async def start(
@@ -104,19 +128,26 @@ async def start(
 ) -> Started:
     """Start QEMU and wait for the agent. `ram` is the memory of a template that is being made.
 
+    The order's writable layer is made if there is none (phase `image`).
+
     Raises:
         GuestFailed: QEMU ended (its last line is in the message) or the agent did not answer in time;
             QEMU is gone then.
         HostUnable: a program, tap or bridge is missing, or a user namespace for a VM that shares.
+        DiskFull: there is no room for the layer.
     """
     began = time.monotonic()
     order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mounted = await _make_layer(order, template)
+    layered = time.monotonic()
     await holding.gone(order.tap)  # a VM before
+    # A clone whose guest has a file system mounted never meets another one behind that drive.
+    later = order.writable if template and template.layer and not mounted else None
     with contextlib.ExitStack() as stack:
-        files = _open_files(host, order, mode, template, stack, ram)
+        files = _open_files(host, order, mode, template, stack, ram, None if later else order.writable)
         if order.bridge:
             await links.attach_tap(order.tap, order.bridge, order.address)
-        command_line = machine.kernel_command_line(host.kernel, host.tsc_khz)
+        command_line = machine.kernel_command_line(host.kernel, host.tsc_khz, order.shape.accel)
         arguments = machine.arguments(order.name, order.shape, files, mode, host.kernel, command_line)
         log = order.directory / QEMU_LOG
         log.write_bytes(b"")
@@ -131,17 +162,55 @@ async def start(
         running = process.start(host.qemu, arguments, files.inherited(), confinement, log, shared)
         holding.hold(running.pid, order.tap, files.tap)
         deadline_s = timeout_s or (CLONE_TIMEOUT_S if mode == "clone" else COLD_TIMEOUT_S)
+        agent = Agent(order.directory / "agent.sock")
         try:
             if mode == "clone":
                 await _unless_ended(running, log, _load_state(order.directory, files.vm_state), deadline_s)
             vm_up = time.monotonic()
-            agent = Agent(order.directory / "agent.sock")
-            await _unless_ended(running, log, agent.call("guest-ping", timeout_s=deadline_s), deadline_s)
+            await _unless_ended(running, log, agent.connect(deadline_s), deadline_s)
+            if template and template.layer and not mounted:
+                await _unless_ended(running, log, _change_layer(order.directory, agent, later), deadline_s)
         except BaseException:
+            agent.close()
             await asyncio.shield(running.kill())
             await asyncio.shield(holding.gone(order.tap))
             raise
-    return Started(running, agent, {"vm": vm_up - began, "agent": time.monotonic() - vm_up})
+    phases = {"image": layered - began, "vm": vm_up - layered, "agent": time.monotonic() - vm_up}
+    return Started(running, agent, phases, mounted)
+
+
+async def _make_layer(order: Order, template: Template | None) -> bool:
+    """Make the writable layer, if there is none. True: it is as the template's guest has it mounted, which may go on.
+
+    Only a file that is made here can be that: nobody has written to it.
+    """
+    if order.writable is None or order.writable.exists():
+        return False
+    if template and template.layer and template.layer.size_bytes == order.writable_bytes:
+        await disks.write_content(order.writable, template.layer, f"the writable layer {order.writable}")
+        return True
+    await disks.make_writable(order.writable, order.writable_bytes)
+    return False
+
+
+async def mount_ahead(agent: Agent, layer_options: dict[str, str], root: Root | None) -> None:
+    """Let the guest mount its writable layer, and with a root its image over which it lies, and begin its program.
+
+    Raises:
+        GuestFailed: it cannot, or does not answer.
+    """
+    ahead: dict[str, object] = {"writable": WRITABLE | layer_options}
+    if root:
+        ahead |= {"image": IMAGE, "program": root.program, "path": root.path}
+    await agent.call("hyper-layer", _AHEAD_TIMEOUT_S, **ahead)
+
+
+async def _change_layer(directory: Path, agent: Agent, file: Path | None) -> None:
+    """Let the guest of a clone unmount the layer of its template, behind which is nothing; then put the file there."""
+    await agent.call("hyper-layer", writable=None)
+    if file:
+        async with monitor.opened(directory) as qmp:
+            await hotplug.Plug().plug(qmp, (hotplug.Disk("writable", file, read_only=False),))
 
 
 def _open_files(
@@ -151,6 +220,7 @@ def _open_files(
     template: Template | None,
     stack: contextlib.ExitStack,
     ram: int,
+    writable: Path | None,
 ) -> machine.Files:
     """Open all that QEMU gets; the stack closes our own copies once QEMU has its own."""
 
@@ -179,7 +249,7 @@ def _open_files(
         console=opened(order.console, appended),
         tap=tap,
         image=opened(order.image, os.O_RDONLY),
-        writable=opened(order.writable, os.O_RDWR),
+        writable=opened(writable, os.O_RDWR),
         ram=template.ram if template else ram,
         kernel=opened(host.kernel.vmlinuz, os.O_RDONLY) if boots else -1,
         initrd=opened(host.kernel.initrd, os.O_RDONLY) if boots else -1,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from runtime.vm.kernel import Kernel
 
-LAYOUT = 5  # to be raised whenever devices or the command line change: templates are keyed by it
+LAYOUT = 6  # to be raised whenever devices, the command line or what is saved changes: templates are keyed by it
 
 PORT_NAMES = ("hyper.control", "hyper.stats", "hyper.streams", "hyper.log")
 # Disks for volumes. With image, writable layer, ports, network, entropy and the shared directory they are the eight
@@ -90,7 +90,7 @@ def arguments(name: str, shape: Shape, files: Files, mode: Mode, kernel: Kernel,
     return list(_arguments(name, shape, files, mode, kernel, command_line))
 
 
-def kernel_command_line(kernel: Kernel, tsc_khz: int) -> str:
+def kernel_command_line(kernel: Kernel, tsc_khz: int, accel: Literal["tcg", "kvm"]) -> str:
     """Arguments of the guest kernel; see `docs/explanation/starting.md` for each one's reason."""
     return " ".join(
         [
@@ -106,6 +106,8 @@ def kernel_command_line(kernel: Kernel, tsc_khz: int) -> str:
             "rcupdate.rcu_expedited=1",
             "pci=off",
             *([] if kernel.needs_acpi else ["acpi=off"]),
+            # An emulated processor runs none of the guest's code as it is written, so they would hold up nobody.
+            *(["mitigations=off"] if accel == "tcg" else []),
         ]
     )
 

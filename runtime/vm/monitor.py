@@ -130,8 +130,9 @@ async def connect(directory: Path) -> Monitor:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with process.address_of(directory / "qmp.sock") as address:
+            # A QEMU that does not answer has a queue that fills up: nobody waits for room in it.
+            connection.setblocking(False)
             connection.connect(address)
-        connection.setblocking(False)
         monitor = Monitor(connection)
         await monitor.greeted()
     except (OSError, EOFError, ValueError, RecursionError) as err:

@@ -3,6 +3,9 @@
 A member has rehearsed: it has done in its guest what a start does (network, mounts, a small server, a request), and is
 idle again. A start then finds the guest's code cached, and under software emulation translated: five times faster.
 Members are made one at a time, at the lowest CPU weight, and never while a container is being started.
+
+An image that is started again gets members of its own: its root is mounted in them, and its program has begun once, up
+to the first thing that it would do. They are given to no other image, as code of this one has run in them.
 """
 
 from __future__ import annotations
@@ -24,16 +27,16 @@ from runtime.errors import GuestFailed, RuntimeFault
 from runtime.network import links
 from runtime.vm import hotplug, launch, machine, monitor
 from runtime.vm.agent import Agent
-from runtime.vm.demand import Demand
+from runtime.vm.demand import Demand, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
     from pathlib import Path
     from typing import Any
 
     from runtime.cgroups import HostCgroups
     from runtime.record import Cgroups
-    from runtime.vm.launch import Host, Order, Started, Template
+    from runtime.vm.launch import Host, Order, Root, Started, Template
     from runtime.vm.machine import Shape
     from runtime.vm.monitor import Monitor
     from runtime.vm.process import Process
@@ -49,7 +52,8 @@ _RETRY_S = 10.0
 _LOOK_S = 15.0  # members get too old, and too many, while nothing happens
 _USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUPS = "root:x:0:\nnogroup:x:65534:\n"
-_WRITABLE = {"device": "vdb", "fstype": "ext4"}
+_ROOTS_REMEMBERED = 256
+_DISPLACED_S = 30.0
 # Guests' addresses in a rehearsal are never on a bridge (RFC 5737, TEST-NET-1).
 _REHEARSAL_NETWORK = {
     "interface": "eth0",
@@ -65,7 +69,7 @@ _REHEARSAL_NETWORK = {
 class Member:
     """A clone that waits. Once handed out it is the container's VM, under its own id as name of group and tap.
 
-    Its writable layer is mounted already, from the file `layer`.
+    Its writable layer is mounted already, from the file `layer`, and if it is for an image that as well.
     """
 
     id: str
@@ -73,7 +77,7 @@ class Member:
     console: Path
     log: Path
     layer: Path
-    shape: Shape
+    kind: Kind
     uid: int
     groups: Cgroups
     tap: str
@@ -86,7 +90,7 @@ class Member:
 
 
 class Pool:
-    """Members by shape: `depth` of each in use, more if more are asked for, up to `limit` and `memory_bytes` in all."""
+    """Members by kind: `depth` of each in use, more if more are asked for, up to `limit` and `memory_bytes` in all."""
 
     def __init__(
         self,
@@ -116,7 +120,8 @@ class Pool:
         self._limit = limit
         self._memory_bytes = memory_bytes
         self._max_age_s = max_age_s
-        self._waiting: dict[Shape, deque[Member]] = {}
+        self._waiting: dict[Kind, deque[Member]] = {}
+        self._roots: dict[Path, Root] = {}  # by image, what was started of it last
         self._demand = Demand(depth)
         self._largest_bytes = 0  # of the members so far: what the next one may take
         self._starting = 0
@@ -128,25 +133,38 @@ class Pool:
         """How many members can be handed out now."""
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def waiting_for_images(self) -> int:
+        """How many of them are for one image only."""
+        return sum(len(waiting) for kind, waiting in self._waiting.items() if kind.image)
+
     def open(self, *shapes: Shape) -> None:
         """Begin to fill, for these shapes first."""
         for shape in shapes:
-            self._demand.keep(shape)
+            self._demand.keep(Kind(shape))
         if self._depth:
             self._task = asyncio.create_task(self._keep_full(), name="pool")
 
-    def take(self, shape: Shape) -> tuple[Member | None, str | None]:
-        """A member of the shape, or None and the reason (none if there is no pool); it will not be given again."""
+    def take(self, shape: Shape, root: Root) -> tuple[Member | None, str | None]:
+        """A member of the shape, for this image if there is one, or None and the reason (none if there is no pool).
+
+        It will not be given again.
+        """
         if not self._depth:
             return None, None
-        self._demand.ask(shape, time.monotonic())
-        waiting = self._waiting.get(shape, deque())
+        kind = Kind(shape, root.image)
+        self._roots.pop(root.image, None)
+        self._roots[root.image] = root
+        if len(self._roots) > _ROOTS_REMEMBERED:
+            self._roots.pop(next(iter(self._roots)))
+        self._demand.ask(kind, time.monotonic())
         self._changed.set()
-        while waiting:
-            member = waiting.popleft()
-            if member.process.alive() and time.monotonic() - member.made_at < self._max_age_s:
-                return member, None
-            asyncio.ensure_future(self._discard(member))  # noqa: RUF006 -- it holds itself until it is done
+        for waiting in (self._waiting.get(one, deque()) for one in (kind, Kind(shape))):
+            while waiting:
+                member = waiting.popleft()
+                if member.process.alive() and time.monotonic() - member.made_at < self._max_age_s:
+                    return member, None
+                asyncio.ensure_future(self._discard(member))  # noqa: RUF006 -- it holds itself until it is done
         return None, "the pool is empty"
 
     @contextlib.contextmanager
@@ -200,6 +218,8 @@ class Pool:
             introduced = asyncio.ensure_future(introduce(agent))
             files = {disk.node: disk for disk in disks_of(order)}
             writable = files.pop("writable", None)
+            if member.kind.image:
+                files.pop("image")  # it is there
             await member.plug.plug(member.monitor, files.values(), log_to_plug)
             plugged = time.monotonic()
             await introduced
@@ -234,39 +254,62 @@ class Pool:
         rehearsal = await self._rehearsal_image()
         while True:
             self._changed.clear()
-            shape = self._next()
-            if shape is None or self._starting:
+            kind = self._next()
+            if kind is None or self._starting:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
                         await self._changed.wait()
                     await asyncio.sleep(_QUIET_S)
                 continue
             try:
-                template = await self._templates.settled(shape)
-                member = await self._make(template, rehearsal)
+                template = await self._templates.settled(kind.shape)
+                member = await self._make(template, rehearsal, self._roots[kind.image] if kind.image else None)
             except (RuntimeFault, OSError) as err:
                 log.warning("the pool gets no member: %s", err)
-                await asyncio.sleep(_RETRY_S)
+                if kind.image:  # what it did to its guest is no reason to let the others wait
+                    self._demand.forget(kind)
+                else:
+                    await asyncio.sleep(_RETRY_S)
             else:
-                self._waiting.setdefault(shape, deque()).append(member)
+                self._waiting.setdefault(kind, deque()).append(member)
 
-    def _next(self) -> Shape | None:
-        """The size that lacks members most. Those that are too old, or more than are wanted by now, are ended."""
+    def _next(self) -> Kind | None:
+        """The kind that lacks members most. Those that are too old, or more than are wanted by now, are ended.
+
+        Images have at most half of the pool: one that is new finds a member as well. There one that was started later
+        displaces one that nobody has started for a while.
+        """
         now = time.monotonic()
-        lacking: dict[Shape, int] = {}
-        for shape in {*self._waiting, *self._demand.shapes()}:
-            waiting, depth = self._waiting.setdefault(shape, deque()), self._demand.depth(shape, now)
+        lacking: dict[Kind, int] = {}
+        for kind in {*self._waiting, *self._demand.kinds()}:
+            waiting, depth = self._waiting.setdefault(kind, deque()), self._demand.depth(kind, now)
+            if kind.image and not (kind.image in self._roots and kind.image.exists()):
+                depth = 0
             while waiting and (len(waiting) > depth or now - waiting[0].made_at > self._max_age_s):
                 asyncio.ensure_future(self._discard(waiting.popleft()))  # noqa: RUF006 -- as in `take`
-            lacking[shape] = depth - len(waiting)
+            if depth > len(waiting):
+                lacking[kind] = depth - len(waiting)
+            elif not depth:
+                del self._waiting[kind]
         members = [member for waiting in self._waiting.values() for member in waiting]
         taken = sum(member.memory_bytes for member in members)
         if len(members) >= self._limit or taken + self._largest_bytes > self._memory_bytes:
             return None
-        most = max(lacking, key=lambda shape: lacking[shape], default=None)
-        return most if most is not None and lacking[most] > 0 else None
+        if 2 * self.waiting_for_images >= self._limit:
+            self._displace(kind for kind in lacking if kind.image and not self._waiting[kind])
+            lacking = {kind: number for kind, number in lacking.items() if kind.image is None}
+        return max(lacking, key=lambda kind: (lacking[kind], kind.image is None), default=None)
 
-    async def _make(self, template: Template, rehearsal: Path) -> Member:
+    def _displace(self, lacking: Iterable[Kind]) -> None:
+        """End a member for an image, if it keeps one that is started more from having any."""
+        last = self._demand.last_asked
+        wanted = max(lacking, key=last, default=None)
+        longest = min((kind for kind, waiting in self._waiting.items() if kind.image and waiting), key=last)
+        if wanted is not None and last(wanted) - last(longest) > _DISPLACED_S:
+            asyncio.ensure_future(self._discard(self._waiting[longest].popleft()))  # noqa: RUF006 -- as in `take`
+            self._changed.set()
+
+    async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
         id_ = secrets.token_hex(32)
         directory, uid = self._state / id_, self._uids.popleft()
         console, output, scratch, layer = (self._data / f"{id_}.{kind}" for kind in ("console", "log", "ext4", "layer"))
@@ -282,9 +325,8 @@ class Pool:
             process = started.process
             made_at = time.monotonic()
             qmp = await monitor.connect(directory)
-            member = Member(
-                id_, directory, console, output, layer, template.shape, uid, groups, tap, process, made_at, qmp
-            )
+            kind = Kind(template.shape, root.image if root else None)
+            member = Member(id_, directory, console, output, layer, kind, uid, groups, tap, process, made_at, qmp)
             await disks.make_writable(scratch, self._disk_bytes)
             image = hotplug.Disk("image", rehearsal, read_only=True)
             await member.plug.plug(qmp, (image, hotplug.Disk("writable", scratch, read_only=False)))
@@ -293,8 +335,11 @@ class Pool:
                     await _rehearse(started.agent, disks.mount_options(scratch))
             await member.plug.unplug(qmp)
             await disks.make_writable(layer, self._disk_bytes)
-            await member.plug.plug(qmp, (hotplug.Disk("writable", layer, read_only=False),))
-            await started.agent.call("hyper-layer", writable=_WRITABLE | disks.mount_options(layer, keep=False))
+            files = [hotplug.Disk("writable", layer, read_only=False)]
+            if root:
+                files.append(hotplug.Disk("image", root.image, read_only=True))
+            await member.plug.plug(qmp, files)
+            await launch.mount_ahead(started.agent, disks.mount_options(layer, keep=False), root)
             os.truncate(output, 0)  # of what the rehearsals said
             started.agent.close()
             member.memory_bytes = await asyncio.to_thread(process.memory_bytes)
@@ -371,8 +416,8 @@ async def _rehearse(agent: Agent, mount_options: dict[str, str]) -> None:
         "hyper-start",
         rehearse=True,
         root={
-            "image": {"device": "vda", "fstype": "erofs"},
-            "writable": _WRITABLE | mount_options,
+            "image": launch.IMAGE,
+            "writable": launch.WRITABLE | mount_options,
             "read_only": False,
         },
         tmpfs=[],

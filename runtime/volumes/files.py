@@ -11,7 +11,7 @@ import contextlib
 import secrets
 from typing import TYPE_CHECKING
 
-from runtime.errors import CommandNotFound, Conflict, GuestFailed, InvalidInput, NotFound
+from runtime.errors import CommandNotFound, Conflict, DiskFull, GuestFailed, InvalidInput, NotFound
 from runtime.vm.streams import STDERR, Exit
 
 if TYPE_CHECKING:
@@ -41,10 +41,16 @@ async def guest(engine: Engine, container: Container, path: str | None = None) -
 
     Raises:
         Conflict: it is paused, starting or stopping; or the path is in a volume and it does not run.
+        DiskFull: QEMU has stopped it.
     """
     name = container.record.name
     if container.state == "running" and container.agent is not None and container.streams is not None:
-        yield container.agent, container.streams
+        container.demand_going()
+        try:
+            yield container.agent, container.streams
+        except GuestFailed:
+            container.demand_going()  # that is why
+            raise
         return
     if container.live:
         raise Conflict(f"the container {name} is {container.state}: its files cannot be had now", field="container")
@@ -160,7 +166,8 @@ async def layer(engine: Engine, container: Container, *, still: bool) -> AsyncIt
                 yield output
         except BaseException:
             if frozen:
-                with contextlib.suppress(GuestFailed):
+                with contextlib.suppress(GuestFailed, DiskFull):
+                    container.demand_going()  # one that stands still thaws by itself, some time after
                     await agent.call("hyper-thaw")
             raise
         if frozen:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import DiskFull, HostUnable
+from runtime.reserve import NONE, Reserve, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,12 +76,16 @@ class Snapshot:
 class VolumeIndex:
     """Which volumes and snapshots there are. Each method is one transaction of well under a millisecond."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, reserve: Reserve = NONE) -> None:
+        self._reserve = reserve
         self._db = sqlite3.connect(database, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         with self._faults():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
+            reserve.writing(self._prepare)
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Close the connection."""
@@ -107,35 +112,34 @@ class VolumeIndex:
     def put_volume(self, one: Volume) -> None:
         """Add a volume."""
         values = (one.name, one.created_at, one.size_bytes, json.dumps(dict(one.labels)), one.anonymous, one.filled)
-        with self._faults():
-            self._db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, one.snapshot))
+        self._write("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?)", *values, one.snapshot)
 
     def put_snapshot(self, one: Snapshot) -> None:
         """Add a snapshot."""
         values = (one.name, one.volume, one.created_at, one.size_bytes, one.filled)
-        with self._faults():
-            self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", values)
+        self._write("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", *values)
 
     def set_filled(self, name: str) -> None:
         """Note that a volume holds its first content."""
-        with self._faults():
-            self._db.execute("UPDATE volumes SET filled = 1 WHERE name = ?", (name,))
+        self._write("UPDATE volumes SET filled = 1 WHERE name = ?", name)
 
     def remove_volume(self, name: str) -> None:
         """Forget a volume."""
-        with self._faults():
-            self._db.execute("DELETE FROM volumes WHERE name = ?", (name,))
+        self._write("DELETE FROM volumes WHERE name = ?", name)
 
     def remove_snapshot(self, name: str) -> None:
         """Forget a snapshot."""
+        self._write("DELETE FROM snapshots WHERE name = ?", name)
+
+    def _write(self, statement: str, *values: object) -> None:
         with self._faults():
-            self._db.execute("DELETE FROM snapshots WHERE name = ?", (name,))
+            self._reserve.writing(lambda: self._db.execute(statement, values))
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as err:
-            if "full" in str(err):
+            if is_full(err):
                 raise DiskFull(f"the database cannot be written: {err}; free some space") from err
             raise HostUnable(f"the database cannot be used: {err}") from err

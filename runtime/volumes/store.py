@@ -1,7 +1,8 @@
 """The volumes of this host: making, attaching, copying and removing them.
 
 A volume is here when its row is in the database and its file is in place. The file comes first, by the rename of a
-directory; what a crash leaves is a directory that begins with a dot, or that has no row, and `sweep` removes it.
+directory; what a crash leaves is a directory that begins with `.new-` or `.gone-`, or that has no row, and `sweep`
+removes it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import contextlib
 import secrets
 import shutil
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime import disks
-from runtime.errors import Conflict, InvalidInput, NameInUse, NotFound
+from runtime.errors import Conflict, GuestFailed, InvalidInput, NameInUse, NotFound, RuntimeFault
+from runtime.reserve import NONE, Reserve
 from runtime.vm import launch, machine
 from runtime.volumes import copying, host_directories
 from runtime.volumes.index import Snapshot, Volume, VolumeIndex
@@ -28,8 +31,18 @@ if TYPE_CHECKING:
     from runtime.vm import sharing
 
 FILE = "volume.ext4"
+_NEW, _GONE = ".new-", ".gone-"  # beginnings of directories that are being made, or removed
 FREEZE_TIMEOUT_S = 60
 _ATTACHED_STATES = frozenset({"running", "paused", "stopping"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The names of the volumes that went, the bytes that became free, and what stays against our will, with why."""
+
+    removed: list[str]
+    freed_bytes: int
+    failed: list[str]
 
 
 class Volumes:
@@ -44,7 +57,9 @@ class Volumes:
         default_size_bytes: int,
         containers: Callable[[], Iterable[Container]],
         keep_out: tuple[Path, ...] = (),
+        reserve: Reserve = NONE,
     ) -> None:
+        self._reserve = reserve
         self._directory = data_dir / "volumes"
         self._snapshots = data_dir / "snapshots"
         self._default_size_bytes = default_size_bytes
@@ -57,7 +72,7 @@ class Volumes:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as err:
             raise copying.fault(err, f"cannot make {self._directory}") from err
-        self._index = VolumeIndex(data_dir / "hyper.db")
+        self._index = VolumeIndex(data_dir / "hyper.db", reserve)
 
     def close(self) -> None:
         """Close the database."""
@@ -70,7 +85,7 @@ class Volumes:
             (self._snapshots, {one.name for one in self._index.snapshots()}),
         ):
             for path in parent.iterdir():
-                if path.name not in names:
+                if path.name not in names and _is_ours(path):
                     shutil.rmtree(path, ignore_errors=True)
 
     # --- volumes
@@ -136,8 +151,8 @@ class Volumes:
                     await disks.make_ext4(directory / FILE, size, f"the volume {name}")
         return one
 
-    async def remove(self, name: str) -> None:
-        """Remove a volume.
+    async def remove(self, name: str, but: Container | None = None) -> None:
+        """Remove a volume; `but` is a container that has it and goes.
 
         Raises:
             NotFound: there is none.
@@ -145,24 +160,29 @@ class Volumes:
         """
         self.get(name)
         async with self._hold(f"volume {name}"):
-            users = self.users(name)
+            users = [one for one in self.users(name) if one is not but]
             if users:
                 names = ", ".join(one.record.name for one in users)
                 raise Conflict(f"the volume {name} is in use by {names}: remove that first (hyper rm)", field="volume")
             self._index.remove_volume(name)  # first: a crash leaves a directory without a row, for `sweep`
-            await _finished(asyncio.to_thread(shutil.rmtree, self._directory / name, ignore_errors=True))
+            await _finished(asyncio.to_thread(_erase, self._directory / name))
 
-    async def prune(self, *, everything: bool) -> tuple[list[str], int]:
-        """Remove volumes that no container has: the anonymous, or all; their names, and the bytes that became free."""
-        removed, freed = [], 0
+    async def prune(self, *, everything: bool) -> Pruned:
+        """Remove volumes that no container has: the anonymous, or all."""
+        removed, freed, failed = [], 0, []
         for one in self._index.volumes():
             if (everything or one.anonymous) and not self.users(one.name):
                 size = self.used_bytes(one.name)
-                with contextlib.suppress(Conflict, NotFound):
+                try:
                     await self.remove(one.name)
-                    removed.append(one.name)
-                    freed += size
-        return removed, freed
+                except (Conflict, NotFound):
+                    continue  # a container has it now, or it is gone
+                except RuntimeFault as err:
+                    failed.append(f"{one.name}: {err.message}")
+                    continue
+                removed.append(one.name)
+                freed += size
+        return Pruned(removed, freed, failed)
 
     def users(self, name: str) -> list[Container]:
         """The containers that have a volume."""
@@ -208,13 +228,13 @@ class Volumes:
         for mount in spec.disks:
             await self.create(mount.source, anonymous=mount.source in anonymous)
 
-    async def forget(self, spec: Spec) -> None:
-        """Remove the anonymous volumes of a container that has been removed."""
+    async def forget(self, spec: Spec, owner: Container | None = None) -> None:
+        """Remove the anonymous volumes of a container that is being removed, but those that another one has too."""
         known = {one.name for one in self._index.volumes() if one.anonymous}
         for mount in spec.disks:
             if mount.source in known:
                 with contextlib.suppress(Conflict, NotFound):
-                    await self.remove(mount.source)
+                    await self.remove(mount.source, owner)
 
     def attach(self, container: Container) -> tuple[launch.Volume, ...]:
         """Claim a container's volumes for the VM that it is getting, in the order of the guest's devices.
@@ -316,7 +336,7 @@ class Volumes:
         self.snapshot(name)
         async with self._hold(f"snapshot {name}"):
             self._index.remove_snapshot(name)
-            await _finished(asyncio.to_thread(shutil.rmtree, self._snapshots / name, ignore_errors=True))
+            await _finished(asyncio.to_thread(_erase, self._snapshots / name))
 
     @contextlib.asynccontextmanager
     async def _still(self, writer: Container | None, volume: str) -> AsyncIterator[None]:
@@ -332,9 +352,14 @@ class Volumes:
                     )
                 yield
                 return
+            writer.demand_going()
             index = [mount.source for mount in writer.spec.disks].index(volume)
             device = machine.VOLUME_DEVICES[index]
-            await writer.agent.call("hyper-freeze", FREEZE_TIMEOUT_S, device=device, hold_s=FREEZE_TIMEOUT_S)
+            try:
+                await writer.agent.call("hyper-freeze", FREEZE_TIMEOUT_S, device=device, hold_s=FREEZE_TIMEOUT_S)
+            except GuestFailed:
+                writer.demand_going()  # that is why
+                raise
             try:
                 yield
             except BaseException:
@@ -362,7 +387,8 @@ class Volumes:
     @contextlib.asynccontextmanager
     async def _new(self, final: Path, keep: Callable[[], None]) -> AsyncIterator[Path]:
         """A directory that comes to its place, with its row, if the body does not fail, and else is removed."""
-        work = final.with_name(f".{final.name}")
+        self._reserve.demand_room()
+        work = final.with_name(f"{_NEW}{final.name}")
         shutil.rmtree(work, ignore_errors=True)
         try:
             work.mkdir(mode=0o700)
@@ -375,6 +401,25 @@ class Volumes:
             if isinstance(err, OSError):
                 raise copying.fault(err, f"cannot make {final}") from err
             raise
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a directory without a row is one that a crash has left; what somebody else has put there stays."""
+    if path.name.startswith((_NEW, _GONE)):
+        return True
+    try:
+        return {one.name for one in path.iterdir()} == {FILE}
+    except OSError:
+        return False  # a file, above all
+
+
+def _erase(directory: Path) -> None:
+    """Remove a volume's directory: by a name first that tells what it is, should the daemon be killed meanwhile."""
+    gone = directory.with_name(f"{_GONE}{directory.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        directory.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 async def _finished(work: Awaitable[None]) -> None:

@@ -41,6 +41,7 @@ def services(settings: Settings) -> tuple[Service, ...]:
             environment={
                 "HYPER_INTERVAL_S": "5",  # a look does not wait for long
                 "HYPER_INFLUX_URL": f"http://127.0.0.1:{settings.influx_port}",
+                "HYPER_ALERTMANAGER_URL": f"http://{_alertmanager_address(settings)}",
             },
         ),
         Service(
@@ -86,8 +87,12 @@ def _influx(settings: Settings) -> Service:
     )
 
 
+def _alertmanager_address(settings: Settings) -> str:
+    return f"127.0.0.1:{settings.alertmanager_port}"
+
+
 def _alertmanager(settings: Settings) -> Service:
-    address = f"127.0.0.1:{settings.alertmanager_port}"
+    address = _alertmanager_address(settings)
     file = settings.run_dir / "alertmanager.yml"
     routing = Routing(webhook_url=f"http://{settings.config.remediation_listen}/alertmanager")
     return Service(
@@ -112,7 +117,7 @@ def _prometheus(settings: Settings) -> Service:
     config = prometheus_config(
         Thresholds(),
         rule_file=str(rules),
-        alertmanager=f"127.0.0.1:{settings.alertmanager_port}",
+        alertmanager=_alertmanager_address(settings),
         exporter=settings.config.exporter_listen,
         remediation=settings.config.remediation_listen,
         scrape_interval="5s",

@@ -1,17 +1,23 @@
-"""What the benchmarks share: medians of many runs, printed beside a goal.
+"""What the benchmarks share: medians of many runs, and of pairs of them, printed beside a goal.
 
-A goal that is missed is printed as such and fails nothing: what else a machine does must not decide over a test.
+A goal that is missed is printed as such and fails nothing: what else a machine does must not decide over a test. Where
+an interval is known, a goal that lies in it is neither reached nor missed.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import statistics
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    Pairs = Sequence[tuple[float, float]]
 
 RUNS = int(os.environ.get("HYPER_BENCH_RUNS", "20"))
 
@@ -35,9 +41,48 @@ def show(name: str, runs: list[float]) -> float:
     return median
 
 
-def goal(what: str, value: float, most: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure, and where it lies with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same of another unit."""
+        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
+
+_RESAMPLES: Final = 2000
+
+
+def change_percent(first: Pairs, second: Pairs) -> Estimate:
+    """By how many percent something raises a cost, of two things that cost alike but for what each has of its own.
+
+    Of each pair both were measured at about the same time: `first` are (without, with), where the second of the two
+    things had it; `second` are the same where the first one had it. Both periods count alike, so that what one of the
+    two always costs more goes out; medians, so that a stray figure does not count. The interval is bootstrapped:
+    pairs are drawn anew within their period.
+    """
+    periods = [[math.log(having / lacking) for lacking, having in pairs] for pairs in (first, second)]
+    draw = random.Random(1)  # the same figures give the same interval
+    resampled = sorted(_middle([draw.choices(one, k=len(one)) for one in periods]) for _ in range(_RESAMPLES))
+    low, high = resampled[_RESAMPLES // 40], resampled[-_RESAMPLES // 40 - 1]
+    return Estimate(*(100 * math.expm1(figure) for figure in (_middle(periods), low, high)))
+
+
+def _middle(periods: Sequence[Sequence[float]]) -> float:
+    return statistics.fmean(statistics.median(one) for one in periods)
+
+
+def goal(what: str, value: float | Estimate, most: float) -> None:
     """Print a figure beside the one to stay below."""
-    print(f"{what}: {value:.2f}, at most {most:g}: {'reached' if value <= most else 'MISSED'}")
+    if isinstance(value, Estimate):
+        verdict = "reached" if value.high <= most else "MISSED" if value.low > most else "not resolved"
+        print(f"{what}: {value.value:.2f} [{value.low:.2f}, {value.high:.2f}], at most {most:g}: {verdict}")
+    else:
+        print(f"{what}: {value:.2f}, at most {most:g}: {'reached' if value <= most else 'MISSED'}")
 
 
 def reach(what: str, value: float, least: float) -> None:

@@ -136,7 +136,7 @@ def qemus() -> dict[str, str]:
     """The programs to measure: the distribution's, and the one that was built, if it was."""
     theirs, ours = VMM_TO_REACH_MIB
     found = {theirs: command.find(qemu.PROGRAM)}
-    built, _ = qemu.find(Config(data_dir=KERNELS.parent))
+    built, _ = qemu.find(Config())
     if built in found.values():
         print("\nno figures of a QEMU of our own: 'make qemu' builds it")
         return found
@@ -167,7 +167,7 @@ async def idle_clones(program: str, place: Path) -> tuple[list[float], dict[str,
     place.mkdir(parents=True)
     config = Config(data_dir=place)
     (place / "kernels").symlink_to(KERNELS)
-    version = await qemu.version(program)
+    version = await qemu.version(program, place / "version.json", FIRST_UID)
     host = launch.Host(program, version, kernel.find(config), tsc.measure_khz())
     groups = HostCgroups(detect(), "hyper-bench")
     inside = groups.create("bench")
@@ -212,9 +212,14 @@ def not_running(program: str, accel: str, directory: Path) -> str:
 async def _created(host: launch.Host, order: launch.Order) -> str:
     order.directory.mkdir()
     with contextlib.ExitStack() as stack:
-        files = launch._open_files(host, order, "cold", None, stack, -1)
+        files = launch._open_files(host, order, "cold", None, stack, -1, None)
         arguments = machine.arguments(
-            order.name, order.shape, files, "cold", host.kernel, machine.kernel_command_line(host.kernel, host.tsc_khz)
+            order.name,
+            order.shape,
+            files,
+            "cold",
+            host.kernel,
+            machine.kernel_command_line(host.kernel, host.tsc_khz, order.shape.accel),
         )
         log = order.directory / launch.QEMU_LOG
         confinement = process.Confinement(order.uid, order.groups, kvm=order.shape.accel == "kvm")

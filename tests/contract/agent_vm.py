@@ -17,7 +17,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -56,13 +56,16 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -
     return found
 
 
-def kernel() -> tuple[Path, Path | None]:
-    """A kernel and the contents of its `lib/modules/<version>`: `HYPER_TEST_KERNEL_DIR`, else the newest installed."""
+def kernel(*, with_modules: bool = False) -> tuple[Path, Path | None]:
+    """A kernel and the contents of its `lib/modules/<version>`: `HYPER_TEST_KERNEL_DIR`, else the newest installed.
+
+    `with_modules`: the newest that has any; one with all built in has nothing else either.
+    """
     named = os.environ.get("HYPER_TEST_KERNEL_DIR")
     places = [Path(named)] if named else sorted(KERNELS.glob("*/"), reverse=True)
     for place in places:
         modules = [path for path in (*sorted(place.glob("lib/modules/*")), place / "modules") if path.is_dir()]
-        if (place / "vmlinuz").is_file():
+        if (place / "vmlinuz").is_file() and (modules or not with_modules):
             return place / "vmlinuz", modules[0] if modules else None
     pytest.skip(f"no guest kernel in {named or KERNELS}: set HYPER_TEST_KERNEL_DIR")
 
@@ -72,6 +75,17 @@ def has_9p() -> bool:
     vmlinuz, _ = kernel()
     config = vmlinuz.with_name("config")
     return config.is_file() and "CONFIG_9P_FS=y" in config.read_text().splitlines()
+
+
+BEGINNINGS = {
+    "spins": "while :; do :; done",
+    "eats": "a=0123456789; while :; do a=$a$a$a; done",
+    "forks": "(sleep 1000 &) & (sleep 1000 &)",
+    "writes": "echo written >/tmp/written",
+    "makes": "exec mkdir /tmp/made",
+    "kills": "kill -9 1",
+}
+"""Programs of the image that would do something as soon as they are begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +127,23 @@ def assets() -> Assets:
     (root / "bin/not-executable").write_text("#!/bin/sh\n")
     (root / "bin/no-interpreter").write_text("#!/nowhere\n")
     (root / "bin/no-format").write_bytes(b"\x7fELF nonsense")
-    for name in ("no-interpreter", "no-format"):
+    for name, script in BEGINNINGS.items():
+        (root / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+    for name in ("no-interpreter", "no-format", *BEGINNINGS):
         (root / "bin" / name).chmod(0o755)
     subprocess.run(
         ["mkfs.erofs", "-Enoinline_data", str(place / "image.erofs"), str(root)], check=True, capture_output=True
     )
     return Assets(vmlinuz, place / "initrd.cpio", place / "image.erofs", "on" if modules else "off")
+
+
+def with_module(name: str, out: Path) -> Assets:
+    """`assets` with a distribution's kernel, whose init loads one more module; its initramfs is written to `out`."""
+    vmlinuz, modules = kernel(with_modules=True)
+    shared = assets()
+    made = initrd.build(shared.initrd.with_name("init"), modules, out, wanted=(*initrd.WANTED, name))
+    assert name in made.modules, made
+    return replace(shared, vmlinuz=vmlinuz, initrd=out, acpi="on")
 
 
 class JsonPort:
@@ -268,8 +293,10 @@ def _connect(path: Path) -> socket.socket:
 class GuestVm:
     """One VM; `with` ends it."""
 
-    def __init__(self, *, memory_mib: int = 128, extra: Sequence[str] = (), append: str = "") -> None:
-        shared = assets()
+    def __init__(
+        self, *, memory_mib: int = 128, extra: Sequence[str] = (), append: str = "", shared: Assets | None = None
+    ) -> None:
+        shared = shared or assets()
         self.place = Path(tempfile.mkdtemp(prefix="hyper-vm-"))
         self._next_session = 0
         writable = self.place / "writable.ext4"
@@ -277,12 +304,13 @@ class GuestVm:
         subprocess.run(["mke2fs", "-q", "-t", "ext4", *options, str(writable), "1G"], check=True, capture_output=True)
         arguments = ["qemu-system-x86_64", "-M", f"microvm,acpi={shared.acpi}", "-accel", "tcg", "-m", str(memory_mib)]
         arguments += ["-kernel", str(shared.vmlinuz), "-initrd", str(shared.initrd)]
-        arguments += ["-append", f"console=ttyS0 quiet {_clock()} {append}"]
+        arguments += ["-append", f"console=ttyS0 quiet {clock()} {append}"]
         arguments += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         arguments += ["-serial", f"file:{self.place}/console.log", "-device", "virtio-serial-device"]
         for name, sock in (("control", "agent"), ("stats", "agent-stats"), ("streams", "streams")):
             arguments += ["-chardev", f"socket,id={name},path={self.place}/{sock}.sock,server=on,wait=off"]
             arguments += ["-device", f"virtserialport,chardev={name},name=hyper.{name}"]
+        arguments += ["-qmp", f"unix:{self.place}/qmp-stats.sock,server=on,wait=off"]
         arguments += ["-chardev", f"file,id=log,path={self.place}/container.log,append=on"]
         arguments += ["-device", "virtserialport,chardev=log,name=hyper.log"]
         arguments += ["-drive", f"if=none,id=a,format=raw,readonly=on,file={shared.image}"]
@@ -369,7 +397,7 @@ def start_arguments(*args: str, writable: bool = True, read_only: bool = False, 
     return {"root": root, "tmpfs": [], "args": list(args), "env": [], "cwd": "/", "user": "", **more}
 
 
-def _clock() -> str:
+def clock() -> str:
     """Calibrating the TSC is a matter of luck under TCG: tell the guest."""
     found = re.search(r"^cpu MHz\s*: ([\d.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return f"tsc_early_khz={round(float(found[1]) * 1000)} tsc=reliable" if found else ""

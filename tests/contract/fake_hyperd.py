@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import socketserver
 import struct
 import threading
@@ -49,7 +50,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self._body()
-        call = f"{self.command} {urllib.parse.unquote(self.path)}"
+        # How long a pull took is another figure each time.
+        path = re.sub(r"\?pulled_s=[0-9.]+$", "?pulled_s=…", urllib.parse.unquote(self.path))
+        call = f"{self.command} {path}"
         self.daemon.asked.append((call, body))
         with suppress(BrokenPipeError, ConnectionResetError):  # the client was interrupted, or has seen enough
             self._answer(call, body)

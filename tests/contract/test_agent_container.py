@@ -16,6 +16,12 @@ pytestmark = pytest.mark.e2e
 ENTROPY = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5eg=="
 
 
+def exited(code: int, signal: int | None = None) -> dict[str, object]:
+    """The last event of a container that memory had nothing to do with."""
+    kills = {"container": 0, "guest": 0}
+    return {"event": "exited", "exit_code": code, "signal": signal, "oom_killed": False, "oom_kills": kills}
+
+
 def identity(**change: object) -> dict[str, object]:
     return {
         "time_ns": 1_800_000_000 * 10**9,
@@ -52,7 +58,7 @@ def test_environment_identity_and_exit_code() -> None:
         assert vm.output(2) == b"error\n"
         assert vm.events() == [
             {"event": "started", "pid": started["pid"]},
-            {"event": "exited", "exit_code": 3, "signal": None, "oom_killed": False},
+            exited(3),
         ]
 
 
@@ -98,7 +104,7 @@ def test_signals_reach_the_container() -> None:
         vm.control.call("hyper-signal", signal=15)
         assert vm.wait() == 0
         assert vm.output() == b"ready\nhup\nterm\n"
-        assert vm.events()[-1] == {"event": "exited", "exit_code": 5, "signal": None, "oom_killed": False}
+        assert vm.events()[-1] == exited(5)
 
 
 def test_with_an_init_the_program_is_its_child_and_orphans_are_waited_for() -> None:
@@ -117,7 +123,7 @@ def test_with_an_init_the_program_is_its_child_and_orphans_are_waited_for() -> N
         vm.control.call("hyper-signal", signal=15)
         assert vm.wait() == 0
         assert vm.output() == b"2\nready\nterm\n"
-        assert vm.events()[-1] == {"event": "exited", "exit_code": 137, "signal": None, "oom_killed": False}
+        assert vm.events()[-1] == exited(137)
 
 
 def test_a_program_that_is_not_there_is_no_start_with_an_init_either() -> None:
@@ -135,16 +141,19 @@ def test_kill_all_ends_container_and_sessions() -> None:
         vm.control.call("hyper-signal", signal=9, all=True)
         assert vm.streams.finish(session).exit == {"exit_code": 137, "signal": 9}
         assert vm.wait() == 0
-        assert vm.events()[-1] == {"event": "exited", "exit_code": 137, "signal": 9, "oom_killed": False}
+        assert vm.events()[-1] == exited(137, 9)
 
 
-def test_a_container_out_of_memory_says_so() -> None:
+@pytest.mark.parametrize(
+    ("memory_max", "kills"), [(20 << 20, {"container": 1, "guest": 0}), (512 << 20, {"container": 0, "guest": 1})]
+)
+def test_what_ran_out_of_memory_is_told(memory_max: int, kills: dict[str, int]) -> None:
     with agent_vm.GuestVm() as vm:
-        vm.start("tail", "/dev/zero", cgroup={"memory_max": 20 << 20, "memory_swap_max": 0})
+        vm.start("tail", "/dev/zero", cgroup={"memory_max": memory_max, "memory_swap_max": 0})
         assert vm.wait() == 0
         assert vm.events()[-2:] == [
-            {"event": "oom", "kills": 1},
-            {"event": "exited", "exit_code": 137, "signal": 9, "oom_killed": True},
+            {"event": "oom", "kills": 1, "oom_kills": kills},
+            {**exited(137, 9), "oom_killed": True, "oom_kills": kills},
         ]
 
 
@@ -214,6 +223,51 @@ def test_a_layer_can_be_mounted_before_the_start() -> None:
         assert agent_vm.subprocess.run(read, capture_output=True, check=True).stdout == b"kept\n"
 
 
+LAYER = {"device": "vdb", "fstype": "ext4", "options": "discard,nobarrier", "remount": ""}
+IMAGE = {"device": "vda", "fstype": "erofs"}
+
+
+def test_a_root_can_be_made_before_the_start_and_its_program_has_begun() -> None:
+    def cpu_us() -> int:
+        file = vm.stats.call("hyper-read", files=["/sys/fs/cgroup/container/cpu.stat"])["files"][0]
+        return int(file["data"].split()[1])
+
+    with agent_vm.GuestVm() as vm:
+        assert vm.control.call("hyper-layer", writable=LAYER, image=IMAGE, program="", path="") == {}
+        before = cpu_us()
+        assert vm.control.call("hyper-layer", writable=LAYER, image=IMAGE, program="sh", path="/nowhere:/bin") == {}
+        assert cpu_us() > before
+        vm.start("sh", "-c", "echo kept > /opt/x; stat -c %a /; echo $$; ls /proc | grep -c '^[0-9]*$'; kill -l 14")
+        assert vm.wait() == 0
+        assert vm.output() == b"755\n1\n3\nALRM\n", "of what began before nothing is left"
+        read = ["debugfs", "-R", "cat /upper/opt/x", str(vm.place / "writable.ext4")]
+        assert agent_vm.subprocess.run(read, capture_output=True, check=True).stdout == b"kept\n"
+
+
+def test_a_program_that_would_do_something_when_it_is_begun_does_not() -> None:
+    with agent_vm.GuestVm() as vm:
+        for program in ("/nowhere", "/etc/passwd", "no-interpreter", "no-format", *agent_vm.BEGINNINGS):
+            vm.control.call("hyper-layer", writable=LAYER, image=IMAGE, program=program, path="/bin")
+        vm.start(
+            "sh", "-c", "ls /proc | grep -c '^[0-9]*$'; ls -A /tmp /opt; cat /sys/fs/cgroup/memory.events | grep kill"
+        )
+        assert vm.wait() == 0
+        assert vm.output() == b"3\n/opt:\n\n/tmp:\noom_kill 0\noom_group_kill 0\n"
+
+
+def test_a_root_that_was_made_gives_way_to_another_layer_and_to_none() -> None:
+    with agent_vm.GuestVm() as vm:
+        assert vm.control.refusal("hyper-layer", writable=None, image=IMAGE)[0] == "InvalidArgument"
+        assert vm.control.refusal("hyper-layer", writable=LAYER, image="vda")[0] == "InvalidArgument"
+        for _ in range(2):
+            vm.control.call("hyper-layer", writable=LAYER, image=IMAGE, program="sh", path="/bin")
+            vm.control.call("hyper-layer", writable=None)
+        vm.control.call("hyper-layer", writable=LAYER, image=IMAGE)
+        vm.start("sh", "-c", "echo x > /opt/x && cat /opt/x; grep -c ext4 /proc/mounts", writable=False)
+        assert vm.wait() == 0
+        assert vm.output() == b"x\n0\n"
+
+
 def test_a_mounted_layer_is_not_that_of_a_start_without_one() -> None:
     layer = {"device": "vdb", "fstype": "ext4", "options": "", "remount": ""}
     with agent_vm.GuestVm() as vm:
@@ -224,10 +278,27 @@ def test_a_mounted_layer_is_not_that_of_a_start_without_one() -> None:
 
 
 def test_without_a_disk_the_writable_layer_is_memory() -> None:
+    files = [f"/sys/fs/cgroup/container/{name}" for name in ("cpu.max", "pids.max", "cpu.weight", "memory.max")]
     with agent_vm.GuestVm() as vm:
-        vm.start("sh", "-c", "echo kept > /opt/x && cat /opt/x && df -T / | tail -1", writable=False)
+
+        def limits() -> list[str]:
+            return [one["data"].strip() for one in vm.stats.call("hyper-read", files=files)["files"]]
+
+        limited = {
+            "cpu_quota_us": 20000,
+            "cpu_period_us": 50000,
+            "pids_max": 70,
+            "cpu_weight": 50,
+            "memory_max": 1 << 25,
+        }
+        failing = agent_vm.start_arguments("nosuch", writable=False)
+        assert vm.control.refusal("hyper-start", **{**failing, "cgroup": limited})[0] == "NotFound"
+        assert limits() == ["20000 50000", "70", "50", str(1 << 25)]
+        vm.start("sh", "-c", "echo kept > /opt/x && cat /opt/x && df -T / | tail -1; sleep 1000", writable=False)
+        assert limits() == ["max 100000", "max", "100", "max"], "the next start has its own"
+        wait_for(lambda: vm.output().startswith(b"kept\noverlay"), "its output")
+        vm.control.call("hyper-signal", signal=9)
         assert vm.wait() == 0
-        assert vm.output().startswith(b"kept\noverlay")
 
 
 def test_the_writable_disk_is_whole_after_the_end() -> None:
@@ -269,10 +340,12 @@ def test_a_network_identity_can_be_given_twice() -> None:
     with agent_vm.GuestVm(extra=network) as vm:
         paths = [f"/sys/class/net/eth0/{name}" for name in ("address", "mtu", "flags")]
         paths += ["/proc/net/route", "/proc/net/fib_trie"]
+        (flags,) = vm.stats.call("hyper-read", files=paths[2:3])["files"]
+        assert int(flags["data"], 16) == 0x1003, "up, before it is known who the guest is"
         for last in (2, 7):
             vm.control.call("hyper-identity", **identity(network=numbers(last)))
             mac, mtu, flags, route, trie = (item["data"] for item in vm.stats.call("hyper-read", files=paths)["files"])
-            assert (mac.strip(), mtu.strip(), int(flags, 16) & 1) == (f"52:54:0a:61:00:{last:02x}", "1400", 1)
+            assert (mac.strip(), mtu.strip(), int(flags, 16)) == (f"52:54:0a:61:00:{last:02x}", "1400", 0x1003)
             assert ["eth0", "00000000", "0100610A"] in [line.split()[:3] for line in route.splitlines()]
             assert f"10.97.0.{last}\n" in trie
             assert last == 2 or "10.97.0.2\n" not in trie
@@ -288,6 +361,9 @@ def test_a_network_identity_can_be_given_twice() -> None:
             ({"hosts": [["10.0.0.1", "a b"]]}, "hosts"),
             ({"hosts": ["x"]}, "hosts"),
             ({"network": {**numbers(2), "mac": "01:00:00:00:00:00"}}, "network.mac"),
+            ({"network": {**numbers(2), "mac": "52:54:0a:61:00:0g"}}, "network.mac"),
+            ({"network": {**numbers(2), "mac": "52:54:0a:61:00-02"}}, "network.mac"),
+            ({"network": {**numbers(2), "mac": "52:54:0a:61:00:2"}}, "network.mac"),
             ({"network": {**numbers(2), "address": "10.97.0.256"}}, "network.address"),
             ({"network": {**numbers(2), "prefix": 33}}, "prefix"),
         ):

@@ -11,16 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runtime.version import VERSION
 from tests.contract.fake_hyperd import Daemon, Refusal, bound, exited, record, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 ID = "3f" * 32
 DIGEST = "sha256:" + "ab" * 32
 CONTAINER: dict[str, Any] = {
@@ -55,7 +57,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def hyper(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*args: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "runtime.cli.main", *args]
+        command = [sys.executable, "-m", "runtime.cli.program", *args]
         return subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=30, env={**environment, **env}, check=False
         )
@@ -136,6 +138,21 @@ def test_images(hyper: Any, daemon: Daemon) -> None:
     assert len(json.loads(hyper("images", "--format", "json").stdout)) == 2
 
 
+def test_packages(hyper: Any, daemon: Daemon) -> None:
+    one = {"name": "libssl3", "version": "3.0.2-1+b1", "source": "openssl", "source_version": "3.0.2-1"}
+    found = {"digest": DIGEST, "distribution": "debian", "version": "12", "packages": [one]}
+    daemon.answers["GET /v1/packages/host:5000/a:1"] = found
+    assert [line.split() for line in hyper("image", "packages", "host:5000/a:1").stdout.splitlines()] == [
+        ["NAME", "VERSION", "SOURCE", "SOURCE_VERSION"],
+        ["libssl3", "3.0.2-1+b1", "openssl", "3.0.2-1"],
+    ]
+    assert json.loads(hyper("image", "packages", "--format", "json", "host:5000/a:1").stdout) == found
+    daemon.answers["GET /v1/packages/x"] = {**found, "packages": None}
+    done = hyper("image", "packages", "x")
+    assert done.returncode != 0
+    assert "no list of packages" in one_line(done.stderr)
+
+
 def test_pull(hyper: Any, daemon: Daemon) -> None:
     lines = [
         {"status": "downloading", "layer": None, "current": 1, "total": 2},
@@ -191,11 +208,14 @@ def test_run_detached_pulls_what_is_unknown(hyper: Any, daemon: Daemon) -> None:
     runnable(daemon, [], 0)
     made = [Refusal(404, "image_unknown", "there is no image nginx"), {"id": ID, "name": "web", "warnings": ["mind"]}]
     daemon.answers["POST /v1/containers"] = lambda _body: made.pop(0)
+    daemon.answers["POST /v1/containers?pulled_s=…"] = daemon.answers["POST /v1/containers"]
     daemon.answers["POST /v1/images/pull"] = [json.dumps({"image": IMAGE}).encode()]
     done = hyper("run", "-d", "--rm", "nginx")
     assert (done.returncode, done.stdout) == (0, f"{ID}\n")
     assert done.stderr == "Unable to find image 'nginx' locally\nWARNING: mind\n"
-    assert [body["auto_remove"] for body in daemon.bodies("POST /v1/containers")] == [True, True]
+    asked = [call for call, _ in daemon.asked if call.startswith("POST /v1/containers")]
+    assert asked[:2] == ["POST /v1/containers", "POST /v1/containers?pulled_s=…"], "it tells how long it pulled"
+    assert [daemon.bodies(call)[0]["auto_remove"] for call in asked[:2]] == [True, True]
     made = [Refusal(404, "image_unknown", "there is no image nginx; get it")]
     assert one_line(hyper("run", "--pull", "never", "nginx").stderr) == "hyper: there is no image nginx; get it\n"
 
@@ -242,7 +262,7 @@ def test_interrupt_is_passed_on(daemon: Daemon, environment: dict[str, str]) -> 
 
     runnable(daemon, [record(1, b"ready\n")], 0)
     daemon.answers |= {f"POST /v1/containers/{ID}/kill": kill, f"POST /v1/containers/{ID}/wait": wait}
-    command = [sys.executable, "-m", "runtime.cli.main", "run", "nginx"]
+    command = [sys.executable, "-m", "runtime.cli.program", "run", "nginx"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -261,7 +281,7 @@ def test_interrupt_elsewhere_is_130(daemon: Daemon, environment: dict[str, str])
         return {"exit_code": 0}
 
     daemon.answers["POST /v1/containers/web/wait"] = hold
-    process = subprocess.Popen([sys.executable, "-m", "runtime.cli.main", "wait", "web"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "runtime.cli.program", "wait", "web"], env=environment)
     assert held.wait(20)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == 130
@@ -352,15 +372,42 @@ def test_inspect_info_version(hyper: Any, daemon: Daemon) -> None:
     assert hyper("container", "inspect", "nginx").returncode == 125
     daemon.answers["GET /v1/info"] = {"accel": {"mode": "tcg", "why": None}, "templates": [], "kvm_works": False}
     assert hyper("info").stdout == "accel:\n  mode: tcg\n  why: -\ntemplates: -\nkvm works: no\n"
-    daemon.answers["GET /v1/version"] = {"version": "0.1.0"}
-    assert json.loads(hyper("version", "--format", "json").stdout) == {"version": "0.1.0"}
-    assert hyper("--version").stdout == "version: 0.1.0\n"
-    assert (
-        hyper("version", "-f", "{{.Client.Version}} {{.Server.Version}} {{.version}}").stdout == "0.1.0 0.1.0 0.1.0\n"
-    )
     daemon.answers["GET /v1/info"] = {"containers": 3, "running": 1, "version": "0.1.0"}
     form = "{{.ContainersRunning}}/{{.Containers}} {{.ServerVersion}}"
     assert hyper("system", "info", "-f", form).stdout == hyper("info", "-f", form).stdout == "1/3 0.1.0\n"
+
+
+def test_versions_with_a_daemon(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["GET /v1/version"] = {"version": "0.0.9", "kernel": "6.1"}
+    assert hyper("version").stdout == f"client: {VERSION}\nversion: 0.0.9\nkernel: 6.1\n"
+    assert json.loads(hyper("version", "--format", "json").stdout) == {
+        "client": VERSION, "version": "0.0.9", "kernel": "6.1",
+    }  # fmt: skip
+    assert hyper("version", "-f", "{{.Client.Version}} {{.Server.Version}}").stdout == f"{VERSION} 0.0.9\n"
+
+
+def test_versions_without_a_daemon(hyper: Any, tmp_path: Path) -> None:
+    for option in ("--version", "-v"):
+        done = hyper(option)
+        assert (done.stdout, done.stderr, done.returncode) == (f"hyper {VERSION}\n", "", 0)
+    for form, said in (("table", f"client: {VERSION}"), ("json", None), ("{{.Client.Version}}", VERSION)):
+        done = hyper("version", "--format", form)
+        assert done.returncode == 125
+        assert f"hyperd is not running (nothing answers on {tmp_path}/hyperd.sock)" in one_line(done.stderr)
+        if said is None:
+            assert json.loads(done.stdout) == {"client": VERSION}
+        else:
+            assert done.stdout == f"{said}\n"
+
+
+def test_logout_where_nobody_is_logged_in(hyper: Any, tmp_path: Path) -> None:
+    done = hyper("logout", "127.0.0.1:5000", "--authfile", str(tmp_path / "auth.json"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Not logged in to 127.0.0.1:5000\n", "")
+    (tmp_path / "auth.json").write_text('{"auths": {"127.0.0.1:5000": {"auth": "eDp5"}}}')
+    (tmp_path / "auth.json").chmod(0o600)
+    args = ("logout", "127.0.0.1:5000", "--authfile", str(tmp_path / "auth.json"))
+    assert hyper(*args).stdout == "Removed the credentials for 127.0.0.1:5000\n"
+    assert hyper(*args).stdout == "Not logged in to 127.0.0.1:5000\n"
 
 
 def test_stats(hyper: Any) -> None:
@@ -409,7 +456,7 @@ def test_stats(hyper: Any) -> None:
 
 def test_a_reader_that_has_seen_enough(daemon: Daemon, environment: dict[str, str]) -> None:
     daemon.answers["GET /v1/containers/web/logs?follow=false"] = [record(1, b"line\n" * 13000)] * 40
-    command = f"{sys.executable} -m runtime.cli.main logs web | head -1"
+    command = f"{sys.executable} -m runtime.cli.program logs web | head -1"
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, timeout=30, env=environment, check=True
     )
@@ -432,7 +479,7 @@ def test_dockers_longer_spellings(hyper: Any, daemon: Daemon) -> None:
 def test_prune_says_what_is_to_go(hyper: Any, daemon: Daemon) -> None:
     images = {"untagged": ["x:1"], "deleted": [DIGEST]}
     daemon.answers["POST /v1/system/prune"] = {
-        "containers": [ID], "volumes": [], "images": images, "freed_bytes": 2048,
+        "containers": [ID], "volumes": [], "images": images, "freed_bytes": 2048, "failed": [],
     }  # fmt: skip
     shown = hyper("system", "prune", "-f").stdout
     assert shown == (
@@ -450,6 +497,19 @@ def test_prune_says_what_is_to_go(hyper: Any, daemon: Daemon) -> None:
         {"images": "dangling", "volumes": False}, {"images": "all", "volumes": True}, {"images": "none"},
         {"images": "dangling", "volumes": False},
     ]  # fmt: skip
+
+
+def test_a_prune_that_leaves_something_says_so_and_fails(hyper: Any, daemon: Daemon) -> None:
+    nothing = {"freed_bytes": 0, "failed": ["web: no space left for the database", "db: same"]}
+    images: dict[str, list[str]] = {"untagged": [], "deleted": []}
+    daemon.answers["POST /v1/system/prune"] = {"containers": [], "volumes": [], "images": images, **nothing}
+    daemon.answers["POST /v1/images/prune"] = {**images, **nothing}
+    daemon.answers["POST /v1/volumes/prune"] = {"removed": [], **nothing}
+    for kind in ("container", "system", "image", "volume"):
+        done = hyper(kind, "prune", "-f")
+        assert done.returncode == 125, kind
+        assert done.stderr.splitlines() == ["hyper: web: no space left for the database", "hyper: db: same"]
+        assert "Total reclaimed space: 0B" in done.stdout
 
 
 def test_volumes_by_filter_and_template(hyper: Any, daemon: Daemon) -> None:
@@ -476,18 +536,61 @@ def test_completion_is_a_script(hyper: Any) -> None:
         assert "--publish-all" in script
 
 
-def test_a_start_loads_next_to_nothing(environment: dict[str, str]) -> None:
-    program = "import sys; from runtime.cli import main; main.main(['ps']); print(*sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
-    loaded = set(done.stdout.split())
-    assert "runtime.cli.containers" in loaded
-    assert not loaded & {
-        "pydantic",
-        "asyncio",
-        "dataclasses",
-        "sqlite3",
-        "runtime.images",
-        "runtime.cli.run",
-        "tomllib",
-        "pathlib",
-    }
+@pytest.mark.parametrize(
+    ("words", "modules", "more"),
+    [
+        ("ps", {"containers"}, set()),
+        ("run --rm nginx", {"run", "attach", "streams", "terminal"}, {"contextlib", "signal"}),
+        ("exec web true", {"streams", "terminal"}, {"contextlib", "signal"}),
+        ("logs web", {"streams", "terminal", "moments"}, {"contextlib", "signal"}),
+    ],
+)
+def test_a_start_loads_next_to_nothing(
+    daemon: Daemon, environment: dict[str, str], words: str, modules: set[str], more: set[str]
+) -> None:
+    daemon.answers.update(
+        {
+            "GET /v1/containers?all=false": [CONTAINER],
+            "POST /v1/containers": {"id": ID, "name": "web", "warnings": []},
+            f"POST /v1/containers/{ID}/start": {},
+            f"GET /v1/containers/{ID}/attach?offset=0": [record(1, b"out\n"), exited(0)],
+            f"DELETE /v1/containers/{ID}?force=true&volumes=true": None,
+            "POST /v1/containers/web/exec": {"session": "one"},
+            "GET /v1/sessions/one/output": [record(1, b"out\n"), exited(0)],
+            "GET /v1/containers/web/logs?follow=false": [record(1, b"out\n")],
+        }
+    )
+    program = """
+import sys
+from runtime.cli import main
+code = main.main(sys.argv[1:])
+print(*sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+    command = [sys.executable, "-S", "-c", program, *words.split()]  # as the launcher starts it
+    env = {**environment, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    ours = {name.removeprefix("runtime.cli.") for name in loaded if name.startswith("runtime.cli.")}
+    assert ours == {"main", "arguments", "output"} | modules
+    slow = {
+        "asyncio", "base64", "contextlib", "dataclasses", "datetime", "http", "importlib.metadata", "locale", "pathlib",
+        "pydantic", "signal", "site", "socket", "sqlite3", "subprocess", "threading", "tomllib", "typing", "urllib",
+    }  # fmt: skip
+    assert not loaded & (slow - more)
+
+
+def test_no_command_needs_more_than_the_standard_library() -> None:
+    program = """
+import sys
+from runtime.cli import main
+for name in [*main.COMMANDS, *(f"{group} {action}" for group in main.GROUPS for action in main.GROUPS[group])]:
+    if name not in main.GROUPS:
+        main.command(name)
+print(*sys.modules)
+"""
+    command = [sys.executable, "-S", "-P", "-c", program]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    loaded = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout.split()
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {"runtime", "__main__"}

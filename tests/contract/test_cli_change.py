@@ -24,15 +24,20 @@ ROLLOUT: dict[str, Any] = {
     "watch_s": 0.0, "watch_until": None, "request_id": "r", "steps": [{"time": 1.0, "text": "starting"}],
     "from": {"container_id": "a", "image": "nginx:1", "digest": OLD},
     "to": {"container_id": "b", "image": "nginx:2", "digest": NEW},
-    "comparison": [{"signal": "memory", "old": "10.0 MiB", "new": "11.0 MiB", "verdict": "same"}],
+    "comparison": [
+        {"signal": "memory", "old": "10.0 MiB", "new": "11.0 MiB", "verdict": "same", "why": ""},
+        {"signal": "latency", "old": "no check", "new": "no check", "verdict": "silent", "why": "no health check"},
+    ],
+    "evidence": [],
 }  # fmt: skip
 REVISION: dict[str, Any] = {
     "revision": 2, "time": time.time() - 120, "container_id": "b" * 64, "image": "nginx:2", "digest": NEW,
     "kind": "update", "actor": "user:root", "reason": "security fix of the month", "request_id": None, "good": False,
     "good_at": None, "health_before": "healthy", "health_after": "exited (1)", "outcome": "failed",
+    "comparison": ROLLOUT["comparison"],
 }  # fmt: skip
 FIRST = {**REVISION, "revision": 1, "digest": OLD, "kind": "create", "good": True, "outcome": "done", "reason": "",
-         "health_before": "", "health_after": "healthy"}  # fmt: skip
+         "health_before": "", "health_after": "healthy", "comparison": []}  # fmt: skip
 STEP = {"created_at": 1.0, "created_by": "RUN make", "comment": "", "size_bytes": 1, "layer": None}
 
 
@@ -53,7 +58,7 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     }  # fmt: skip
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "runtime.cli.main", *args]
+        command = [sys.executable, "-m", "runtime.cli.program", *args]
         return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
 
     return run
@@ -79,8 +84,9 @@ def test_a_change_shows_its_steps_and_the_comparison(hyper: Any, daemon: Daemon)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == ["web: starting", "web: switched"]
     assert done.stdout.splitlines() == [
-        "SIGNAL   OLD        NEW        VERDICT",
-        "memory   10.0 MiB   11.0 MiB   same",
+        "SIGNAL    OLD        NEW        VERDICT",
+        "memory    10.0 MiB   11.0 MiB   same",
+        "latency   no check   no check   silent (no health check)",
         "web has changed from abababababab to cdcdcdcdcdcd",
     ]
     (body,) = daemon.bodies("POST /v1/containers/web/change")
@@ -94,10 +100,13 @@ def test_a_change_shows_its_steps_and_the_comparison(hyper: Any, daemon: Daemon)
 
 @pytest.mark.parametrize("state", ["failed", "inconclusive", "rolled_back"])
 def test_what_is_not_promoted_ends_with_1(hyper: Any, daemon: Daemon, state: str) -> None:
-    daemon.answers["POST /v1/containers/web/change"] = {**ROLLOUT, "state": state, "detail": "it ended with 1"}
+    told = {"state": state, "detail": "it ended with 1", "evidence": ["/var/lib/hyper/evidence/web-1"]}
+    daemon.answers["POST /v1/containers/web/change"] = {**ROLLOUT, **told}
     done = hyper("update", "web", "--image", "nginx:2", "--rollback-on", "exit")
     assert done.returncode == 1
-    assert "it ended with 1" in done.stdout.splitlines()[-1]
+    verdict, kept = done.stdout.splitlines()[-2:]
+    assert "it ended with 1" in verdict
+    assert kept == "what was thrown away is kept as it was in /var/lib/hyper/evidence/web-1"
     assert daemon.bodies("POST /v1/containers/web/change")[0]["watch_s"] == 60.0
     asked = hyper("update", "web", "--image", "nginx:2", "--format", "json")
     assert (asked.returncode, json.loads(asked.stdout)[0]["state"]) == (1, state)
@@ -133,6 +142,9 @@ def test_the_history_of_a_container_fits_a_terminal(hyper: Any, daemon: Daemon) 
     assert max(map(len, (heading, second, first))) <= 100
     assert json.loads(hyper("history", "--format", "json", "web").stdout) == [REVISION, FIRST]
     assert hyper("history", "-q", "web").stdout == "cdcdcdcdcdcd\nabababababab\n"
+    compared = "memory 10.0 MiB → 11.0 MiB: same; latency no check → no check: silent (no health check)"
+    assert hyper("history", "--format", "{{.Compared}}", "web").stdout.splitlines() == [compared, "-"]
+    assert compared in hyper("history", "--no-trunc", "web").stdout
     assert hyper("history", "--format", "{{.Revision}} {{.Reason}}", "web").stdout.startswith("2 security fix")
 
 

@@ -50,7 +50,7 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     }
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "runtime.cli.main", *args]
+        command = [sys.executable, "-m", "runtime.cli.program", *args]
         return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
 
     return run
@@ -99,7 +99,7 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("events --format {{nonsense}}", "--format: there is no function 'nonsense'"),
         ("start -a one two", "-a and -i take one container"),
         ("start -a web", "web runs already; see: hyper logs -f web"),
-        ("restart -t soon x", "--time 'soon': write a number of seconds"),
+        ("restart -t soon x", "--timeout 'soon': write a number of seconds"),
         ("wait", "CONTAINER"),
     ],
 )  # fmt: skip
@@ -188,6 +188,52 @@ def test_inspect_has_dockers_members(hyper: Any, daemon: Daemon) -> None:
     )
 
 
+def test_inspect_has_dockers_members_of_what_the_image_says_too(hyper: Any, daemon: Daemon) -> None:
+    config = {
+        "Env": ["A=1", "PATH=/bin"], "Cmd": ["serve"], "Entrypoint": ["/start"], "User": "web", "WorkingDir": "/srv",
+        "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGQUIT",
+        "Healthcheck": {"Test": ["CMD", "true"]},
+    }  # fmt: skip
+    volumes = [
+        {"source": "/srv/site", "target": "/site", "read_only": True}, {"source": "data", "target": "/data"},
+        {"source": None, "target": "/own"},
+    ]  # fmt: skip
+    daemon.answers["GET /v1/containers/web"] = {
+        **CONTAINER, "config": config, "spec": {"volumes": volumes}, "log_file": "/var/lib/hyper/container.log",
+        "network": {"address": "10.97.0.2", "mac": "02:00:00:00:00:02", "gateway": "10.97.0.1", "prefix_length": 16},
+    }  # fmt: skip
+    daemon.answers["GET /v1/containers/job"] = OTHER
+    address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    rows = {
+        f"{address} {{{{.NetworkSettings.IPAddress}}}}": "10.97.0.2 10.97.0.2\n \n",
+        "{{range $name, $one := .NetworkSettings.Networks}}{{$name}} {{$one.Gateway}}/{{$one.IPPrefixLen}}{{end}}": (
+            "bridge 10.97.0.1/16\nbridge /0\n"
+        ),
+        '{{.HostConfig.NetworkMode}} {{join .HostConfig.Binds ","}}': (
+            "bridge /srv/site:/site:ro,data:/data\nbridge \n"
+        ),
+        "{{json .Config.Env}} {{json .Config.Cmd}} {{json .Config.Entrypoint}}": (
+            '["A=1","PATH=/bin"] ["serve"] ["/start"]\n[] null null\n'
+        ),
+        "{{.Config.User}} {{.Config.WorkingDir}} {{.Config.StopSignal}} {{json .Config.ExposedPorts}}": (
+            'web /srv SIGQUIT {"80/tcp":{}}\n   {}\n'
+        ),
+        '{{with .Config.Healthcheck}}{{index .Test 0}}{{end}} {{index .Config.Labels "team"}}': (
+            "CMD shop\n <no value>\n"
+        ),
+        "{{.LogPath}}": "/var/lib/hyper/container.log\n\n",
+    }
+    for form, expected in rows.items():
+        assert hyper("inspect", "-f", form, "web", "job").stdout == expected, form
+    daemon.answers["GET /v1/images/nginx"] = {
+        "digest": "sha256:" + "ab" * 32, "references": [], "created_at": 1.0, "config": {}, "layers": ["sha256:1"],
+    }  # fmt: skip
+    form = "{{.RootFS.Type}} {{index .RootFS.Layers 0}}"
+    assert hyper("image", "inspect", "-f", form, "nginx").stdout == "layers sha256:1\n"
+    daemon.answers["GET /v1/info"] = {"cpus": 8, "memory_bytes": 1 << 33}
+    assert hyper("info", "-f", "{{.NCPU}} {{.MemTotal}} {{.Driver}}").stdout == f"8 {1 << 33} erofs\n"
+
+
 def test_port_and_top(hyper: Any, daemon: Daemon) -> None:
     daemon.answers["GET /v1/containers/web"] = CONTAINER
     daemon.answers["GET /v1/containers/web/top"] = {
@@ -199,10 +245,38 @@ def test_port_and_top(hyper: Any, daemon: Daemon) -> None:
     assert hyper("port", "web").stdout == "80/tcp -> 0.0.0.0:8080\n53/udp -> 127.0.0.1:5353\n"
     assert hyper("port", "web", "53/udp").stdout == "127.0.0.1:5353\n"
     assert "publishes no port 81/tcp" in hyper("port", "web", "81").stderr
+    assert json.loads(hyper("port", "--format", "json", "web").stdout) == CONTAINER["network"]["ports"]
+    assert json.loads(hyper("port", "web", "53/udp", "--format=json").stdout) == CONTAINER["network"]["ports"][1:]
     assert [line.split() for line in hyper("top", "web").stdout.splitlines()] == [
         ["UID", "PID", "CMD"],
         ["0", "12", "nginx"],
     ]
+
+
+def test_a_port_that_is_not_chosen_yet_is_not_shown(hyper: Any, daemon: Daemon) -> None:
+    unchosen = {"host_ip": "127.0.0.1", "host_port": 0, "container_port": 80, "protocol": "tcp"}
+    fixed = {**unchosen, "host_port": 8443, "container_port": 443}
+    daemon.answers["GET /v1/containers?all=true"] = [{**OTHER, "spec": {"ports": [unchosen, fixed]}}]
+    assert hyper("ps", "-a", "--format", "{{.Ports}}").stdout == "127.0.0.1:8443->443/tcp\n"
+
+
+def test_what_takes_room_one_by_one(hyper: Any, daemon: Daemon) -> None:
+    image = {"digest": "sha256:" + "ab" * 32, "references": ["nginx:1"], "created_at": None, "size_bytes": 10**6}
+    volume = {"name": "data", "size_bytes": 1, "used_bytes": 1, "created_at": 1.0, "containers": [], "anonymous": False}
+    found = {
+        "images": [image], "containers": [{**CONTAINER, "size_bytes": 1000, "size_root_bytes": 2000}],
+        "volumes": [volume], "snapshots": [{**volume, "name": "data-1", "volume": "data"}],
+    }  # fmt: skip
+    daemon.answers["GET /v1/images"] = found["images"]
+    daemon.answers["GET /v1/containers?all=true&size=true"] = found["containers"]
+    daemon.answers["GET /v1/volumes"] = found["volumes"]
+    daemon.answers["GET /v1/snapshots"] = found["snapshots"]
+    assert json.loads(hyper("system", "df", "-v", "--format", "json").stdout) == found
+    parts = hyper("system", "df", "-v").stdout.split(" space usage:\n")
+    assert [part.splitlines()[-1] for part in parts[:-1]] == ["Images", "Containers", "Local Volumes", "Snapshots"]
+    for part, name in zip(parts[1:], ("nginx", "web", "data", "data-1"), strict=True):
+        assert name in part
+    assert "--verbose has no template" in hyper("system", "df", "-v", "--format", "{{.Type}}").stderr
 
 
 def test_events(hyper: Any, daemon: Daemon) -> None:

@@ -61,6 +61,18 @@ def outcome(snapshot: ContainerSnapshot) -> dict[str, Any]:
     }
 
 
+async def test_labels_that_are_kept_are_a_label_s_choice(tmp_path: Path) -> None:
+    hits = '# TYPE hits_total counter\nhits_total{path="/a",code="200"} 1\nhits_total{path="/b",code="200"} 2\n'
+    text = f'{hits}t{{path="/a"}} 1\nt 2\n'
+    vm = labelled(tmp_path, HEAD + text.encode(), **{"hyper.metrics.labels": "code"})
+    one = collector(tmp_path)
+    async with running(vm):
+        snapshot = (await one.round()).containers[vm.record.id]
+        one.close()
+    assert [(s.labels, s.value) for family in snapshot.relayed for s in family.samples] == [((("code", "200"),), 3)]
+    assert values(snapshot, container.RELAY_DROPPED_TOTAL) == {("ambiguous",): 2}
+
+
 @pytest.mark.parametrize(
     ("answer", "relay", "probe"),
     [
@@ -196,13 +208,13 @@ async def test_an_agent_that_knows_no_fetch_is_told_of(tmp_path: Path) -> None:
 
 
 async def test_wrong_labels_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    vm = labelled(tmp_path, None, **{"hyper.metrics": "http", "hyper.probe": "exec:true"})
+    vm = labelled(tmp_path, None, **{"hyper.metrics": "http", "hyper.probe": "exec:"})
     one = collector(tmp_path)
     async with running(vm):
         now = (await one.round()).containers[vm.record.id]
         one.close()
     assert outcome(now) == {"up": 0.0, "relay": {"label"}, "success": 0.0, "probe": {"label"}, "families": []}
-    assert "--health-cmd" in caplog.text
+    assert "exec:COMMAND expected" in caplog.text
     assert "hyper-fetch" not in vm.requests
 
 

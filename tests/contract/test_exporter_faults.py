@@ -142,18 +142,20 @@ async def test_a_restart_is_a_new_epoch(collector: Collector, tmp_path: Path) ->
         assert values(first, container.OOM_EVENTS_TOTAL) == {(): 2}
     vm.files[events] = b"low 0\nhigh 0\nmax 1\noom 1\noom_kill 1\n"
     vm.files["/sys/fs/cgroup/container/cpu.stat"] = b"usage_usec 7000000\nuser_usec 1\nsystem_usec 0\n"
-    vm.record = replace(vm.record, lifecycle=replace(vm.record.lifecycle, epoch=2, restarts=1))
+    # One kill came after the last sample: only the record knows of it.
+    again = replace(vm.record.lifecycle, epoch=2, restarts=1)
+    vm.record = replace(vm.record, lifecycle=again, oom_kills={"container": 3, "guest": 0, "host": 0})
     async with running(vm):
         second = (await collector.round()).containers[vm.record.id]
     assert values(second, container.CPU_USAGE_SECONDS_TOTAL) == {("total",): 7.0}
-    assert values(second, container.OOM_EVENTS_TOTAL) == {(): 3}
+    assert values(second, container.OOM_EVENTS_TOTAL) == {(): 4}
     assert values(second, container.RESTARTS_TOTAL) == {(): 1}
     assert up(second) == {"host": 1, "vmm": 1, "guest": 1}
 
 
 async def test_a_stopped_container_is_a_state_and_not_a_gap(collector: Collector, tmp_path: Path) -> None:
     life = Lifecycle("exited", "running", 1.0, 2.0, 3.0, exit_code=137, oom_killed=True, restarts=4, epoch=5)
-    stopped = base_record(lifecycle=life, vm=None)
+    stopped = base_record(lifecycle=life, vm=None, oom_kills={"container": 3, "guest": 2, "host": 1})
     directory = tmp_path / "state/containers" / stopped.id
     directory.mkdir(parents=True)
     record.write(directory, stopped)
@@ -163,7 +165,8 @@ async def test_a_stopped_container_is_a_state_and_not_a_gap(collector: Collector
     assert values(snapshot, container.DESIRED_RUNNING) == {(): 1}
     assert values(snapshot, container.EXIT_CODE) == {(): 137}
     assert values(snapshot, container.RESTARTS_TOTAL) == {(): 4}
-    assert values(snapshot, container.OOM_EVENTS_TOTAL) == {(): 1}
+    assert values(snapshot, container.OOM_EVENTS_TOTAL) == {(): 5}
+    assert values(snapshot, microvm.OOM_TOTAL) == {("container",): 3, ("guest",): 2, ("host",): 1}
     assert values(snapshot, container.MEMORY_USAGE_BYTES) == {}
     assert up(snapshot) == {}
 
@@ -181,6 +184,53 @@ async def test_last_words_of_a_removed_container(collector: Collector, tmp_path:
     assert values(snapshot, container.CPU_USAGE_SECONDS_TOTAL) == {}
     clock[0] += 61
     assert vm.record.id not in (await collector.round()).containers
+
+
+SHUTDOWN = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-reset"}}
+
+
+async def test_what_qemu_said_last_stays_over_epochs_and_after_the_end(collector: Collector, tmp_path: Path) -> None:
+    """As QEMU with `-no-reboot`: it tells of its end and closes, and nobody asked it anything in between."""
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    running_life, told = vm.record.lifecycle, {}
+    for epoch in (1, 2):
+        vm.record = replace(vm.record, lifecycle=replace(running_life, epoch=epoch))
+        async with running(vm):
+            assert up((await collector.round()).containers[vm.record.id])["vmm"] == 1
+            await vm.tell({"event": "WATCHDOG", "data": {"action": "none"}}, SHUTDOWN)
+        ended = replace(running_life, state="exited", finished_at=NOW_S, exit_code=0, epoch=epoch)
+        record.write(vm.directory, replace(vm.record, lifecycle=ended, vm=None if epoch == 2 else vm.record.vm))
+        snapshot = (await collector.round()).containers[vm.record.id]
+        assert up(snapshot) == {}
+        told = values(snapshot, microvm.EVENTS_TOTAL)
+        assert told == {("watchdog",): epoch, ("shutdown: guest-reset",): epoch}
+    shutil.rmtree(vm.directory)
+    snapshot = (await collector.round()).containers[vm.record.id]
+    assert snapshot.removed
+    assert values(snapshot, microvm.EVENTS_TOTAL) == told
+
+
+async def test_what_qemu_said_last_is_seen_while_the_record_still_says_running(
+    collector: Collector, tmp_path: Path
+) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    async with running(vm):
+        await collector.round()
+        await vm.tell(SHUTDOWN)
+    for _ in range(STALE_ROUNDS + 1):
+        snapshot = (await collector.round()).containers[vm.record.id]
+        assert up(snapshot)["vmm"] == 0
+        assert values(snapshot, microvm.EVENTS_TOTAL) == {("shutdown: guest-reset",): 1}
+
+
+async def test_a_storm_of_events_between_two_rounds_is_counted(collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    async with running(vm):
+        await collector.round()
+        await vm.tell(*[{"event": "BLOCK_IO_ERROR"}] * 500)
+        snapshot = (await collector.round()).containers[vm.record.id]
+        assert values(snapshot, microvm.EVENTS_TOTAL) == {("block_io_error",): 500}
+        assert up(snapshot)["vmm"] == 1
 
 
 async def test_a_reused_pid_is_not_the_vm(collector: Collector, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from collector.catalogue import ABSENT, BASE_LABELS, CATALOGUE, EXPORTED
 from runtime import record
 from runtime.healthcounts import HealthCounts
-from runtime.record import Lifecycle
+from runtime.record import Lifecycle, Quarantine
 from tests.fakevm import FakeApp
 from tests.fakevm.process import COMMAND, REPOSITORY, Exporter, exporter
 from tests.fakevm.scenario import base_record, fake_vm, host_root
@@ -41,6 +41,7 @@ RUNTIME = {
     "operations": {"start": {"ok": 3, "failed": 1, "seconds": 4.2}},
     "starts": {"template": 3, "cold": 1}, "fallbacks": {'template "building"\n': 1},
     "templates_ready": 1, "pool_waiting": 2, "images": 2, "containers": 4,
+    "reserve_missing_bytes": 262144,
 }  # fmt: skip
 
 
@@ -69,13 +70,14 @@ async def running(vm: FakeVm, tmp_path: Path) -> AsyncIterator[Exporter]:
 async def test_every_metric_is_exported_and_every_exported_metric_is_in_the_catalogue(
     vm: FakeVm, tmp_path: Path
 ) -> None:
-    """Of VMs that have all there can be: KVM, a balloon, a quota, an event, applications good and bad, an alert."""
+    """Of VMs that have all there can be: KVM, a balloon, a quota, an event, applications good and bad, a quarantine."""
     deep = fake_vm(tmp_path / "state", "deep-kvm", "6c" * 32)
     asked = {"hyper.metrics": "9100", "hyper.probe": "tcp:9100"}
     deep.record = replace(deep.record, cgroups=vm.record.cgroups, labels=asked)
     deep.app = FakeApp({9100: b"HTTP/1.1 200 OK\r\n\r\nup 1\n"})
+    deep.qmp["qom-get /machine/peripheral/balloon0 guest-stats"]["last-update"] = int(time.time()) + 600
     vm.app = FakeApp()
-    record.write(vm.directory, replace(vm.record, labels=asked))
+    record.write(vm.directory, replace(vm.record, labels=asked, quarantine=Quarantine(1.0, "why", "me")))
     checks = HealthCounts(vm.directory, vm.record.lifecycle.epoch)
     checks.add(0.1, None)
     checks.add(0.1, "exit")
@@ -128,6 +130,33 @@ async def test_base_labels_are_escaped_and_complete(running: Exporter, vm: FakeV
             assert all(set(BASE_LABELS) <= set(sample.labels) for sample in family.samples)
 
 
+async def test_labels_that_are_named_are_on_container_info_and_nowhere_else(vm: FakeVm, tmp_path: Path) -> None:
+    odd = fake_vm(tmp_path / "state", "cgroup-v2", "7d" * 32)
+    odd.record = replace(odd.record, limits=replace(odd.record.limits, memory_bytes=100 << 20))
+    odd.directory.mkdir()
+    record.write(odd.directory, odd.record)
+    own = {"team": 'a "b"\n', "com.example/tier": "é" * 500, "secret": "hunter2"}
+    record.write(vm.directory, replace(vm.record, labels=own))
+    environment = {"HYPER_INFO_LABELS": '["com.example/tier", "team", "not-there"]'}
+    async with exporter(tmp_path / "state", "--root", str(tmp_path), environment=environment) as process:
+        text = await process.metrics()
+        _, openmetrics = await process.get("/metrics", OPENMETRICS)
+    for families in (parse_text(text), parse_openmetrics(openmetrics.decode())):
+        samples = {(s.labels.get("id"), s.name): s.labels for family in families for s in family.samples}
+        info = samples[vm.record.id, "container_info"]
+        assert info["container_label_team"] == 'a "b"\n'
+        assert info["container_label_com_example_tier"] == "é" * 128
+        assert info["size"] == "S2"
+        assert samples[odd.record.id, "container_info"]["size"] == "other"
+        stopped = samples[STOPPED_ID, "container_info"]
+        assert [name for name in (*info, *stopped) if name.startswith("container_label")] == [
+            "container_label_com_example_tier",
+            "container_label_team",
+        ]
+    assert "hunter2" not in text
+    assert text.count("container_label_") == 2
+
+
 async def test_promtool_has_nothing_to_say(running: Exporter) -> None:
     text = await running.metrics()
     checked = subprocess.run(  # noqa: ASYNC221 -- reads a text, at once
@@ -177,8 +206,8 @@ async def test_cpu_ratio_is_what_was_used_between_two_samples(running: Exporter,
         ratio = (await running.stats())[-1]["cpu_ratio"] or (await running.stats())[0]["cpu_ratio"]
         if ratio:
             break
-    # One interval of 0.2 s took 0.1 s of CPU; the interval is longer on a busy machine.
-    assert 0 < ratio <= 0.75
+    # One interval of 0.2 s took 0.1 s of CPU; on a busy machine it is longer, and the one after it shorter.
+    assert 0 < ratio < 2
 
 
 @pytest.mark.parametrize(

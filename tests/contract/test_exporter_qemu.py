@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import signal
 import time
@@ -13,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from collector import channel
+from collector import channel, kerneltext
 from collector.catalogue import microvm
 from collector.errors import UnreachableError
+from collector.sources import qmp, vmm
 from collector.sources.vmm import LATENCY_BOUNDS_NS, VmmReader
 from collector.watch import Settings, Watch
 from runtime import record as records
 from runtime.record import Record, Vm
+from tests.contract import agent_vm
 from tests.fakevm.fleet import fleet
-from tests.fakevm.scenario import base_record, fake_vm, host_root
+from tests.fakevm.scenario import base_record, fake_vm, host_root, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
+    from collections.abc import AsyncIterator, Callable, Mapping
 
 RAM_BYTES = 64 << 20
 
@@ -46,8 +48,9 @@ class Machine:
 
 
 @contextlib.asynccontextmanager
-async def _fake(tmp_path: Path) -> AsyncIterator[Machine]:
-    vm = fake_vm(tmp_path / "state")
+async def _fake(tmp_path: Path, scenario: str = "base", qmp: Mapping[str, Any] | None = None) -> AsyncIterator[Machine]:
+    vm = fake_vm(tmp_path / "state", scenario)
+    vm.qmp |= qmp or {}
     await vm.start()
     try:
         root = host_root("base", tmp_path / "root")
@@ -66,7 +69,7 @@ async def _one_of_many(tmp_path: Path) -> AsyncIterator[Machine]:
 
 
 @contextlib.asynccontextmanager
-async def _qemu(tmp_path: Path) -> AsyncIterator[Machine]:
+async def _qemu(tmp_path: Path, *extra: str) -> AsyncIterator[Machine]:
     program = shutil.which("qemu-system-x86_64")
     assert program, "install the package qemu-system-x86"
     directory = tmp_path / "vm"
@@ -80,7 +83,7 @@ async def _qemu(tmp_path: Path) -> AsyncIterator[Machine]:
         "-blockdev", "driver=raw,node-name=image,file.driver=file,file.filename=image,read-only=on",
         "-blockdev", "driver=raw,node-name=writable,file.driver=file,file.filename=writable",
         "-device", "virtio-blk-device,drive=image", "-device", "virtio-blk-device,drive=writable",
-        "-qmp", "unix:qmp-stats.sock,server=on,wait=off",
+        "-qmp", "unix:qmp-stats.sock,server=on,wait=off", *extra,
         cwd=directory,
     )  # fmt: skip
     try:
@@ -144,8 +147,103 @@ async def test_monitor_tells_disks_and_queues_when_asked_deep(machine: Machine) 
     assert first.inflight
     assert first.inflight == again.inflight
     assert again.balloon_bytes is None
+    assert again.balloon_stats == {}
     assert again.kvm_exits == {}
     reader.close()
+
+
+@contextlib.asynccontextmanager
+async def _fake_with_balloon(tmp_path: Path) -> AsyncIterator[Machine]:
+    place = "qom-get /machine/peripheral-anon/device[5] guest-stats"
+    told = read_json("balloon", "scenario.json")["qmp"][place]["stats"]
+    untold = {"stats": dict.fromkeys(told, 2**64 - 1), "last-update": 0}
+    async with _fake(tmp_path, "balloon", {place: untold}) as one:
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def _qemu_with_balloon(tmp_path: Path) -> AsyncIterator[Machine]:
+    async with _qemu(tmp_path, "-device", "virtio-balloon-device") as one:
+        yield one
+
+
+BALLOONS = {"fake": _fake_with_balloon, "qemu": _qemu_with_balloon}
+
+
+@pytest.mark.parametrize("vm", BALLOONS)
+async def test_a_balloon_is_found_and_asked_and_what_no_guest_has_told_is_absent(vm: str, tmp_path: Path) -> None:
+    async with BALLOONS[vm](tmp_path) as one:
+        reader = VmmReader(one.monitor, channel.Budget())
+        async with asyncio.timeout(10):
+            for _ in range(2):
+                found = (await reader.read(deep=True)).details
+                assert found is not None
+                assert found.balloon_bytes
+                assert found.balloon_stats == {}
+        reader.close()
+        places = await _object_tree(one.monitor, "qom-list", path="/machine/peripheral-anon")
+        name = next(place["name"] for place in places if "balloon" in place["type"])
+        at = {"path": f"/machine/peripheral-anon/{name}"}
+        untold = await _object_tree(one.monitor, "qom-get", **at, property="guest-stats")
+        interval = await _object_tree(one.monitor, "qom-get", **at, property="guest-stats-polling-interval")
+    assert untold["last-update"] == 0
+    assert set(untold["stats"].values()) == {2**64 - 1}
+    assert set(untold["stats"]) & set(qmp.BALLOON_STATS) == set(qmp.BALLOON_STATS) - {"stat-oom-kills"}
+    assert interval == vmm.BALLOON_POLL_S
+
+
+async def _object_tree(socket: Path, command: str, **arguments: Any) -> Any:
+    """What QEMU returns to one command."""
+    monitor = await channel.connect(socket, channel.Budget())
+    async with asyncio.timeout(10):
+        await monitor.read_line()
+        monitor.write(b'{"execute":"qmp_capabilities"}\n')
+        await monitor.read_line()
+        monitor.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        answer = json.loads(await monitor.read_line())
+    monitor.close()
+    return answer["return"]
+
+
+@pytest.mark.e2e
+async def test_a_guest_s_balloon_tells_its_memory_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vmm, "BALLOON_POLL_S", 1)
+    shared = await asyncio.to_thread(agent_vm.with_module, "virtio_balloon", tmp_path / "initrd")
+    guest = await asyncio.to_thread(agent_vm.GuestVm, shared=shared, extra=["-device", "virtio-balloon-device"])
+    monitor = guest.place / "qmp-stats.sock"
+    reader = VmmReader(monitor, channel.Budget())
+
+    async def told(until: Callable[[Mapping[str, int]], bool]) -> Mapping[str, int]:
+        async with asyncio.timeout(60):
+            while True:
+                found = (await reader.read(deep=True)).details
+                if found is not None and found.balloon_stats and until(found.balloon_stats):
+                    return found.balloon_stats
+                await asyncio.sleep(0.1)  # between two looks at what is told
+
+    try:
+        # The driver tells once of its own accord, when it is loaded.
+        early = await told(lambda _: True)
+        (read,) = guest.stats.call("hyper-read", files=["/proc/meminfo"], statvfs=[], max_bytes=65536)["files"]
+        meminfo = kerneltext.parse_meminfo(read["data"].encode())
+        assert early["stat-total-memory"] == meminfo[b"MemTotal"]
+        assert early["stat-free-memory"] == pytest.approx(meminfo[b"MemFree"], rel=0.2)
+        script = "dd if=/dev/zero of=/dev/shm/held bs=1M count=16 2>/dev/null; exec sleep 600"
+        await asyncio.to_thread(guest.start, "sh", "-c", script)
+        late = await told(lambda stats: stats["stat-free-memory"] < early["stat-free-memory"] - (14 << 20))
+        assert late["stat-available-memory"] < early["stat-available-memory"] - (14 << 20)
+        reader.close()
+        # A guest whose driver has not answered for long is not told of any more.
+        reader = VmmReader(monitor, channel.Budget(), clock=lambda: time.time() + 60)
+        found = (await reader.read(deep=True)).details
+        assert found is not None
+        assert found.balloon_bytes == 128 << 20
+        assert found.balloon_stats == {}
+    finally:
+        reader.close()
+        guest.close()
 
 
 async def test_one_client_at_a_time_and_the_next_after_it(machine: Machine) -> None:

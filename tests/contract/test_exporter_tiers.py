@@ -6,28 +6,36 @@ import asyncio
 import contextlib
 import http.server
 import json
+import re
+import socket
 import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from collector.catalogue import CATALOGUE, container, hyper, microvm
 from collector.rounds import Collector
-from collector.watch import MAX_SERIES, Settings
+from collector.watch import MAX_SERIES, Settings, Slot
 from exporter.exposition import Exposition
+from exporter.lineprotocol import view_of
+from scripts.stack.services import services
+from scripts.stack.settings import Settings as Stack
+from tests import monitoring
 from tests.fakevm import running
+from tests.fakevm.process import exporter
 from tests.fakevm.scenario import NOW_S, fake_vm, host_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from collector.metric import Metric
-    from collector.snapshot import ContainerSnapshot, Snapshot
+    from collector.snapshot import ContainerSnapshot, Point, Snapshot
     from tests.fakevm import FakeVm
 
 OTHER_ID = "4a" * 32
@@ -210,6 +218,28 @@ async def test_a_container_is_deep_while_it_has_an_alert(tmp_path: Path, alertma
     assert set(alertmanager.paths) == {"/api/v2/alerts?active=true&silenced=false&inhibited=false"}
 
 
+async def test_the_stack_s_exporter_is_deep_while_the_stack_s_alertmanager_has_an_alert(tmp_path: Path) -> None:
+    """With the settings that the stack gives the exporter, and a real Alertmanager."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    by_name = {one.name: one for one in services(Stack(run_dir=tmp_path, data_dir=tmp_path, alertmanager_port=port))}
+    environment = {k: v for k, v in by_name["hyper-exporter"].environment.items() if "INFLUX" not in k}
+    config = tmp_path / "silent.yml"
+    config.write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+    argv = [f"--config.file={config}" if "--config.file" in word else word for word in by_name["alertmanager"].argv]
+    vm = ordinary(tmp_path)
+    root = str(host_root("cgroup-v2", tmp_path / "root"))
+    deep = rf'^container_cpu_user_seconds_total{{id="{vm.record.id}"'
+    with monitoring.program(tmp_path / "alertmanager.log", "Listening on", *argv) as alerts:
+        async with running(vm), exporter(tmp_path / "state", "--root", root, environment=environment) as process:
+            before = await process.until(r"^hyper_collector_deep_containers 0$")
+            assert re.search(deep, before, re.MULTILINE) is None
+            alert = [{"labels": {"alertname": "HyperOomKill", "id": vm.record.id}}]
+            await asyncio.to_thread(httpx.post, f"{alerts}/api/v2/alerts", json=alert)
+            text = await process.until(deep)
+            assert "\nhyper_collector_alertmanager_failures_total 0\n" in text
+
+
 @pytest.mark.parametrize("fault", ["hang", "drip", "endless", "deep", "strange", "refuse"])
 async def test_an_alertmanager_that_misbehaves_is_a_number(
     fault: str, tmp_path: Path, alertmanager: Alertmanager, caplog: pytest.LogCaptureFixture
@@ -302,6 +332,45 @@ async def test_a_stock_agent_is_asked_what_it_knows_and_comes_back(tmp_path: Pat
     assert vm.requests.count("hyper-status") == 1
     assert "hyper-read" not in vm.requests
     assert "guest-get-cpustats" not in vm.requests, "that is for the deep tier"
+
+
+async def test_what_a_stock_agent_cannot_answer_is_absent_alone(tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "qemu-ga")
+    vm.unable = frozenset({"guest-get-fsinfo"})
+    one = collector(tmp_path)
+    async with running(vm):
+        found = (await one.round()).containers[vm.record.id]
+        one.close()
+    assert found.down == {}
+    assert values(found, container.FS_USAGE_BYTES) == {}
+    assert values(found, container.NETWORK_RECEIVE_BYTES_TOTAL) == {("eth0",): 110}
+
+
+async def test_a_metric_s_source_begins_with_the_view_that_it_is_of(tmp_path: Path) -> None:
+    """By that InfluxDB's lines have the time of the sample."""
+    vm = fake_vm(tmp_path / "state", "deep-kvm")
+    vm.record = replace(vm.record, cgroups=ordinary(tmp_path).record.cgroups)
+    one = collector(tmp_path, deep=True)
+    seen: dict[str, set[str]] = {}
+
+    def hit(slot: Slot, points: Iterable[Point], at_s: float) -> None:
+        given = list(points)
+        seen[slot.name] = {point.metric.name for point in given}
+        original(slot, given, at_s)
+
+    original = Slot.hit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slot, "hit", hit)
+        async with running(vm):
+            snapshot = (await one.round()).containers[vm.record.id]
+            one.close()
+    assert set(seen) == set(microvm.SOURCES)
+    told: dict[str | None, set[str]] = {view: set() for view in (None, *seen)}
+    for point in snapshot.points:
+        told[view_of(point.metric.source)].add(point.metric.name)
+    nobody_s = told.pop(None)
+    assert told == seen
+    assert {"container_last_seen", "container_oom_events_total", "microvm_oom_total"} < nobody_s
 
 
 async def test_both_formats_of_the_deep_tier_parse(tmp_path: Path) -> None:

@@ -223,12 +223,40 @@ def test_what_does_not_come_up_is_not_promoted(site: Site, web: Web) -> None:
     assert site.host.hyper("ps", "-a", "-q").stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--health-cmd", 'test -z "$VERSION" || sleep 0.7', "--health-interval", "100ms", "--health-timeout", "20s")],
+    ids=["slow"],
+)
+def test_what_answers_slower_is_held_back(site: Site, web: Web) -> None:
+    """It is healthy, and takes ten times as long to say so; on a host that is busy too, it is not promoted."""
+    before = site.client.container(web.name)["id"]
+    done = site.host.hyper("update", web.name, "--image", site.new, "--canary", "12s", check=False)
+    print(f"\n{done.stdout}")
+    assert done.returncode == 1
+    newest = history(site, web)[0]
+    rows = {row["signal"]: row for row in newest["comparison"]}
+    # A host that lets a VM wait for seconds explains it as well: then people are asked.
+    assert (newest["outcome"], rows["latency"]["verdict"]) in {("failed", "worse"), ("inconclusive", "unknown")}
+    assert "latency" in done.stdout.splitlines()[-2]
+    for resource in ("cpu", "memory", "io"):
+        row = rows[f"{resource} pressure"]
+        assert "%" in row["old"], row
+        assert "%" in row["new"], row
+    (kept,) = (Path(line.rpartition(" ")[2]) for line in done.stdout.splitlines() if "is kept as it was in" in line)
+    about = json.loads((kept / "about.json").read_text())
+    assert (about["id"], before) == (newest["container_id"], site.client.container(web.name)["id"])
+
+
 def test_a_rollback_goes_to_what_was_good(site: Site, web: Web) -> None:
     before = digest(site, web)
     refusal = site.host.hyper("rollback", web.name, check=False)
     assert refusal.returncode == 125
     assert "no earlier image that proved good" in refusal.stderr
     wait_for(lambda: history(site, web)[0]["good"], "the first image proves good")
+    with pytest.raises(ApiError) as moved:
+        site.client.container_call(web.name, "change", {"image": site.new, "expected_digest": before})
+    assert moved.value.code == "digest_moved"
     site.host.hyper("update", web.name, "--image", site.new)
     site.host.hyper("rmi", site.new)  # the name goes, and the image is kept
     after = digest(site, web)
@@ -282,9 +310,14 @@ def test_a_volume_is_never_with_two(site: Site, web: Web) -> None:
 
 
 def test_quarantine_and_evidence(site: Site, web: Web) -> None:
-    saved = site.client.container_call(web.name, "evidence", {"reason": "odd", "request_id": "evidence-1"})
+    with pytest.raises(ApiError, match="samples"):
+        site.client.container_call(web.name, "evidence", {"samples": "x" * (4 * 1024**2 + 1)})
+    asked = {"reason": "odd", "request_id": "evidence-1", "samples": "one 1\n"}
+    saved = site.client.container_call(web.name, "evidence", asked)
     files = {name: Path(saved["path"]) / name for name in saved["files"]}
-    assert set(files) == {"about.json", "inspect.json", "events.json", "qmp.json", "log.txt", "console.txt"}
+    samples = {"samples.prom"}
+    assert set(files) == {"about.json", "inspect.json", "events.json", "qmp.json", "log.txt", "console.txt"} | samples
+    assert files["samples.prom"].read_text() == "one 1\n"
     assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o600}
     assert json.loads(files["qmp.json"].read_text())["query-status"]["running"] is True
     site.host.hyper("quarantine", web.name, "--reason", "odd")
@@ -315,6 +348,9 @@ def test_a_crash_of_hyperd_finishes_or_undoes_it(site: Site, web: Web, stage: st
     print(f"\nkilled when {seen}: {result['state']}")
     undone = seen in ("starting", "observing", "switching")
     assert result["state"] == ("failed" if undone else "done")
+    if seen == "observing":  # it ran by then, and ran on until the next daemon came
+        (path,) = result["evidence"]
+        assert json.loads((Path(path) / "qmp.json").read_text())["query-status"]["running"] is True
     assert (digest(site, web) == before) == undone
     assert "Hello" in web.page
     ids = site.host.hyper("ps", "-a", "-q").stdout.split()

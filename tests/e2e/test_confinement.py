@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runtime.cgroups import MAX_TASKS
 from tests.host import Host, wait_for
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def hosts(images: Images) -> Iterator[dict[str, Host]]:
             one.start()
             one.hyper("pull", images.busybox)
         wait_for(lambda: "templates ready: 1" in template.hyper("info").stdout, "the template is built", 60)
-        wait_for(lambda: json.loads(pool.hyper("info", "--format", "json").stdout)["pool_waiting"] == 2, "the pool", 90)
+        wait_for(lambda: json.loads(pool.hyper("info", "--format", "json").stdout)["pool_waiting"] >= 2, "the pool", 90)
         yield made
     finally:
         for one in made.values():
@@ -66,6 +67,9 @@ def machines(hosts: dict[str, Host], images: Images) -> dict[str, list[dict[str,
 def test_the_kernel_tells_of_it(machines: dict[str, list[dict[str, Any]]], path: str) -> None:
     for one in machines[path]:
         pid, uid = one["vm"]["pid"], one["vm"]["uid"]
+        group = one["cgroups"]["v1"].get("pids") or one["cgroups"]["v2"]
+        if Path(group, "pids.max").exists():  # where the host has the controller
+            assert int(Path(group, "pids.max").read_text()) == MAX_TASKS
         for task in Path(f"/proc/{pid}/task").iterdir():
             told = {name: value.strip() for name, _, value in (
                 line.partition(":") for line in (task / "status").read_text().splitlines())}  # fmt: skip

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -79,6 +80,11 @@ SCENARIOS: Mapping[str, list[Line]] = {
             "running true nginx\n",
         ),
         Line("docker inspect -f '{{json .Config.Labels}}' web", r'\{"team":"shop"\}\n'),
+        Line(
+            "docker inspect -f '{{json .Config.Entrypoint}} {{.HostConfig.NetworkMode}} {{.LogPath}}' web",
+            r'\["nginx"\] bridge /.+\n',
+        ),
+        Line("docker image inspect -f '{{len .RootFS.Layers}}' nginx", r"[1-9]\n"),
         Line("docker stop web", "web\n"),
         Line("docker ps -a --filter name=web --format '{{.Status}}'", r"Exited \(0\) .+ ago\n"),
         Line("docker start web", "web\n"),
@@ -109,7 +115,7 @@ SCENARIOS: Mapping[str, list[Line]] = {
         Line("docker logs cache 2>&1 | grep -c 'Ready to accept'", "1\n"),
         Line(
             "docker run --rm --entrypoint redis-cli redis"
-            " -h $(docker inspect -f '{{.NetworkSettings.IPAddress}}' cache) get greeting",
+            " -h $(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' cache) get greeting",
             "hello\n",
         ),
         Line("docker pause cache && docker ps --format '{{.Status}}' -f name=cache", r"cache\nUp .+ \(Paused\)\n"),
@@ -161,6 +167,11 @@ SCENARIOS: Mapping[str, list[Line]] = {
         Line("docker run --rm busybox nosuch", code=127, err="not found"),
         Line("docker run --rm busybox /etc/passwd", code=126, err="(?i)permission"),
         Line("docker run --rm busybox false", code=1),
+        Line("docker run --rm -u nosuch busybox true", code=125, err="--user: unable to find user nosuch"),
+        Line("docker run --rm -u 0:nosuch busybox true", code=125, err="--user: unable to find group nosuch"),
+        Line("docker run --rm --init=false -w relative busybox", code=125, err="--workdir 'relative': write a path"),
+        Line("docker run -m 4k --rm busybox", code=125, err="--memory 4k: write 16m at least"),
+        Line("docker logout 127.0.0.1:1", "Not logged in to 127\\.0\\.0\\.1:1\n"),
         Line("docker run --bogus busybox", code=125, err="unrecognized arguments: --bogus"),
         Line("docker run --rm --pull never nosuch:1", code=125, err="there is no image"),
         Line("docker run --network host busybox", code=125, err="--network of docker is not offered: .+ -p"),
@@ -262,12 +273,17 @@ SCENARIOS: Mapping[str, list[Line]] = {
 @pytest.fixture(scope="module")
 def shop(images: Images) -> Iterator[Host]:
     """A host that has all the images under their short names."""
-    with running_host(pool_depth=2) as one:
-        for name in IMAGES[2:]:
-            images.registry.push(build(name), name)
-        for name in IMAGES:
+    with running_host(pool_depth=2) as one, ThreadPoolExecutor() as threads:
+
+        def take(name: str) -> None:
+            if name not in IMAGES[:2]:
+                images.registry.push(build(name), name)
             one.hyper("pull", "-q", f"{images.registry.address}/{name}")
             one.hyper("tag", f"{images.registry.address}/{name}", name)
+
+        # Side by side: packages are fetched for one while another is unpacked.
+        for taken in [threads.submit(take, name) for name in IMAGES]:
+            taken.result()
         one.start_exporter()
         yield one
 

@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 def state_of(host: Host) -> dict[str, object]:
     """All that a failed command could leave behind."""
     links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, check=True).stdout)
-    groups = [path for path in Path("/sys/fs/cgroup").glob(f"**/{host.cgroup_parent}/*") if path.is_dir()]
+    # Groups of other tests come and go meanwhile, which os.walk takes in its stride and a glob does not.
+    groups = [
+        f"{parent}/{name}"
+        for parent, names, _ in os.walk("/sys/fs/cgroup")
+        if parent.endswith(f"/{host.cgroup_parent}")
+        for name in names
+    ]
     table = subprocess.run(
         ["nft", "list", "table", "ip", f"hyper_{host.bridge}"], capture_output=True, check=True, text=True
     ).stdout
     return {
         "taps": sorted(one["ifname"] for one in links if one.get("master") == host.bridge),
-        "groups": sorted(map(str, groups)),
+        "groups": sorted(groups),
         "rules": table,
         "containers": host.hyper("ps", "-a", "-q", "--no-trunc").stdout,
         "images": host.hyper("images", "--format", "json").stdout,

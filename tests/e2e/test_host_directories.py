@@ -14,6 +14,7 @@ import pytest
 
 from tests import kernels
 from tests.host import Host, about, running_host, wait_for
+from tests.places import small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,11 +218,8 @@ def test_directories_outlive_the_daemon_and_a_stop(shares: Shares, images: Image
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=True)
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+    with small_disk(tmp_path / "small", "1m", lazy=True) as place:
+        yield place
 
 
 def test_a_full_disk_and_one_that_is_taken_away(shares: Shares, images: Images, tmp_path: Path, small: Path) -> None:

@@ -27,7 +27,7 @@ from tests.fakeguest import hostile
 from tests.host import Host, running_host, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tests.e2e.conftest import Images
@@ -123,6 +123,12 @@ def started(host: Host, images: Images, name: str, *options: str) -> str:
     return name
 
 
+def all_started(host: Host, images: Images, options: Mapping[str, Sequence[str]]) -> list[str]:
+    """Containers by name and options, started side by side."""
+    all_at_once(*[lambda name=name: started(host, images, name, *options[name]) for name in options])
+    return list(options)
+
+
 def all_at_once(*calls: Callable[[], object]) -> None:
     """Each in a thread of its own; a failure of one is the test's."""
     failures: list[BaseException] = []
@@ -160,14 +166,17 @@ BELIEVED = {"nan", "objects", "unasked"}
 
 def test_answers_of_the_wrong_shape(turned: Host, images: Images) -> None:
     """Lies about everything, all at once; what is asked for comes to nothing, in one line."""
-    names = [started(turned, images, name, *hostile("control", "once", data)) for name, data in ANSWERS.items()]
+    names = all_started(turned, images, {name: hostile("control", "once", data) for name, data in ANSWERS.items()})
+
+    def ask(name: str) -> None:
+        one_line(turned.hyper("top", name, check=False))
+        done = turned.hyper("exec", "-d", name, "true", check=False)
+        assert len(one_line(done)) < 700
+        # What it says of a start that was asked for is its own word; an answer that is none is refused.
+        assert done.returncode in ({0} if name in BELIEVED else {125, 127}), name
+
     with among_others(turned, *names):
-        for name in names:
-            one_line(turned.hyper("top", name, check=False))
-            done = turned.hyper("exec", "-d", name, "true", check=False)
-            assert len(one_line(done)) < 700
-            # What it says of a start that was asked for is its own word; an answer that is none is refused.
-            assert done.returncode in ({0} if name in BELIEVED else {125, 127}), name
+        all_at_once(*[lambda name=name: ask(name) for name in names])
 
 
 @pytest.mark.parametrize(
@@ -196,15 +205,16 @@ def test_floods(turned: Host, images: Images, port: str, how: str, data: bytes) 
     using = threading.Thread(target=use)
     with among_others(turned, "flood"):
         using.start()
-        time.sleep(0.5)  # the flood itself is what lasts; nothing is waited for
-        over.set()
-        neighbour_s(turned, 3)
+        try:
+            neighbour_s(turned, 3)
+        finally:
+            over.set()
     using.join()
 
 
 def test_silence(turned: Host, images: Images) -> None:
     """An agent that does not answer delays whoever asks it, for as long as is said, and nobody else."""
-    names = [started(turned, images, how, *hostile("control", how, b"x")) for how in ("never", "slow", "reopen")]
+    names = all_started(turned, images, {how: hostile("control", how, b"x") for how in ("never", "slow", "reopen")})
 
     def ask(name: str) -> None:
         began = time.monotonic()
@@ -241,7 +251,7 @@ FRAMES = {
 
 def test_frames_that_break_the_protocol(turned: Host, images: Images) -> None:
     """Each ends the session that it was said in, at once and with an error."""
-    names = [started(turned, images, name, *hostile("streams", "once", data)) for name, data in FRAMES.items()]
+    names = all_started(turned, images, {name: hostile("streams", "once", data) for name, data in FRAMES.items()})
 
     def use(name: str) -> None:
         done = turned.hyper("exec", name, "true", check=False, timeout_s=20)
@@ -261,14 +271,19 @@ def test_an_exit_that_is_told_twice_counts_once(turned: Host, images: Images) ->
 
 
 def test_a_session_of_which_nothing_comes_can_be_left(turned: Host, images: Images) -> None:
-    for name, options in (("silent", hostile("streams", "once")), ("mute", hostile("streams", "mute"))):
-        started(turned, images, name, *options)
-    with among_others(turned, "silent", "mute"):
+    all_started(turned, images, {"silent": hostile("streams", "once"), "mute": hostile("streams", "mute")})
+
+    def leave() -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             turned.hyper("exec", "silent", "true", timeout_s=2)
+
+    def wait() -> None:
         done = turned.hyper("exec", "mute", "true", check=False)
         assert done.returncode == 125
         assert "streams port" in one_line(done)
+
+    with among_others(turned, "silent", "mute"):
+        all_at_once(leave, wait)
     streams = wait_for(lambda: json.loads(api(turned, "/v1/streams"))["sessions"] == 0, "no session is left")
     assert streams
 
@@ -369,37 +384,41 @@ def archives(outside: Path) -> dict[str, bytes]:
 
 
 def test_what_is_copied_out_stays_where_it_was_to_go(turned: Host, images: Images, tmp_path: Path) -> None:
-    outside, target = tmp_path / "outside", tmp_path / "target"
-    outside.mkdir()
-    (outside / "secret").write_text("secret")
-    cases = archives(outside)
-    replies = {
-        name: b"".join(frame(DATA, data[at : at + 30000], 1) for at in range(0, len(data), 30000))
-        + frame(EOF, stream=1)
-        + frame(EXIT, b'{"exit_code": 0, "signal": null}')
-        for name, data in cases.items()
-    }
-    names = [
-        started(turned, images, name, *hostile("archive", "once", data)) for name, data in replies.items()
-    ]  # fmt: skip
+    def reply(data: bytes) -> bytes:
+        pieces = [frame(DATA, data[at : at + 30000], 1) for at in range(0, len(data), 30000)]
+        return b"".join(pieces) + frame(EOF, stream=1) + frame(EXIT, b'{"exit_code": 0, "signal": null}')
+
+    def own(name: str) -> Path:
+        return tmp_path / name / "outside"
+
+    cases = {name: archives(own(name))[name] for name in archives(tmp_path)}
+    options = {name: hostile("archive", "once", reply(data)) for name, data in cases.items()}
+    names = all_started(turned, images, options)
+
+    def copy(name: str) -> None:
+        outside, target = own(name), tmp_path / name / "target"
+        outside.mkdir(parents=True)
+        (outside / "secret").write_text("secret")
+        for into in (True, False):
+            target.mkdir()
+            place = target if into else target / "named"
+            one_line(turned.hyper("cp", f"{name}:/asked", str(place), check=False))
+            found = {str(path.relative_to(target)).split("/")[0] for path in target.rglob("*")}
+            assert found <= {"asked" if into else "named"}, name
+            for path in target.rglob("*"):
+                assert path.is_symlink() or path.is_dir() or path.is_file()
+                assert not path.lstat().st_mode & 0o6000
+            subprocess.run(["rm", "-rf", "--", str(target)], check=True)
+        assert {path.name for path in outside.iterdir()} == {"secret"}, name
+        assert (outside / "secret").read_text() == "secret", name
+        assert (outside / "secret").stat().st_nlink == 1, name
+        assert {path.name for path in outside.parent.iterdir()} == {"outside"}, name
+        one_line(turned.hyper("diff", name, check=False))
+        one_line(turned.hyper("commit", name, check=False))
+
     with among_others(turned, *names):
-        for name in names:
-            for into in (True, False):
-                target.mkdir()
-                place = target if into else target / "named"
-                one_line(turned.hyper("cp", f"{name}:/asked", str(place), check=False))
-                found = {str(path.relative_to(target)).split("/")[0] for path in target.rglob("*")}
-                assert found <= {"asked" if into else "named"}, name
-                for path in target.rglob("*"):
-                    assert path.is_symlink() or path.is_dir() or path.is_file()
-                    assert not path.lstat().st_mode & 0o6000
-                subprocess.run(["rm", "-rf", "--", str(target)], check=True)
-            assert {path.name for path in outside.iterdir()} == {"secret"}, name
-            assert (outside / "secret").read_text() == "secret", name
-            assert (outside / "secret").stat().st_nlink == 1, name
-            assert {path.name for path in tmp_path.iterdir()} == {"outside"}, name
-            one_line(turned.hyper("diff", name, check=False))
-            one_line(turned.hyper("commit", name, check=False))
+        all_at_once(*[lambda name=name: copy(name) for name in names])
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
 
 
 def test_more_changes_than_anybody_reads(turned: Host, images: Images) -> None:

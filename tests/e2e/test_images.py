@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tarfile
 import termios
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,6 +60,16 @@ def test_build_then_run(host: Host, images: Images, tmp_path: Path) -> None:
     assert "COPY" in history
     assert re.search(r"^IMAGE +CREATED +CREATED BY +SIZE +COMMENT", history)
     assert host.hyper("build", "-q", "-t", name, "--build-arg", "WHO=me", str(tmp_path)).stdout == f"{digest}\n"
+    host.run("--name", "rebuilt", name, "sleep 600")
+    told = json.loads(host.hyper("rebuild", "rebuilt", "--no-cache", "--reason", "a patch", "--format", "json").stdout)
+    assert told[0]["changed"] is True
+    assert told[0]["rollout"]["state"] == "done"
+    after = host.inspect("rebuilt")
+    assert after["image_digest"] == told[0]["digest"] != digest
+    assert digest_of(host, name) == told[0]["digest"]
+    assert "a patch" in host.hyper("history", "rebuilt", "--no-trunc").stdout
+    host.hyper("rm", "-f", "rebuilt")
+    host.hyper("tag", digest, name)
     assert host.hyper("push", "-q", name).stdout == f"{name}\n"
     host.hyper("rmi", name)
     host.hyper("pull", "-q", name)
@@ -69,7 +80,10 @@ def test_build_then_run(host: Host, images: Images, tmp_path: Path) -> None:
     assert failed.returncode == 125
     assert "the build failed" in failed.stderr.splitlines()[-1]
     assert "exit status 3" in failed.stderr.splitlines()[-1]
-    host.hyper("rmi", "-f", digest)
+    other = host.hyper("rebuild", images.busybox, check=False)
+    assert (other.returncode, other.stderr.count("\n")) == (125, 1)
+    assert "was not built on this host" in other.stderr
+    host.hyper("rmi", "-f", digest, told[0]["digest"])
 
 
 def test_save_load_tag_and_list(host: Host, images: Images, tmp_path: Path) -> None:
@@ -129,7 +143,6 @@ def test_save_load_tag_and_list(host: Host, images: Images, tmp_path: Path) -> N
         (("login", "-u", "me", "127.0.0.1:1"), "give it on stdin, with --password-stdin"),
         (("login", "--password-stdin", "127.0.0.1:1"), "--password-stdin needs --username"),
         (("login", "-u", "me", "--password-stdin", "127.0.0.1:1"), "the registry 127.0.0.1:1 cannot be reached"),
-        (("logout", "127.0.0.1:1", "--authfile", "/nowhere/x"), "has no credentials for 127.0.0.1:1"),
         (("search", "--limit", "0", "x"), "write a number from 1 to 100"),
         (("search", "127.0.0.1:1/x"), "the registry 127.0.0.1:1 cannot be reached"),
     ],
@@ -183,8 +196,10 @@ def on_a_terminal(host: Host, *arguments: str) -> str:
 def test_redis_answers(host: Host, images: Images) -> None:
     images.registry.push(build("redis"), "redis")
     port = free_port()
-    host.hyper("pull", "-q", f"{images.registry.address}/redis")
-    host.run("--name", "cache", "-p", f"127.0.0.1:{port}:6379", f"{images.registry.address}/redis")
+    check = ("--health-cmd", "redis-cli ping", "--health-interval", "500ms", "--label", "hyper.metrics.tier=deep")
+    began = time.monotonic()
+    host.run("--name", "cache", *check, "-p", f"127.0.0.1:{port}:6379", f"{images.registry.address}/redis")
+    ran_s = time.monotonic() - began
 
     def ping() -> bool:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as one:
@@ -194,6 +209,23 @@ def test_redis_answers(host: Host, images: Images) -> None:
     wait_for(ping, "redis answers", 60)
     assert host.hyper("exec", "cache", "redis-cli", "set", "a", "1").stdout == "OK\n"
     assert host.hyper("exec", "cache", "id", "-un").stdout == "redis\n"
+
+    wait_for(lambda: host.inspect("cache")["health"] == "healthy", "its check has succeeded")
+    phases = host.inspect("cache")["start_phases"]
+    itself = {"image", "vm", "agent", "network", "exec"}
+    assert set(phases) == itself | {"pull", "healthy"}
+    assert 0 < phases["pull"] < ran_s
+    assert phases["healthy"] > 0.5, "the first check is made after an interval"
+
+    def told(phase: str) -> float | None:
+        return host.value("microvm_start_phase_seconds", name="cache", phase=phase)
+
+    wait_for(lambda: told("healthy") == pytest.approx(phases["healthy"]), "the exporter tells when it became healthy")
+    assert told("pull") == pytest.approx(phases["pull"])
+    took_s = host.value("microvm_start_seconds", name="cache")
+    assert took_s == pytest.approx(sum(phases[phase] for phase in itself))
+    host.hyper("restart", "-t", "1", "cache")
+    assert set(host.inspect("cache")["start_phases"]) - {"healthy"} == itself, "nothing was pulled for this start"
     host.hyper("rm", "-f", "cache")
 
 

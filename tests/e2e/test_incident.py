@@ -30,9 +30,9 @@ def test_a_container_that_dies_is_seen_told_and_redeployed(host: Host, images: I
             prometheus(tmp_path, host.exporter, alerts, address) as url,
         ):
             script = "while [ ! -e /die ]; do sleep 0.1; done; exit 3"
-            host.run("--name", "shop", images.busybox, "sh", "-c", script)
+            host.run("--name", "shop", "--label", "hyper.remediation=redeploy", images.busybox, "sh", "-c", script)
             wait_for(lambda: query(url, 'container_state{name="shop",state="running"} == 1'), "seen running")
-            assert query(url, 'ALERTS{alertstate="firing"}') == []
+            assert query(url, 'ALERTS{alertstate="firing", name="shop"}') == []
             first = host.inspect("shop")
 
             began = time.monotonic()
@@ -41,7 +41,10 @@ def test_a_container_that_dies_is_seen_told_and_redeployed(host: Host, images: I
             assert "Exited (3)" in host.hyper("ps", "-a").stdout
             wait_for(lambda: host.value("container_exit_code", name="shop") == 3, "exit code exported")
             assert host.value("container_state", name="shop", state="exited") == 1
-            fired = wait_for(lambda: httpx.get(f"{alerts}/api/v2/alerts").json(), "the alert reaches Alertmanager")
+            of_shop = {"filter": 'name="shop"'}
+            fired = wait_for(
+                lambda: httpx.get(f"{alerts}/api/v2/alerts", params=of_shop).json(), "the alert reaches Alertmanager"
+            )
             assert fired[0]["labels"]["alertname"] == "HyperContainerDown"
             assert fired[0]["labels"]["name"] == "shop"
 
@@ -53,7 +56,7 @@ def test_a_container_that_dies_is_seen_told_and_redeployed(host: Host, images: I
             assert again["network"]["address"] == first["network"]["address"]
             assert host.hyper("exec", "shop", "ls", "/die", check=False).returncode == 1, "with fresh files"
             wait_for(lambda: host.value("container_restarts_total", name="shop") == 1, "restart count exported")
-            wait_for(lambda: not httpx.get(f"{alerts}/api/v2/alerts").json(), "the alert is resolved")
+            wait_for(lambda: not httpx.get(f"{alerts}/api/v2/alerts", params=of_shop).json(), "the alert is resolved")
 
             socket = httpx.HTTPTransport(uds=str(host.state_dir / "hyperd.sock"))
             with httpx.Client(transport=socket) as client:

@@ -112,6 +112,44 @@ def test_the_host_boots(own: Host, images: Images) -> None:
     assert own.inspect("plain")["error"] == "the host went down while it ran"
 
 
+OBEYS = "trap 'echo obeyed >/said; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+
+
+def test_the_host_goes_down_in_order(own: Host, images: Images, tmp_path: Path) -> None:
+    """The service manager ends the daemon: alone, or because everything ends. It is asked which."""
+    manager = tmp_path / "systemctl"
+    manager.write_text("#!/bin/sh\necho running\n")
+    manager.chmod(0o755)
+    own.hyperd.stop()
+    own.hyperd.env["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    own.start()
+    policies = {"plain": "no", "ever": "always", "less": "unless-stopped", "failure": "on-failure"}
+    for name, policy in policies.items():
+        own.run("--name", name, "--restart", policy, images.busybox, "sh", "-c", OBEYS)
+    own.run("--name", "paused", "--restart", "always", images.busybox, "sh", "-c", OBEYS)
+    for name in (*policies, "paused"):
+        wait_for(lambda name=name: "ready" in own.hyper("logs", name).stdout, f"{name} is ready")
+    own.hyper("pause", "paused")
+    pid = own.inspect("ever")["vm"]["pid"]
+    assert own.hyperd.stop() == 0
+    own.start()
+    assert own.inspect("ever")["vm"]["pid"] == pid, "the daemon alone has ended"
+    manager.write_text("#!/bin/sh\necho stopping; exit 1\n")
+    assert own.hyperd.stop() == 0
+    assert not [line for line in own.leftovers() if line.startswith("process ")], "no VM is left to be killed"
+    for path in own.state_dir.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    manager.write_text("#!/bin/sh\necho running\n")
+    own.start()
+    for name in ("ever", "less", "paused"):
+        assert own.hyper("exec", state(own, name, "running")["id"], "cat", "/said").stdout == "obeyed\n"
+    for name in ("plain", "failure"):
+        one = own.inspect(name)
+        assert (one["state"], one["exit_code"], one["error"]) == ("exited", 0, None)
+        own.hyper("cp", f"{name}:/said", str(tmp_path / name))
+        assert (tmp_path / name).read_text() == "obeyed\n"
+
+
 def test_pause_outlives_the_daemon(host: Host, images: Images) -> None:
     host.run("--name", "counts", images.busybox, "sh", "-c", COUNT)
     wait_for(lambda: host.hyper("logs", "counts").stdout, "the first line")
@@ -244,8 +282,8 @@ def test_health(host: Host, images: Images) -> None:
     host.hyper("stop", "-t", "0", "sick")
     assert host.inspect("sick")["health"] == "none"
 
-    slow = ("--health-interval", "100ms", "--health-timeout", "200ms", "--health-retries", "2")
-    host.run("--name", "slow", *slow, "--health-cmd", "sleep 600", images.busybox, "sleep", "600")
+    slow = ("--label", "hyper.probe.interval=1s", "--label", "hyper.probe.timeout=200ms", "--health-retries", "2")
+    host.run("--name", "slow", *slow, "--label", "hyper.probe=exec:sleep 600", images.busybox, "sleep", "600")
     wait_for(lambda: host.inspect("slow")["health"] == "unhealthy", "a check that hangs has failed")
     outputs = [check["output"] for check in host.inspect("slow")["checks"]]
     assert "did not end" in outputs[0]

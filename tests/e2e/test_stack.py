@@ -87,6 +87,14 @@ def test_up_again_taken_and_down(stack: Stack) -> None:
     assert {f"{name}.json" for name in seen} == set(panels.dashboards())
     assert int(seen["host"]) > 0
     assert "Debian 12 has no package of it" in first.stdout
+    url = "http://127.0.0.1:9720/metrics"
+    told = subprocess.run(
+        ["nsenter", f"--net=/proc/{stack.namespace}/ns/net", "curl", "-fs", url],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "\nhyper_collector_alertmanager_failures_total " in told.stdout, "the exporter asks Alertmanager"
 
     again = stack("up")
     assert again.returncode == 0, again.stdout

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.network import links
 from tests.host import free_port, get, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tests.e2e.conftest import Images
     from tests.host import Host
 
@@ -45,6 +53,44 @@ def test_containers_outlive_hyperd(host: Host, images: Images) -> None:
     assert host.hyper("exec", "counts", "echo", "hello").stdout == "hello\n"
     host.hyper("stop", "lives")
     assert host.inspect("lives")["state"] == "exited"
+
+
+def test_who_calls_while_hyperd_comes_back_is_not_turned_away(host: Host) -> None:
+    network = ipaddress.IPv4Network(host.env["HYPER_SUBNET"])
+    assert links.is_set_up(host.bridge, network), "and it takes no time for its bridge"
+    assert not links.is_set_up(host.bridge, ipaddress.IPv4Network("192.0.2.0/24"))
+    assert not links.is_set_up("lo", network)
+    place = host.state_dir / "stand-in"  # any user can reach it, as VMs have users of their own
+    place.mkdir()
+    gate, qemu = place / "gate", place / "qemu"
+    os.mkfifo(gate)
+    gate.chmod(0o644)
+    qemu.write_text(f'#!/bin/sh\nread line < {gate}\nexec qemu-system-x86_64 "$@"\n')
+    qemu.chmod(0o755)
+    host.hyperd.kill()
+    host.hyperd.env["HYPER_QEMU"] = str(qemu)
+    try:
+        host.hyperd.start()
+        with gate.open("w"):  # which the daemon has come to when this returns: it is asking for the version
+            calling = subprocess.Popen(
+                [host.hyper_program, "ps", "-q"], env={**os.environ, **host.env}, stderr=subprocess.DEVNULL
+            )
+            arrived = f"{host.state_dir}/hyperd.sock"
+            wait_for(lambda: connections(arrived) > 0 or calling.poll() is not None, "the call has arrived")
+            assert calling.poll() is None
+        assert calling.wait(60) == 0
+        assert "Warning" not in host.hyperd.log.read_text()
+    finally:
+        host.hyperd.env.pop("HYPER_QEMU")
+        host.hyperd.kill()
+        shutil.rmtree(place)
+        host.start()
+
+
+def connections(path: str) -> int:
+    """How many have connected to a unix socket (proc(5), net/unix: 01 is who listens)."""
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return sum(row[-1] == path and row[5] != "01" for row in rows)
 
 
 def test_a_start_that_was_interrupted_is_finished(host: Host, images: Images) -> None:
@@ -114,3 +160,130 @@ def timed(call: object) -> float:
     began = time.monotonic()
     call()  # type: ignore[operator]  # a function without arguments
     return time.monotonic() - began
+
+
+OURS, THEIRS = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+
+
+def orphans(host: Host) -> list[Path]:
+    """Make what a daemon that is killed at various points leaves, beside a VM."""
+    data = host.data_dir
+    directories = [
+        *(parent / "containers" / OURS for parent in (host.state_dir, data)),
+        *(data / kind / name for kind in ("volumes", "snapshots") for name in (".new-half", ".gone-half", "norow")),
+        data / "images" / ".tmp-half",
+        data / "images" / OURS,
+        *groups(host, f"{host.cgroup_parent}/{OURS}"),
+        *groups(host, f"{host.cgroup_parent}/files-{OURS}"),
+    ]
+    for one in directories:
+        one.mkdir(parents=True)
+    files = [data / kind / "norow/volume.ext4" for kind in ("volumes", "snapshots")]
+    files += [data / "blobs/sha256" / name for name in (f".{OURS}.4711", f".trash-{OURS}.0123")]
+    for one in files:
+        one.write_text("half")
+    return [*directories, *files]
+
+
+def groups(host: Host, name: str) -> list[Path]:
+    """Control groups of a name in each hierarchy that the host's daemon uses."""
+    trees = [
+        path.parent for level in ("", "*/") for path in Path("/sys/fs/cgroup").glob(f"{level}{host.cgroup_parent}")
+    ]
+    return [tree / name for tree in trees]
+
+
+@contextlib.contextmanager
+def foreign(host: Host) -> Iterator[Callable[[], dict[str, object]]]:
+    """Look-alikes of what is ours, beside it, above it and in the midst of it; gives how to look at all of them."""
+    data, tag = host.data_dir, host.bridge[-4:]
+    tap, bridge, table = f"hyp{THEIRS[:8]}{tag}", f"hyz{tag}", f"hyper_hyz{tag}"
+    disk, mounted = data / "disk.img", data / "volumes/theirs"
+    made = [*groups(host, f"{host.cgroup_parent}/somebody"), *groups(host, f"{host.cgroup_parent}-other/{THEIRS}")]
+    directories = [
+        *(
+            data / kind / name
+            for kind in ("containers", "volumes", "snapshots", "images")
+            for name in ("lost+found", "x")
+        ),
+        *(host.state_dir / kind / "theirs" for kind in ("containers", "pool")),
+        data / "pool/theirs",
+        mounted,
+    ]
+    command = ["-c", "import time; time.sleep(600)", "-name", f"hyper-{THEIRS}"]
+    like_qemu = [
+        subprocess.Popen(["qemu-system-x86_64", *command], executable=sys.executable, stdin=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    with contextlib.ExitStack() as stack:
+        for process in like_qemu:
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+
+        def run(*arguments: str | Path, undo: tuple[str | Path, ...]) -> str:
+            done = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.strip()
+            stack.callback(subprocess.run, undo, check=True, capture_output=True)
+            return done
+
+        for one in made:
+            one.mkdir(parents=True)
+            stack.callback(one.rmdir)
+            (one / "cgroup.procs").write_text(str(like_qemu[0].pid))
+        for one in made:
+            stack.callback((one.parents[1] / "cgroup.procs").write_text, str(like_qemu[0].pid))
+        run("ip", "tuntap", "add", tap, "mode", "tap", undo=("ip", "link", "del", tap))
+        run("ip", "link", "add", bridge, "type", "bridge", undo=("ip", "link", "del", bridge))
+        run("nft", "add", "table", "ip", table, undo=("nft", "delete", "table", "ip", table))
+        for one in directories:
+            one.mkdir(parents=True, exist_ok=True)
+            stack.callback(shutil.rmtree, one, ignore_errors=True)
+        run("mount", "-t", "tmpfs", "theirs", mounted, undo=("umount", mounted))
+        files = {one / "kept" for one in directories if one.name != "lost+found"}
+        files |= {one.with_name("note") for one in directories} | {data / "blobs/sha256/note", disk}
+        for one in files:
+            one.write_text("theirs")
+            stack.callback(one.unlink)
+        os.truncate(disk, 1 << 20)
+        loop = run("losetup", "--show", "-f", disk, undo=("true",))
+        stack.callback(subprocess.run, ["losetup", "-d", loop], check=True)
+
+        def seen() -> dict[str, object]:
+            return {
+                "processes": [process.poll() for process in like_qemu],
+                "groups": [(one / "cgroup.procs").read_text().split() for one in made],
+                "links": [Path(f"/sys/class/net/{one}/ifindex").read_text() for one in (tap, bridge)],
+                "table": subprocess.run(
+                    ["nft", "-a", "list", "table", "ip", table], check=True, capture_output=True
+                ).stdout,
+                "directories": [
+                    (one.stat().st_ino, sorted(path.name for path in one.iterdir())) for one in directories
+                ],
+                "files": [(one.stat().st_ino, one.stat().st_mtime_ns, one.read_bytes()[:6]) for one in files],
+                "mount": os.path.ismount(mounted),
+                "loop": Path(f"/sys/block/{Path(loop).name}/loop/backing_file").read_text(),
+            }
+
+        yield seen
+
+
+def test_orphans_are_swept_and_what_is_not_ours_stays_as_it_is(host: Host, images: Images) -> None:
+    host.run("--name", "orphan", "-p", "80", images.busybox, "sleep", "600")
+    host.run("--name", "well", "-p", "80", images.busybox, "sleep", "600")
+    orphan, well = host.inspect("orphan"), host.inspect("well")
+    with foreign(host) as seen:
+        host.hyperd.kill()
+        with contextlib.closing(sqlite3.connect(host.data_dir / "hyper.db")) as store, store:
+            store.execute("DELETE FROM containers WHERE id = ?", (orphan["id"],))
+        left = orphans(host)
+        before = seen()
+        host.start()
+        assert seen() == before
+        assert [one for one in left if one.exists()] == []
+        wait_for(lambda: not Path(f"/proc/{orphan['vm']['pid']}").exists(), "the VM that nobody owns is gone")
+        assert host.inspect("well")["vm"] == well["vm"]
+        assert [one for one in host.leftovers() if one.startswith("hyp")] == [well["network"]["tap"]]
+        for parent in (host.state_dir, host.data_dir, *groups(host, host.cgroup_parent)):
+            assert not list(parent.glob(f"**/{orphan['id']}"))
+        rules = subprocess.run(["nft", "list", "table", "ip", f"hyper_{host.bridge}"], capture_output=True, check=True)
+        assert orphan["network"]["address"].encode() not in rules.stdout
+        assert well["network"]["address"].encode() in rules.stdout

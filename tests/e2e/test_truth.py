@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from collector.catalogue import CATALOGUE
+from collector.definitions.microvm import OOM_LAYERS
+from tests.fakeguest import build_program
 from tests.host import free_port, get, wait_for
 from tests.monitoring import prometheus, query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.e2e.conftest import Images
     from tests.host import Host
@@ -73,6 +75,47 @@ def test_memory_is_that_of_the_guests_control_group(host: Host, images: Images, 
     assert limit == host.inspect("holds")["limits"]["memory_bytes"]
 
 
+def test_what_ran_out_of_memory_is_counted_whoever_was_there_to_see_it(
+    host: Host, images: Images, tmp_path: Path
+) -> None:
+    def squeeze(name: str) -> None:
+        """Leave the VM little more memory than it has now."""
+        groups = host.inspect(name)["cgroups"]
+        group = Path(groups["v1"].get("memory") or groups["v2"])
+        used, limit = ("memory.current", "memory.max")
+        if "memory" in groups["v1"]:
+            used, limit = ("memory.usage_in_bytes", "memory.limit_in_bytes")
+        (group / limit).write_text(str(int((group / used).read_text()) + 8 * 1024**2))
+
+    host.hyper_exporter.stop()  # nobody looks while it happens
+    host.run("--name", "beyond", "--restart", "on-failure:2", "-m", "32m", images.busybox, "tail", "/dev/zero")
+    host.hyper("create", "--name", "hog", "-m", "32m", images.busybox, "/hog")
+    host.hyper("cp", str(build_program("hog", tmp_path)), "hog:/hog")
+    host.hyper("start", "hog")
+    script = "until [ -e /go ]; do sleep 0.1; done; dd if=/dev/zero of=/dev/shm/held bs=1M count=60; sleep 600"
+    host.run("--name", "squeezed", "--shm-size", "64m", images.busybox, "sh", "-c", script)
+    squeeze("squeezed")
+    host.hyper("exec", "squeezed", "touch", "/go", check=False)  # which may be too much already
+    names = ("beyond", "hog", "squeezed")
+    wait_for(lambda: host.inspect("beyond")["restarts"] == 2, "the restarts", 60)
+    wait_for(lambda: {host.inspect(name)["state"] for name in names} == {"exited"}, "the ends", 60)
+    ends = {name: host.inspect(name) for name in names}
+    assert all(one["oom_killed"] for one in ends.values())
+    assert "the host killed the VM" in ends["squeezed"]["error"]
+    host.start_exporter()
+    told = {
+        name: {layer: host.value("microvm_oom_total", name=name, layer=layer) for layer in OOM_LAYERS}
+        for name in ("beyond", "hog", "squeezed")
+    }
+    assert told["beyond"] == {"container": 3, "guest": 0, "host": 0}
+    assert told["hog"] == {"container": 0, "guest": 1, "host": 0}
+    assert told["squeezed"]["host"] == 1
+    assert host.value("container_oom_events_total", name="beyond") == 3
+    host.hyper("start", "beyond")  # a start takes nothing back
+    wait_for(lambda: (host.value("microvm_oom_total", name="beyond", layer="container") or 0) > 3, "one more kill", 30)
+    host.hyper("rm", "-f", *names)
+
+
 def test_network_bytes_of_a_counted_transfer(host: Host, images: Images, url: str) -> None:
     port = free_port()
     host.run("--name", "sends", "-p", f"{port}:80", images.nginx)
@@ -109,6 +152,7 @@ QUERIES = {
     "bytes read and written": f"{BY} (rate(container_fs_reads_bytes_total{{{REAL}}}[10s])"
     f" + rate(container_fs_writes_bytes_total{{{REAL}}}[10s]))",
     "memory that cannot be given back": f"{BY} (container_memory_rss{{{REAL}}})",
+    "memory that can be given back": f"{BY} (container_memory_cache{{{REAL}}})",
 }
 
 
@@ -174,6 +218,31 @@ def test_a_container_with_the_label_has_the_deep_tier(host: Host, images: Images
     assert missing == set(), "everything of the deep tier is exported, or says when it is not"
     assert {"microvm_block_latency_seconds", "microvm_virtqueue_inflight", "container_network_tcp_usage_total"} <= names
     assert not [name for name in of["shallow"] if CATALOGUE[name].tier == "deep"]
+
+
+def test_how_qemu_ended_is_told_when_the_container_is_over_and_gone(host: Host, images: Images) -> None:
+    """QEMU says it and closes at once; who asks after that finds nobody."""
+    ends = {"name": "leaves", "event": "shutdown: guest-reset"}  # the guest's init resets, however its container ended
+
+    def listened() -> None:
+        wait_for(lambda: host.value("microvm_source_up", name="leaves", source="vmm") == 1, "QEMU is listened to")
+
+    def ended() -> bool:
+        return host.value("container_state", name="leaves", state="exited") == 1
+
+    host.run("--name", "leaves", images.busybox, "sh", "-c", "rm -f /go; until [ -e /go ]; do sleep 0.1; done")
+    listened()
+    host.hyper("exec", "leaves", "touch", "/go")
+    wait_for(ended, "it has ended by itself")
+    assert host.value("microvm_events_total", **ends) == 1
+    host.hyper("start", "leaves")
+    listened()
+    host.hyper("kill", "leaves")
+    wait_for(ended, "it was ended")
+    assert host.value("microvm_events_total", **ends) == 2
+    host.hyper("rm", "leaves")
+    wait_for(lambda: host.value("container_state", name="leaves", state="removing") == 1, "it is gone")
+    assert host.value("microvm_events_total", **ends) == 2
 
 
 def test_stats_table(host: Host, images: Images) -> None:

@@ -13,6 +13,7 @@ import pytest
 from runtime.errors import DiskFull, HostUnable
 from runtime.volumes import Volumes
 from tests.host import Host, wait_for
+from tests.places import small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,13 +46,15 @@ def test_a_volume_outlives_containers_and_is_written_by_one(disks: Host, images:
         images.busybox,
         "sh",
         "-c",
-        "id > /d/f; chown 5:6 /d/f; df -m /d | tail -1",
+        "id > /d/f; chown 5:6 /d/f; df -m /d | tail -1; dd if=/dev/urandom of=/d/big bs=1M count=8; md5sum /d/big",
     )
-    size = disks.hyper(*first).stdout.split()
-    assert 40 < int(size[1]) <= 64
+    size, written = disks.hyper(*first).stdout.splitlines()
+    assert 40 < int(size.split()[1]) <= 64
     disks.run("--name", "holds", "-v", "data:/d", images.busybox, "sleep", "600")
     told = disks.hyper("exec", "holds", "stat", "-c", "%u %g", "/d/f").stdout
     assert told == "5 6\n"
+    # The VM was ended as soon as its container had, for the sake of --rm.
+    assert disks.hyper("exec", "holds", "md5sum", "/d/big").stdout.strip() == written
     seen = json.loads(disks.hyper("volume", "inspect", "data").stdout)[0]
     assert (seen["size_bytes"], seen["labels"]) == (64 << 20, {"team": "shop"})
     assert [user["name"] for user in seen["containers"]] == ["holds"]
@@ -180,11 +183,11 @@ def test_a_cold_boot_has_volumes_too_and_half_made_ones_are_swept(images: Images
         assert read.stdout == "2\n1\n"
         own.run("--name", "killed", "-v", "a:/a", images.busybox, "sh", "-c", "while :; do date > /a/f; done")
         own.hyperd.kill()
-        for name in (".half", "norow"):
+        for name in (".new-half", "norow"):
             directory: Path = own.data_dir / "volumes" / name
             directory.mkdir()
             (directory / "volume.ext4").touch()
-        (own.data_dir / "snapshots" / ".half").mkdir()
+        (own.data_dir / "snapshots" / ".new-half").mkdir()
         own.start()
         assert sorted(path.name for path in (own.data_dir / "volumes").iterdir()) == ["a", "b"]
         assert list((own.data_dir / "snapshots").iterdir()) == []
@@ -281,8 +284,10 @@ def test_what_changed_and_an_image_of_it(disks: Host, images: Images) -> None:
     change = ["-c", 'CMD ["cat", "/made/f"]', "-c", "ENV COLOR=red", "-c", "LABEL team=shop"]
     digest = disks.hyper("commit", "-m", "why", "-a", "me", *change, "does", "made:1").stdout.strip()
     assert digest.startswith("sha256:")
-    done = disks.hyper("run", "--rm", "made:1")
+    done = disks.hyper("run", "--name", "labelled", "--label", "own=x", "made:1")
     assert done.stdout == "hello\n"
+    assert disks.inspect("labelled")["labels"] == {"team": "shop", "own": "x"}
+    disks.hyper("rm", "labelled")
     look = "ls /v; stat -c %a /made/f; test -e /etc/group || echo gone; echo $COLOR"
     assert disks.hyper("run", "--rm", "made:1", "sh", "-c", look).stdout.split() == ["4755", "gone", "red"]
     assert disks.hyper("exec", "does", "sh", "-c", "echo goes > /on; cat /on").stdout == "goes\n"
@@ -303,28 +308,25 @@ def test_what_changed_and_an_image_of_it(disks: Host, images: Images) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", place], check=True)
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+def small(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", "40m", lazy=True) as place:
+        yield place
 
 
-async def test_a_full_disk_leaves_nothing_half_made(small_disk: Path) -> None:
-    volumes = Volumes(small_disk, 64 << 20, list)
+async def test_a_full_disk_leaves_nothing_half_made(small: Path) -> None:
+    volumes = Volumes(small, 64 << 20, list)
     await volumes.create("data")
     with volumes.file("data").open("r+b") as file:
         file.seek(30 << 20)
         file.write(os.urandom(20 << 20))
     with pytest.raises(DiskFull, match="free some"):
         await volumes.take_snapshot("data", "then")
-    (small_disk / "fills").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    (small / "fills").write_bytes(bytes(shutil.disk_usage(small).free))
     with pytest.raises((DiskFull, HostUnable)):
         await volumes.create("more")
     assert [one.name for one in volumes.all()] == ["data"]
     assert volumes.snapshots() == []
-    assert sorted(path.name for path in small_disk.glob("*/*")) == ["data"]
+    assert sorted(path.name for path in small.glob("*/*")) == ["data"]
     volumes.close()
 
 

@@ -29,6 +29,14 @@ GREETING = {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "
 _SILENT = {"qmp_capabilities", "block-latency-histogram-set"}
 
 
+def _place(request: Mapping[str, Any]) -> str:
+    """What `FakeVm.qmp` has the answer under: the command, of the object tree `qom-get PATH PROPERTY`."""
+    arguments = request.get("arguments", {})
+    if request["execute"] in {"qom-get", "qom-set"}:
+        return f"qom-get {arguments['path']} {arguments['property']}"
+    return f"qom-list {arguments['path']}" if request["execute"] == "qom-list" else str(request["execute"])
+
+
 def escape(data: bytes) -> str:
     """Bytes as the agent puts them into JSON: one \\u00XX for each that is not printable."""
     return data.decode("latin-1")
@@ -90,7 +98,7 @@ class FakeApp:
 
 @dataclass
 class FakeVm:
-    """One VM. `qmp` maps a command to its return, `files` a guest path to its bytes."""
+    """One VM. `qmp` maps a command to its return, as by `_place`, `files` a guest path to its bytes."""
 
     directory: Path
     record: record.Record
@@ -103,11 +111,13 @@ class FakeVm:
     requests: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     stock: dict[str, Any] | None = None  # answers of a stock qemu-ga, which is there in place of our agent
+    unable: frozenset[str] = frozenset()  # commands that this one answers with an error of the guest's
     clock_ns: Callable[[], int] | None = None
     app: FakeApp | None = None  # what listens on the guest's loopback
     going: asyncio.Event = field(default_factory=_set_event)  # cleared: stopped, as QEMU by SIGSTOP
     _servers: list[asyncio.Server] = field(default_factory=list)
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    _monitors: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def start(self) -> None:
         """Write the record and listen."""
@@ -131,6 +141,13 @@ class FakeVm:
                 await writer.wait_closed()
         self._servers.clear()
         self._writers.clear()
+        self._monitors.clear()
+
+    async def tell(self, *events: Mapping[str, Any]) -> None:
+        """Send events now to whoever is connected, whether or not it asks something."""
+        for writer in self._monitors:
+            for event in events:
+                await _send(writer, event)
 
     async def _serve_qmp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
@@ -139,15 +156,20 @@ class FakeVm:
                 return
             await self.going.wait()
             await _send(writer, GREETING)
+            self._monitors.append(writer)
             while line := await reader.readline():
                 await self.going.wait()
                 request = json.loads(line)
                 self.requests.append(request["execute"])
                 answer: dict[str, Any]
+                place = _place(request)
                 if request["execute"] in _SILENT:
                     answer = {"return": {}}
-                elif request["execute"] in self.qmp:
-                    answer = {"return": self.qmp[request["execute"]]}
+                elif request["execute"] == "qom-set" and place in self.qmp:
+                    self.qmp[place] = request["arguments"]["value"]
+                    answer = {"return": {}}
+                elif place in self.qmp:
+                    answer = {"return": self.qmp[place]}
                 else:
                     answer = {"error": {"class": "DeviceNotActive", "desc": request["execute"]}}
                 while self.events:
@@ -164,10 +186,14 @@ class FakeVm:
                 request = json.loads(line.rpartition(b"\xff")[2])
                 command, arguments = request["execute"], request.get("arguments", {})
                 self.requests.append(command)
+                if self.stock is not None and b"\xff" in line:
+                    await _send(writer, {"error": {"class": "GenericError", "desc": "JSON parse error, stray 0xFF"}})
                 if command == "guest-sync-delimited":
                     if self.faults.get("guest") not in {"wedged", "mute"}:
                         writer.write(b"\xff")
                         await _send(writer, {"return": arguments["id"]})
+                elif command in self.unable:
+                    await _send(writer, {"error": {"class": "GenericError", "desc": f"failed to read for {command}"}})
                 elif self.stock is not None and command in self.stock:
                     await self._reply("guest", writer, {"return": self.stock[command]})
                 elif self.stock is not None:

@@ -81,7 +81,7 @@ def lay_out(directory: Path, count: int) -> list[FleetVm]:
     """Files of `count` VMs below `directory`."""
     root = host_root("base", directory / "root")
     process = {
-        path.relative_to(BASE / f"host/proc/{PID}"): path.read_bytes()
+        str(path.relative_to(BASE / f"host/proc/{PID}")): path.read_bytes()
         for path in (BASE / f"host/proc/{PID}").rglob("*")
         if path.is_file()
     }
@@ -91,14 +91,15 @@ def lay_out(directory: Path, count: int) -> list[FleetVm]:
         vm = fake_vm(directory / "state", SCENARIO, container_id(number))
         assert vm.record.vm
         cgroup = f"{_GROUP}/{number}"
+        pid = PID + 2 + number
         record = replace(
             vm.record,
             name=f"web{number}",
-            vm=replace(vm.record.vm, pid=PID + 2 + number),
+            vm=replace(vm.record.vm, pid=pid),
             cgroups=replace(vm.record.cgroups, v2=f"/{cgroup}"),
         )
         for path, text in process.items():
-            _write(root / "proc" / str(PID + 2 + number) / path, text)
+            _write(root / "proc" / str(pid) / path.replace(f"task/{PID}/", f"task/{pid}/"), text)
         for name, text in group.items():
             _write(root / cgroup / name, text)
         files = {**vm.files, _MEMORY: b"%d\n" % memory_bytes(number)}

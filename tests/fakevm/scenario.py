@@ -34,7 +34,7 @@ def base_record(container_id: str = CONTAINER_ID, **changes: Any) -> Record:
         project="store",
         vm=Vm(PID, START_TICKS, 192 << 20, 1, "tcg", "microvm", 900001, "6.1.0-56-cloud-amd64", "cold", "no template"),
         network=Network("hyp3f", "hyper0", "10.97.0.2", "52:54:0a:61:00:02"),
-        start_phases={"vm": 0.06, "agent": 1.9},
+        start_phases={"pull": 2.5, "vm": 0.06, "agent": 1.9, "healthy": 4.0},
     )
     return replace(record, **changes)
 

@@ -130,6 +130,7 @@ bool volumes_thaw(struct port *port, struct fault *fault)
 }
 void machine_end(void) { abort(); } /* the corpus leaves guest-shutdown out */
 bool clock_set(int64_t time_ns, struct fault *fault) { return time_ns >= 0 || refuse(fault, GENERIC, "stub"); }
+bool clock_slew(int64_t time_ns, struct fault *fault) { return clock_set(time_ns, fault); }
 bool identity_set(const struct identity_request *request, struct fault *fault)
 {
     touch(request->machine_id);
@@ -183,6 +184,7 @@ static const char *const corpus[] = {
     "{\"execute\": \"guest-info\", \"id\": \"\\u00e9\\ud83d\\ude00\"}\n",
     "{\"execute\": \"hyper-status\"}\r\n",
     "{\"execute\": \"guest-set-time\", \"arguments\": {\"time\": 1700000000000000000}}\n",
+    "{\"execute\": \"guest-set-time\", \"arguments\": {\"time\": 1700000000000000000, \"slew\": true}}\n",
     "{\"execute\": \"hyper-read\", \"arguments\": {\"files\": [\"/proc/stat\", \"/sys/fs/cgroup/../x\"], \"statvfs\": "
     "[\"/\"], \"max_bytes\": 65536}}\n",
     "{\"execute\": \"hyper-identity\", \"arguments\": {\"time_ns\": 1, \"entropy\": "
@@ -197,7 +199,8 @@ static const char *const corpus[] = {
     "\"cpu_quota_us\": null, \"pids_max\": 10}, \"rehearse\": true, \"mounts\": [{\"device\": \"vdc\", \"fstype\": \"ext4\", "
     "\"path\": \"/data\", \"options\": \"discard\", \"directory\": \"data\", \"read_only\": true, \"copy\": true}]}}\n",
     "{\"execute\": \"hyper-layer\", \"arguments\": {\"writable\": {\"device\": \"vdb\", \"fstype\": \"ext4\", "
-    "\"options\": \"discard\", \"remount\": \"barrier\"}}}\n",
+    "\"options\": \"discard\", \"remount\": \"barrier\"}, \"image\": {\"device\": \"vda\", \"fstype\": \"erofs\"}, "
+    "\"program\": \"sh\", \"path\": \"/bin:/usr/bin\"}}\n",
     "{\"execute\": \"hyper-archive\", \"arguments\": {\"session\": 9, \"kind\": \"get\", \"path\": \"/etc\", \"exclude\": "
     "[\"/proc\"]}}\n",
     "{\"execute\": \"hyper-freeze\", \"arguments\": {\"device\": \"vdc\", \"hold_s\": 30}}\n",

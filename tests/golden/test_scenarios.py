@@ -29,8 +29,10 @@ MEASURED_BY_THE_CLOCK = "hyper_collector_"
 def test_there_are_scenarios() -> None:
     assert {
         "application",
+        "balloon",
         "cgroup-v1",
         "cgroup-v2",
+        "cgroup-v2-delegated",
         "cgroup-hybrid",
         "dead-agent",
         "deep",

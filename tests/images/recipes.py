@@ -133,5 +133,6 @@ RECIPES: Mapping[str, Recipe] = {
             "usr/bin/openssl",
         ),
     ),
+    "tools": Recipe(packages=("procps", "sysstat", "iproute2"), command=("/bin/sh",)),
     "python": Recipe(packages=("python3",), command=("python3",), environment={"PYTHONUNBUFFERED": "1"}),
 }

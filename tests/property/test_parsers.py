@@ -15,7 +15,7 @@ from collector import channel, kerneltext
 from collector.definitions.microvm import EVENT_NAMES, STARVERS
 from collector.details import guest_details, vmm_details
 from collector.errors import MalformedError
-from collector.reconcile import guest_oom_kills, guest_points, label, vmm_points
+from collector.reconcile import event_points, guest_oom_kills, guest_points, label, vmm_points
 from collector.sources import (
     alertmanager,
     cgroup,
@@ -139,6 +139,9 @@ QMP_PARSERS: tuple[Callable[[object], Any], ...] = (
     qmp.parse_blockstats,
     lambda answer: qmp.parse_thread_ids(answer, answer),
     qmp.parse_balloon,
+    qmp.parse_balloon_interval,
+    qmp.parse_balloon_stats,
+    lambda answer: qmp.parse_balloon_path("/machine/peripheral", answer),
     qmp.parse_kvm_exits,
     qmp.parse_virtio,
     qmp.parse_queue_count,
@@ -162,6 +165,7 @@ def test_a_damaged_answer_of_qemu_or_its_agent_fails_cleanly(data: st.DataObject
                 ("query-blockstats", qmp.parse_blockstats),
                 ("query-stats", qmp.parse_kvm_exits),
                 ("query-balloon", qmp.parse_balloon),
+                ("qom-get /machine/peripheral/balloon0 guest-stats", _balloon_values),
                 ("x-query-virtio", qmp.parse_virtio),
                 ("x-query-virtio-status", qmp.parse_queue_count),
                 ("x-query-virtio-queue-status", qmp.parse_inflight),
@@ -187,7 +191,7 @@ def test_a_damaged_answer_of_qemu_or_its_agent_fails_cleanly(data: st.DataObject
     except MalformedError:
         return
     if name == "query-blockstats":
-        found = [*vmm_details(vmm.VmmSample("running", {}, vmm.Details(found)))]
+        found = [*vmm_details(vmm.VmmSample("running", vmm.Details(found)))]
         assert all(len(value) <= 64 and value.isascii() for point in found for value in point.label_values)
         found = [point.value for point in found]
     assert all(0 <= number <= kerneltext.MAX_COUNT * 1024 for number in _numbers(found))
@@ -250,7 +254,7 @@ def test_lying_guest_gives_finite_points_with_clean_labels(data: st.DataObject) 
 @given(name=st.text(max_size=200), counts=st.lists(st.integers(0, 2**64 - 1), min_size=5, max_size=5))
 def test_lying_vmm_gives_clean_labels(name: str, counts: list[int]) -> None:
     inflight = {(name, 0): counts[0]}
-    sample = vmm.VmmSample(name, {}, vmm.Details((qmp.BlockDevice(name, *counts),), inflight))
+    sample = vmm.VmmSample(name, vmm.Details((qmp.BlockDevice(name, *counts),), inflight))
     for point in (*vmm_points(sample), *vmm_details(sample)):
         assert all(len(value) <= 64 and value.isprintable() and value.isascii() for value in point.label_values)
 
@@ -303,7 +307,7 @@ def test_any_accept_header_is_answered(header: str) -> None:
 
 @given(values=st.lists(st.text(max_size=20), min_size=6, max_size=6))
 def test_any_base_labels_make_one_line_per_point(values: list[str]) -> None:
-    points = [*vmm_points(vmm.VmmSample("running", {"reset": 1}))]
+    points = [*vmm_points(vmm.VmmSample("running")), *event_points({"reset": 1})]
     families, count = render_points(points, base_labels(values))
     text = "".join(f for f in families if f)
     assert text.count("\n") == count == len(points)
@@ -318,6 +322,11 @@ def test_channel_reads_back_any_object_without_nan(value: Any) -> None:
             channel.parse_object(json.dumps({"return": value}).encode())
     else:
         assert channel.parse_object(text.encode()) == {"return": value}
+
+
+def _balloon_values(answer: object) -> object:
+    told = qmp.parse_balloon_stats(answer)
+    return None if told is None else dict(told.values)
 
 
 def _numbers(value: Any) -> list[float]:

@@ -22,7 +22,8 @@ from tests.panels import filled
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FROM_PROMETHEUS = {"up"}
+FROM_PROMETHEUS = {"up", "ALERTS"}
+LABELS_OF_ALERTS = {"alertname", "alertstate", "severity", "remediation", *BASE_LABELS}
 TARGET_LABELS = {"instance", "job"}
 KEYWORDS = {"and", "or", "unless", "bool", "offset", "inf", "nan"}
 # Words that take a list of labels in parentheses.
@@ -79,7 +80,7 @@ def test_only_what_is_exported_is_asked_for(where: str, expr: str) -> None:
         names -= recorded
         for one in recorded:
             names |= names_and_labels(RECORDED[one])[0]
-    allowed = set(TARGET_LABELS)
+    allowed = set(TARGET_LABELS) | (LABELS_OF_ALERTS if "ALERTS" in names else set())
     for name in names - FROM_PROMETHEUS:
         declared = name if name in CATALOGUE else re.sub(r"_(bucket|sum|count)$", "", name)
         assert declared in CATALOGUE, f"{where}: nothing exports {name}"

@@ -148,6 +148,7 @@ OF_CONTAINER = {name for name, alert in ALERTS.items() if alert.scope == "contai
 OF_HOST = {name for name, alert in ALERTS.items() if alert.scope == "host"}
 BURNS = {"HyperAvailabilityBurnsFast", "HyperAvailabilityBurnsSlowly"}
 TOLD_STILL = {"HyperContainerFlapping", "HyperOomKill", "HyperVmEvent"}
+AWAY = {*BURNS, "HyperRelayDown"}
 BLIND = {"HyperExporterDown", "HyperCollectorStalled"}
 
 
@@ -158,12 +159,13 @@ BLIND = {"HyperExporterDown", "HyperCollectorStalled"}
         ("HyperCollectorStalled", (OF_CONTAINER | OF_HOST) - BLIND),
         ("HyperManyContainersDown", {"HyperContainerDown", *BURNS}),
         ("HyperContainerDown", OF_CONTAINER - {"HyperContainerDown", *TOLD_STILL}),
-        ("HyperContainerFlapping", BURNS),
-        ("HyperContainerUnhealthy", BURNS),
-        ("HyperVmStopped", {"HyperAgentUnhealthy", "HyperContainerUnhealthy", "HyperHostViewLost", *BURNS}),
-        ("HyperQemuSilent", {"HyperAgentUnhealthy", "HyperContainerUnhealthy", "HyperHostViewLost", *BURNS}),
-        ("HyperAgentUnhealthy", BURNS),
-        ("HyperAvailabilityBurnsFast", {"HyperAvailabilityBurnsSlowly"}),
+        ("HyperContainerFlapping", AWAY),
+        ("HyperContainerUnhealthy", AWAY),
+        ("HyperVmStopped", {"HyperAgentUnhealthy", "HyperContainerUnhealthy", "HyperHostViewLost", *AWAY}),
+        ("HyperQemuSilent", {"HyperAgentUnhealthy", "HyperContainerUnhealthy", "HyperHostViewLost", *AWAY}),
+        ("HyperAgentUnhealthy", AWAY),
+        ("HyperProbeFailing", {"HyperRelayDown", "HyperAvailabilityBurnsSlowly"}),
+        ("HyperAvailabilityBurnsFast", {"HyperRelayDown", "HyperAvailabilityBurnsSlowly"}),
         ("HyperDiskFull", {"HyperDiskFillsSoon"}),
         ("HyperInodesFull", {"HyperDiskFillsSoon"}),
         ("HyperHostMemoryLow", {"HyperHostOvercommitted"}),
@@ -175,9 +177,19 @@ def test_what_silences_what(source: str, silenced: set[str]) -> None:
     assert found == silenced
 
 
+def test_a_full_disk_of_the_host_silences_the_guests_that_are_halted_for_it_and_no_others() -> None:
+    full, stopped = labels(ALERTS["HyperHostDiskFull"]), ALERTS["HyperVmStopped"]
+    assert silences(full, labels(stopped, status="io-error"))
+    assert not silences(full, labels(stopped, status="guest-panicked"))
+    assert not silences(full, labels(stopped, status="io-error", instance="h2:9720"))
+    assert not silences(full, labels(ALERTS["HyperContainerDown"]))
+
+
 def test_nothing_else_silences_anything() -> None:
     quiet = {name for name, alert in ALERTS.items() if alert.severity != "page"} - {"HyperHostCpuSaturated"} | {
         "HyperRuntimeDown",
+        "HyperRuntimeRestarting",
+        "HyperHostDiskFull",
         "HyperExporterMissing",
     }
     for source in quiet:

@@ -117,6 +117,18 @@ def test_equal_input_gives_an_equal_archive(init: Path, modules: Path, tmp_path:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_an_archive_that_is_there_is_left_and_another_replaced(init: Path, modules: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    initrd.build(init, modules, out, wanted=["virtio_mmio"])
+    inode = out.stat().st_ino
+    initrd.build(init, modules, out, wanted=["virtio_mmio"])
+    assert out.stat().st_ino == inode
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-1])
+    initrd.build(init, modules, out, wanted=["virtio_mmio"])
+    assert out.read_bytes() == whole
+
+
 def test_zstd_modules_are_unpacked_by_zstd(
     init: Path, modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

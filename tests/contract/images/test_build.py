@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtime.errors import InvalidInput, Upstream
+from runtime.errors import Conflict, InvalidInput, Upstream
+from runtime.images import containerfile
 from runtime.images.access import Access
 from runtime.images.containerfile import Builder, Options
 from tests.contract.images.conftest import free_port, leftovers, processes_below
@@ -28,12 +29,12 @@ HISTORY = [
 
 
 async def built(
-    store: ImageStore, containerfile: str, options: Options, files: dict[str, bytes] | None = None
+    store: ImageStore, text: str, options: Options, files: dict[str, bytes] | None = None
 ) -> tuple[Image, list[Progress]]:
     events: list[Progress] = []
     async with store.temporary() as temporary:
         with tarfile.open(temporary / "archive", mode="w") as tar:
-            members = {"Containerfile": containerfile.encode()}
+            members = {"Containerfile": text.encode()}
             members |= {f"context/{name}": content for name, content in (files or {}).items()}
             for name, content in members.items():
                 info = tarfile.TarInfo(name)
@@ -89,6 +90,53 @@ CMD ["/hello"]
     assert leftovers(data_dir) == []
     assert await Builder(store).prune() > 0
     assert (await store.resolve("more")).digest == second.digest
+
+
+async def rebuilt(store: ImageStore, name: str, *, unnamed: bool = False) -> Image:
+    async with store.temporary() as temporary:
+        image = await store.resolve(name)
+        return await Builder(store).rebuild(image, temporary, Access(), lambda _: None, unnamed=unnamed)
+
+
+async def test_an_image_is_built_again_from_what_was_kept(
+    registry: TestRegistry, store: ImageStore, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = registry.push("moving:1", [layer(*busybox_root(), entry("tmp", tarfile.DIRTYPE))], history=HISTORY)
+    text = f"FROM {registry.host}/moving:1\nARG GREETING\nLABEL greeting=$GREETING\nCOPY hello /hello\n"
+    options = Options(tags=["again:1", "again:2"], args={"GREETING": "hi"})
+    first, _ = await built(store, text, options, {"hello": b"hello"})
+    assert first.build is not None
+    assert first.build["bases"] == {f"{registry.host}/moving:1": base}
+    assert (await rebuilt(store, "again:1")).digest == first.digest
+    moved = registry.push("moving:1", [layer(*busybox_root(), entry("mended", data=b"yes"))], history=HISTORY)
+    second = await rebuilt(store, "again:1")
+    assert second.digest != first.digest
+    assert second.build is not None
+    assert second.build["bases"] == {f"{registry.host}/moving:1": moved}
+    assert second.references == first.references
+    assert second.config.labels["greeting"] == "hi"
+    # A base that was pulled to this host is fetched again for a rebuild, as its tag may have moved.
+    await store.pull(f"{registry.host}/moving:1")
+    third = registry.push("moving:1", [layer(*busybox_root(), entry("mended", data=b"more"))], history=HISTORY)
+    again = await rebuilt(store, "again:1", unnamed=True)
+    assert (again.references, (await store.resolve("again:1")).digest) == ((), second.digest)
+    assert again.build is not None
+    assert again.build["bases"] == {f"{registry.host}/moving:1": third}
+    # What was kept goes with the images that were built from it.
+    kept = store.blobs.path(again.build["archive_digest"])
+    assert kept.is_file()
+    for name in ("again:1", "again:2", first.digest, again.digest):
+        await store.untag(name, lambda: ())
+    assert not kept.exists()
+    with pytest.raises(Conflict, match="was not built on this host"):
+        await rebuilt(store, f"{registry.host}/moving:1")
+    monkeypatch.setattr(containerfile, "KEPT_CONTEXT_LIMIT_BYTES", 1000)
+    large, _ = await built(store, text, Options(tags=["large"]), {"hello": b"hello", "more": bytes(2000)})
+    assert large.build is not None
+    assert large.build["archive_digest"] is None
+    with pytest.raises(Conflict, match="are not kept"):
+        await rebuilt(store, "large")
+    assert leftovers(data_dir) == []
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from runtime.images import ImageStore, Limits, Progress
 from runtime.images.access import Access
 from tests.contract.images.conftest import free_port, leftovers, processes_below
 from tests.contract.images.layouts import busybox_root, entry, layer, write_index, write_layout
+from tests.places import small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -269,20 +270,17 @@ async def test_limits_against_bombs(registry: TestRegistry, tmp_path: Path) -> N
 
 
 @pytest.fixture(params=["4m", "12m", "20m"])  # full while copying, while unpacking, while writing the image file
-def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "small"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}", "none", path], check=True)
-    yield path
-    subprocess.run(["umount", path], check=True)
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", request.param) as path:
+        yield path
 
 
-async def test_a_full_disk(registry: TestRegistry, small_disk: Path) -> None:
+async def test_a_full_disk(registry: TestRegistry, small: Path) -> None:
     registry.push("full:1", [layer(*busybox_root(), entry("random", data=os.urandom(6 << 20)))])
-    store = ImageStore(small_disk)
+    store = ImageStore(small)
     with pytest.raises(DiskFull, match="free some space"):
         await store.pull(f"{registry.host}/full:1")
-    assert leftovers(small_disk) == []
+    assert leftovers(small) == []
     store.close()
 
 
@@ -348,3 +346,48 @@ async def test_sweep_forgets_an_image_without_its_file(registry: TestRegistry, s
     await store.sweep()
     assert await store.list() == ()
     assert (await store.pull(f"{registry.host}/lost:1")).file.is_file()
+
+
+@pytest.mark.parametrize("step", ["tag", "untag", "remove"])
+async def test_a_crash_leaves_no_image_that_nothing_names(
+    registry: TestRegistry, store: ImageStore, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whether it was just getting its first name, or losing its last one."""
+    registry.push("named:1", [layer(*busybox_root(), entry("named"))])
+    name = f"{registry.host}/named:1"
+    if step != "tag":
+        await store.pull(name)
+
+    def crash(*_: object) -> None:
+        raise KeyError("the daemon was killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._index, step, crash)
+        with pytest.raises(KeyError):
+            await (store.pull(name) if step == "tag" else store.untag(name, set))
+    await store.sweep()
+    assert len(await store.list()) == 1
+    assert len(await store.collect(set)) == 1, "which is what a daemon that comes back does"
+    assert await store.list() == ()
+    assert (await store.pull(name)).references == (name,)
+    assert await store.collect(set) == ()
+
+
+async def test_sweep_leaves_what_somebody_else_has_put_there(
+    registry: TestRegistry, store: ImageStore, data_dir: Path
+) -> None:
+    registry.push("swept:1", [layer(*busybox_root(), entry("swept"))])
+    image = await store.pull(f"{registry.host}/swept:1")
+    digest = image.digest.removeprefix("sha256:")
+    (data_dir / "images/lost+found").mkdir()
+    (data_dir / "images/README").write_text("theirs")
+    (data_dir / "blobs/sha256/README").write_text("theirs")
+    os.utime(data_dir / "blobs/sha256/README", (0, 0))
+    half = [data_dir / "blobs/sha256" / name for name in (f".{digest}.4711", f".trash-{digest}.0123")]
+    for one in half:
+        one.write_text("half")
+    (data_dir / "images/.tmp-half").mkdir()
+    await store.sweep()
+    assert {path.name for path in (data_dir / "images").iterdir()} == {digest, "lost+found", "README"}
+    assert (data_dir / "blobs/sha256/README").is_file()
+    assert not any(one.exists() for one in half)

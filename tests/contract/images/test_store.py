@@ -20,6 +20,7 @@ from runtime.errors import BadLayer, Conflict, ImageUnknown, InvalidInput, Runti
 from runtime.images import ImageStore, manifest
 from tests.contract.images.conftest import leftovers
 from tests.contract.images.layouts import busybox_root, entry, layer
+from tests.places import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -228,12 +229,8 @@ def dying() -> Iterator[tuple[str, Any]]:
     handler = type("Bound", (Dying,), members)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"127.0.0.1:{server.server_address[1]}", handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield f"127.0.0.1:{server.server_address[1]}", handler
 
 
 async def test_a_pull_goes_on_with_the_layers_it_had(dying: tuple[str, Any], store: ImageStore, data_dir: Path) -> None:

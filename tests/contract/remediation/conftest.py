@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def hyperd(tmp_path: Path) -> Iterator[FakeHyperd]:
-    fake = FakeHyperd(tmp_path / "hyperd.sock", directory=tmp_path / "data/evidence")
+    fake = FakeHyperd(tmp_path / "hyperd.sock", directory=tmp_path / "hyperd/evidence")
     fake.start()
     yield fake
     fake.mode = "ok"

@@ -40,12 +40,19 @@ class FakeHyperd:
     state: str = "exited"
     desired: str = "running"
     epoch: int = 1
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=lambda: {"hyper.remediation": "redeploy"})
     exit_code: int | None = 3
     health: str = "none"
+    checked_at: float = 0.0  # when the last health check began
     id: str = ID
     digest: str = GOOD
+    named: str = GOOD  # what the image's name is that of
     pullable: str = PUSHED
+    bases: dict[str, str] = field(default_factory=dict)  # of the image that runs
+    builds: int = 0
+    packages: dict[str, str] = field(default_factory=dict)  # the version of the only one, by the image's digest
+    removed: list[str] = field(default_factory=list)
+    built: str = PUSHED  # what a rebuild gives
     quarantine: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     deaths: int = 0
@@ -56,10 +63,14 @@ class FakeHyperd:
     directory: Path | None = None
     rollouts: list[dict[str, Any]] = field(default_factory=list)
     pulls: int = 0
+    canaries: list[float] = field(default_factory=list)  # of each change, how long it was to be observed
     posts: int = 0
     reads: int = 0
+    lists: int = 0
     # ok; busy: 503 and nothing done; refusing: 409 and nothing done; mute: done, and never answered;
     # broken: 500 after it was tried; taken: 409 after it was tried; hopeless: 409, no known good
+    # alone: two cannot run side by side
+    # vague: what is observed cannot be judged
     mode: str = "ok"
     evidence_mode: str = "ok"  # ok; full: 507; mute: saved, and never answered
     to_say: list[dict[str, Any]] = field(default_factory=list)
@@ -72,7 +83,8 @@ class FakeHyperd:
             "id": self.id, "name": "web", "image": IMAGE, "image_digest": self.digest, "args": [], "state": self.state,
             "desired": self.desired, "status": "", "epoch": self.epoch, "labels": self.labels, "tenant": "default",
             "project": None, "exit_code": self.exit_code, "oom_killed": False, "restarts": self.epoch - 1,
-            "health": self.health, "quarantine": self.quarantine, "revision": len(self.history),
+            "health": self.health, "checks": [{"began": self.checked_at, "exit_code": 1}],
+            "quarantine": self.quarantine, "revision": len(self.history),
         }  # fmt: skip
 
     def changed(self, *, good: bool = False, ago_s: float = 30.0) -> None:
@@ -94,9 +106,19 @@ class FakeHyperd:
         if kind == "quarantine":
             self.quarantine = {"since": 1.0, "reason": body["reason"], "actor": body["actor"]}
             self.desired, self.state = "stopped", "paused"
+        if kind == "change":
+            self.canaries.append(body["canary_s"])
+        if self.mode == "vague" and body.get("canary_s"):
+            self.done.pop()
+            self.epoch -= 1
+            one = revision(len(self.history) + 1, time.time(), self.pullable, "update", good=False)
+            self.history.insert(0, {**one, "outcome": "inconclusive"})
+            return {"id": "r", "kind": kind, "state": "inconclusive", "detail": "not enough could be seen",
+                    "request_id": body["request_id"]}  # fmt: skip
         if kind in {"rollback", "change"}:
             self.id = f"{len(self.done):064x}"
-            self.digest = GOOD if kind == "rollback" else self.pullable
+            wanted = self.built if self.builds else self.pullable
+            self.digest = GOOD if kind == "rollback" else wanted
             self.epoch = 1
             kind = {"change": "update"}.get(kind, kind)
             self.history.insert(0, revision(len(self.history) + 1, time.time(), self.digest, kind, good=False))
@@ -120,6 +142,10 @@ class FakeHyperd:
         if self.mode in {"refusing", "hopeless"}:
             code = "conflict" if self.mode == "refusing" else "no_known_good"
             return JSONResponse({"error": {"code": code, "message": "not now"}}, status_code=409)
+        if self.mode == "alone" and body.get("canary_s"):
+            self.canaries.append(body["canary_s"])
+            error = {"code": "invalid_input", "message": "old and new cannot run side by side", "field": "canary_s"}
+            return JSONResponse({"error": error}, status_code=400)
         answer = self._carry_out(kind, body)
         status = 200
         if self.mode in {"broken", "taken"}:
@@ -137,6 +163,7 @@ class FakeHyperd:
 
         @app.get("/v1/containers")
         async def containers() -> Response:
+            self.lists += 1
             return JSONResponse([self.container()])
 
         @app.get("/v1/containers/{ref}")
@@ -178,6 +205,8 @@ class FakeHyperd:
             path = self.directory / f"web-{body['request_id']}"
             if not path.exists():
                 path.mkdir(parents=True)
+                if body["samples"] is not None:
+                    (path / "samples.prom").write_text(body["samples"])
                 self.evidence.append(body)
             while self.evidence_mode == "mute" and not await request.is_disconnected():  # noqa: ASYNC110 -- as above
                 await asyncio.sleep(0.01)
@@ -188,6 +217,39 @@ class FakeHyperd:
             assert (await request.json())["reference"] == IMAGE
             self.pulls += 1
             return Response(json.dumps({"status": "…"}) + "\n" + json.dumps({"image": {"digest": self.pullable}}))
+
+        @app.post("/v1/images/rebuild")
+        async def rebuild(request: Request) -> Response:
+            body = await request.json()
+            assert body == {"reference": GOOD, "no_cache": bool(self.packages), "unnamed": True}
+            self.builds += 1
+            image = {"digest": self.built, "references": []}
+            return Response(json.dumps({"status": "…"}) + "\n" + json.dumps({"image": image, "changed": True}))
+
+        @app.get("/v1/images/{ref:path}")
+        async def image(ref: str) -> Response:
+            build = {"bases": self.bases, "archive_digest": BAD}
+            named = self.named if ref == IMAGE else ref
+            references = [IMAGE] if named == self.named else []
+            return JSONResponse({"digest": named, "references": references, "build": build})
+
+        @app.get("/v1/packages/{digest}")
+        async def packages(digest: str) -> Response:
+            one = {"name": "libssl3", "version": "0", "source": "openssl", "source_version": self.packages.get(digest)}
+            found = [one] if digest in self.packages else None
+            return JSONResponse({"digest": digest, "distribution": "debian", "version": "12", "packages": found})
+
+        @app.post("/v1/images/tag")
+        async def tag(request: Request) -> Response:
+            body = await request.json()
+            assert body["target"] == IMAGE
+            self.named = body["source"]
+            return JSONResponse({})
+
+        @app.delete("/v1/images/{digest}")
+        async def remove(digest: str) -> Response:
+            self.removed.append(digest)
+            return JSONResponse({})
 
         @app.post("/v1/containers/{ref}/{kind}")
         async def act(ref: str, kind: str, request: Request) -> Response:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def hyper(controller: Controller, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "HYPER_REMEDIATION_LISTEN": controller.url.removeprefix("http://"), **environment}
-    command = [sys.executable, "-m", "runtime.cli.main", "remediation", *words]
+    command = [sys.executable, "-m", "runtime.cli.program", "remediation", *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 

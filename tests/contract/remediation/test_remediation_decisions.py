@@ -3,7 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from collector.catalogue import Metric, remediation
+from collector.metric import HISTOGRAM_PARTS
 from tests.contract.remediation.harness import ID, Controller, FakeHyperd, at_least, until, webhook
 
 
@@ -26,7 +30,33 @@ def test_one_firing_alert_is_one_redeploy_however_often_it_is_told(hyperd: FakeH
     assert controller.outcomes() == ["done"]
     intent = next(line for line in controller.audit() if line["reason"] == "container_down")
     assert (intent["container_id"], intent["epoch"], intent["action"]) == (ID, 1, "redeploy")
+    exemplars = told_of_itself(controller)
+    assert exemplars == {("hyper_remediation_action_duration_seconds_bucket", intent["id"])}
     assert controller.end() == 0
+
+
+def told_of_itself(controller: Controller) -> set[tuple[str, str]]:
+    """Sees that both formats have what the catalogue has, and nothing else; gives the exemplars, of OpenMetrics."""
+    text = httpx.get(f"{controller.url}/metrics")
+    openmetrics = httpx.get(
+        f"{controller.url}/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}
+    )
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = [*parse_openmetrics(openmetrics.text)]
+    samples = {(s.name, tuple(sorted(s.labels.items()))) for family in families for s in family.samples}
+    assert samples == {
+        (s.name, tuple(sorted(s.labels.items()))) for family in parse_text(text.text) for s in family.samples
+    }
+    declared = {
+        name
+        for metric in vars(remediation).values()
+        if isinstance(metric, Metric)
+        for name in (
+            [f"{metric.name}_{part}" for part in HISTOGRAM_PARTS] if metric.type == "histogram" else [metric.name]
+        )
+    }
+    assert {name for name, _ in samples} <= declared
+    return {(s.name, s.exemplar.labels["decision"]) for family in families for s in family.samples if s.exemplar}
 
 
 def test_the_cooldown_holds_back_a_new_alert_also_after_a_restart(hyperd: FakeHyperd, controller: Controller) -> None:

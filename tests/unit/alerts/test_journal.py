@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -121,3 +121,47 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AuditUnwritable, match="audit"):
         Journal(tmp_path / "file/audit")
+
+
+def test_a_push_that_was_held_back_is_remembered_until_its_turn(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+
+    def decide(ident: str, reason: Any, digest: str | None, **more: Any) -> None:
+        one = replace(ACT, id=ident, alert="push", incident=f"push/{digest}", reason=reason, to_digest=digest,
+                      **{"verdict": "skip", "action": None, **more})  # fmt: skip
+        journal.decide(one)
+
+    decide("1", "cooldown", "a")
+    decide("2", "budget_spent", "b")
+    decide("3", "maintenance", None)
+    decide("4", "same_digest", "c")
+    decide("5", "same_digest", "a")
+    journal = reopened(journal, tmp_path)
+    assert [one.id for one in journal.held()] == ["2", "3"], "the newest of the tag, and that of the base"
+    decide("6", "image_pushed", "b", verdict="act", action="update")
+    decide("7", "pull_failed", None)
+    assert journal.held() == ()
+    assert (journal.acted_at("default/web"), journal.renewed_at("default/web")) == ((), (10.0,))
+    assert (journal.host_acted_at(), journal.host_renewed_at()) == ((), (10.0,))
+    assert journal.latest_action_at() == 10.0
+    journal.close()
+
+
+def test_what_waits_gives_way_to_what_is_newer_and_to_the_end_of_its_alert(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+
+    def propose(ident: str, action: Any, reason: Any = "image_pushed", incident: str = "f") -> None:
+        one = replace(ACT, id=ident, verdict="dry_run", action=action, reason=reason, incident=incident)
+        journal.decide(one)
+
+    propose("1", "update")
+    propose("2", "rebuild", "vulnerable")
+    propose("3", "update")
+    propose("4", "rebuild", "base_pushed")
+    propose("5", "redeploy", "container_down", "alert")
+    propose("6", "rollback", "container_down", "alert")
+    propose("7", "redeploy", "container_down", "another")
+    journal.decide(replace(ACT, id="8", verdict="skip", action=None, reason="resolved", incident="alert"))
+    journal = reopened(journal, tmp_path)
+    assert [one.id for one in journal.waiting(11.0)] == ["2", "3", "4", "6", "7"]
+    journal.close()

@@ -9,7 +9,7 @@ from alerts.errors import BadSetting
 from alerts.remediation import causes, ladder, policy, policyfile, registry
 from alerts.remediation.guards import Limits, streak
 from alerts.remediation.policy import Container, Judgement, Revision, Rule, Seen
-from alerts.remediation.signals import Signal
+from alerts.remediation.signals import PUSH, Signal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,14 @@ def test_what_lies_beyond_the_level_is_proposed() -> None:
     assert steps(policy.DOWN, history(), "redeploy") == [
         ("dry_run", "rollback", "container_down"), ("act", "redeploy", "container_down"),
     ]  # fmt: skip
-    assert steps(policy.DOWN, history(), "restart")[-1] == ("act", "restart", "container_down")
+    assert steps(policy.DOWN, history(good=True), "restart") == [
+        ("dry_run", "redeploy", "container_down"), ("act", "restart", "container_down"),
+    ]  # fmt: skip
+    assert steps(policy.DOWN, history(), "restart") == [
+        ("dry_run", "rollback", "container_down"), ("dry_run", "redeploy", "container_down"),
+        ("act", "restart", "container_down"),
+    ]  # fmt: skip
+    assert steps(policy.UNHEALTHY, history(good=True)[1:], "restart") == [("act", "restart", "unhealthy")]
     assert steps(policy.DOWN, history(), "dry-run") == [("dry_run", "rollback", "container_down")]
     assert steps(policy.DOWN, history(), "full", dry_run=True) == [("dry_run", "rollback", "container_down")]
     assert steps(policy.FLAPPING, history()[1:], "redeploy") == [("dry_run", "quarantine", "crash_loop")]
@@ -102,6 +109,18 @@ def test_what_lies_beyond_the_level_is_proposed() -> None:
 def test_hyperd_has_to_bear_it_out(alert: str, members: dict[str, Any], deaths: int, reason: str) -> None:
     seen = Seen(container(**members), deaths=deaths)
     assert policy.confirm(policy.RULES[alert], {}, seen, sustained=False, deaths_count=2).reason == reason
+
+
+def test_only_what_was_found_wanting_is_known_bad() -> None:
+    def tried(outcome: str, after: str = "update") -> bool:
+        newer = Revision(time=3.0, digest="old", kind=after)
+        return policy.is_known_bad("new", [newer, Revision(time=2.0, digest="new", kind="update", outcome=outcome)])
+
+    assert tried("failed")
+    assert tried("done", after="rollback")
+    assert not tried("done")
+    assert not tried("inconclusive")
+    assert not tried("inconclusive", after="rollback")
 
 
 def test_an_alert_of_the_policy_file_alone_has_to_last() -> None:
@@ -147,7 +166,7 @@ def test_the_file_chooses_by_tenant_and_name() -> None:
 
     assert level(tenant="shop") == "full"
     assert level() == "policy_off"
-    assert level(name="db") == "redeploy"
+    assert level(name="db") == "restart", "all else is for a person to allow"
     assert level(labels={policy.POLICY_LABEL: "rollback"}) == "rollback", "the label goes first"
     assert level(labels={policy.POLICY_LABEL: "all"}) == "policy_unknown"
     assert file.names("HyperMemoryPressure")
@@ -189,6 +208,27 @@ def test_causes_hold_for_their_host_and_are_forgotten() -> None:
     known.take(causes.Cause("HyperExporterDown", "h:1", "", firing=True, time=NOW))
     assert judged(instance="h:1") == "collector_is_the_cause"
     assert judged(source="hyperd") is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "alert", "members", "waits"),
+    [
+        ("HyperHostCpuSaturated", policy.DOWN, {"exit_code": 3}, False),
+        ("HyperStarvedByHost", policy.DOWN, {"exit_code": 0}, False),
+        ("HyperHostCpuSaturated", policy.DOWN, {"exit_code": 137}, True),
+        ("HyperHostCpuSaturated", policy.DOWN, {"exit_code": 1, "oom_killed": True}, True),
+        ("HyperHostCpuSaturated", policy.DOWN, {"exit_code": None}, True),
+        ("HyperHostCpuSaturated", policy.UNHEALTHY, {"state": "running"}, True),
+        ("HyperHostMemoryLow", policy.DOWN, {"exit_code": 3}, True),
+        ("HyperManyContainersDown", policy.DOWN, {"exit_code": 3}, True),
+        ("HyperHostCpuSaturated", PUSH, {"exit_code": 3}, True),
+    ],
+)
+def test_want_of_cpu_explains_no_exit(cause: str, alert: str, members: dict[str, Any], waits: bool) -> None:
+    known = causes.Causes(ttl_s=100)
+    known.take(causes.Cause(cause, "", "", firing=True, time=NOW))
+    found = known.judge(Signal("alertmanager", alert, "x", NOW), container(**{"state": "exited", **members}), NOW)
+    assert (found is not None) is waits
 
 
 def test_hosts_of_a_registry_have_other_names() -> None:

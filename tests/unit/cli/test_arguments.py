@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runtime.cli import arguments
+from runtime.client import ClientError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +109,31 @@ def test_a_switch_takes_no_word_that_is_not_its_own() -> None:
     assert vars(parser.parse_args(["--pause", "web"])) == {"pause": True, "word": "web"}
     assert vars(parser.parse_args(["--pause=false", "web"])) == {"pause": False, "word": "web"}
     assert vars(parser.parse_args(["-p"])) == {"pause": True, "word": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--rm=true", "-i=false", "x"], {"rm": True, "i": False, "pause": None, "words": ["x"]}),
+        (["-i", "--rm=1", "--rm=F", "x"], {"rm": False, "i": True, "pause": None, "words": ["x"]}),
+        (["--no-pause=false", "x"], {"rm": False, "i": False, "pause": True, "words": ["x"]}),
+        (
+            ["x", "--rm=true", "--rm=maybe"],
+            {"rm": False, "i": False, "pause": None, "words": ["x", "--rm=true", "--rm=maybe"]},
+        ),
+    ],
+)
+def test_switches_take_true_and_false(words: list[str], expected: dict[str, Any]) -> None:
+    parser = arguments.Parser(prog="x", description="")
+    parser.add_argument("--rm", action="store_true")
+    parser.add_argument("-i", action="store_true")
+    parser.add_argument("--no-pause", dest="pause", action="store_false", default=None)
+    parser.add_argument("words", nargs="...")
+    assert vars(parser.parse_args(words)) == expected
+    with pytest.raises(ClientError, match="--rm 'maybe': write true or false, or nothing"):
+        parser.parse_args(["--rm=maybe", "x"])
+    with pytest.raises(ClientError, match="-i 'rm': write true or false"):
+        parser.parse_args(["-i=rm", "x"])
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,10 @@ def test_reference_page_has_every_metric() -> None:
     assert [name for name in ABSENT if f"| `{name}` |" not in page] == []
     assert not set(ABSENT) & set(CATALOGUE)
     assert [name for name in CATALOGUE if f"| `{name}` |" not in page] == []
+
+
+def test_the_page_gives_influx_names_to_what_is_written_there_alone() -> None:
+    rows = [line.split("|") for line in reference.page().splitlines() if line.startswith("| `")]
+    cells = {row[1].strip(" `"): row[-2].strip() for row in rows}
+    written = {name for name, cell in cells.items() if name in CATALOGUE and cell}
+    assert written == {one.name for one in EXPORTED}

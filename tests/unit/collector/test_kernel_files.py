@@ -9,6 +9,7 @@ from collector import kerneltext
 from collector.errors import MalformedError, TooLargeError, UnreachableError
 from collector.keptfile import KeptFile
 from collector.sources import process
+from tests.fakevm.scenario import BASE
 
 TEMPLATE_CLONE = b"""\
 7f0000000000-7f000c000000 rw-p 00000000 00:01 77                        /memfd:template (deleted)
@@ -74,6 +75,29 @@ def test_loopback_is_not_the_container_s_traffic() -> None:
 def test_interfaces_have_a_budget() -> None:
     lines = [f"if{n}: ".encode() + b" ".join([b"1"] * 16) for n in range(50)]
     assert len(kerneltext.parse_net_dev(b"\n".join(lines))) == 8
+
+
+@pytest.mark.parametrize("name", ["snmp", "netstat"])
+def test_what_is_wanted_of_a_table_is_what_the_whole_of_it_has(name: str) -> None:
+    text = (BASE / "guest/proc/net" / name).read_bytes()
+    whole = kerneltext.parse_net_table(text)
+    wanted = frozenset([*whole][::5]) | {b"Tcp.NoSuchName"}
+    assert kerneltext.parse_net_table(text, wanted) == {key: whole[key] for key in [*whole][::5]}
+
+
+@pytest.mark.parametrize("numbers", [b"T: 1", b"T: 1 2 3", b"T: 1 2 ", b"T:  1 2", b"U: 1 2", b"", b"T: x 2"])
+def test_numbers_that_do_not_go_with_their_names_are_malformed(numbers: bytes) -> None:
+    with pytest.raises(MalformedError):
+        kerneltext.parse_net_table(b"T: A B\n" + numbers, frozenset({b"T.A", b"T.B"}))
+
+
+def test_what_a_block_policy_adds_to_a_device_s_line_is_not_looked_at() -> None:
+    text = b"254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6 use_delay=0 depth=max\n254:16\n"
+    none = kerneltext.DeviceIo(0, 0, 0, 0)
+    assert kerneltext.parse_io_stat(text) == {b"254:0": kerneltext.DeviceIo(1, 2, 3, 4, 5), b"254:16": none}
+    for wrong in (b"254:0 rbytes", b"254:0 rbytes=x", b"254:0 rbytes=max"):
+        with pytest.raises(MalformedError):
+            kerneltext.parse_io_stat(wrong)
 
 
 def test_rows_have_a_budget() -> None:

@@ -136,6 +136,56 @@ def test_a_family_that_contradicts_itself_is_left_out(text: str) -> None:
     assert set(dropped) == {"invalid"}
 
 
+def narrowed(text: str, *keep: str) -> tuple[list[tuple[str, dict[str, str], float]], dict[str, int]]:
+    families, dropped = relay.select(parse(text), relay.Names(), "one", 10, frozenset(keep))
+    return [(s.name, dict(s.labels), s.value) for family in families for s in family.samples], dict(dropped)
+
+
+def test_labels_that_are_not_kept_go_and_counts_are_added_up() -> None:
+    counts = """\
+# TYPE a_total counter
+a_total{path="/x",code="200"} 1
+a_total{path="/y",code="200"} 2
+a_total{code="500"} 4
+"""
+    assert narrowed(counts, "code") == ([("a_total", {"code": "200"}, 3), ("a_total", {"code": "500"}, 4)], {})
+    assert narrowed(counts, "none") == ([("a_total", {}, 7)], {})
+    assert narrowed('# TYPE hits counter\nhits{a="1"} 1\nhits{a="2"} 1\n', "b") == ([("hits", {}, 2)], {})
+    assert narrowed('a{name="x",b="y"} 1\n', "name") == ([("a", {"exported_name": "x"}, 1)], {})
+
+
+def test_histograms_are_added_up_by_bucket() -> None:
+    other = HISTOGRAM + 't_bucket{path="/b",le="1.0"} 4\nt_sum{path="/b"} 2.5\nt_count{path="/b"} 5\n'
+    assert narrowed(other, "code") == (
+        [("t_bucket", {"le": "1.0"}, 6), ("t_bucket", {"le": "+Inf"}, 8), ("t_count", {}, 8), ("t_sum", {}, 4.0)],
+        {},
+    )
+    assert narrowed(HISTOGRAM, "code") == ([], {"ambiguous": 5}), "with other buckets they have no sum"
+    assert len(narrowed(HISTOGRAM, "path")[0]) == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '# TYPE g gauge\ng{a="1"} 1\ng{a="2"} 2\n',
+        'u{a="1"} 1\nu{a="2"} 2\n',
+        '# TYPE s summary\ns{a="1",quantile="0.5"} 1\ns{a="2",quantile="0.5"} 2\n',
+        '# TYPE c_total counter\nc_total{a="1"} 1e308\nc_total{a="2"} 1e308\n',
+    ],
+)
+def test_what_has_no_sum_is_left_out_as_a_whole(text: str) -> None:
+    assert narrowed(f"{text}fine 1\n", "b") == ([("fine", {}, 1)], {"ambiguous": 2})
+
+
+def test_a_series_that_was_there_twice_is_not_added_up() -> None:
+    assert narrowed('# TYPE a_total counter\na_total{b="1"} 1\na_total{b="1"} 1\n', "c") == ([], {"invalid": 2})
+
+
+def test_the_budget_counts_what_is_left() -> None:
+    many = "# TYPE m_total counter\n" + "".join(f'm_total{{path="/{n}"}} 1\n' for n in range(100))
+    assert narrowed(many, "code") == ([("m_total", {}, 100)], {})
+
+
 def test_a_bomb_does_not_take_the_others_with_it() -> None:
     bomb = "".join(f'bomb{{n="{n}"}} 1\n' for n in range(1000))
     assert select(f"first 1\n{bomb}last 1\n", budget=10) == (["first", "last"], {"budget": 1000})
@@ -199,6 +249,9 @@ def test_what_labels_ask_for() -> None:
     assert asked.parse_relay(labels) == asked.Relay(9100, "/metrics?x=1", 60.0, 0.5, 50, ("http_", "go_goroutines"))
     assert asked.parse_probe(labels) == asked.Probe("http", 8080, "/", 2.5, asked.DEFAULT_TIMEOUT_S)
     assert asked.parse_relay({"hyper.metrics": "1"}) == asked.Relay(1, "/metrics", 0.0, 5.0, 500, ())
+    kept = asked.parse_relay({"hyper.metrics": "1", "hyper.metrics.labels": "code, method"})
+    assert kept is not None
+    assert kept.labels == {"code", "method"}
     assert asked.parse_probe({"hyper.probe": "tcp:5432"}) == asked.Probe("tcp", 5432, "", 0.0, 5.0)
     assert asked.parse_relay({"hyper.metrics.tier": "deep"}) is None
     assert asked.parse_probe({}) is None
@@ -212,6 +265,7 @@ def test_what_labels_ask_for() -> None:
         ("hyper.metrics.budget", "0"), ("hyper.metrics.budget", "5001"), ("hyper.metrics.budget", "x"),
         ("hyper.metrics.timeout", "31"), ("hyper.metrics.timeout", "0"), ("hyper.metrics.interval", "-1"),
         ("hyper.metrics.interval", "2h"), ("hyper.metrics.allow", "a.*"), ("hyper.metrics.allow", "a," * 200),
+        ("hyper.metrics.labels", ""), ("hyper.metrics.labels", "a.b"), ("hyper.metrics.labels", "a," * 200),
     ],
 )  # fmt: skip
 def test_a_wrong_label_is_named(label: str, value: str) -> None:
@@ -219,15 +273,16 @@ def test_a_wrong_label_is_named(label: str, value: str) -> None:
         asked.parse_relay({"hyper.metrics": "80", label: value})
 
 
-@pytest.mark.parametrize("value", ["", "80", "udp:53", "tcp:80/x", "http:x", "tcp:"])
+@pytest.mark.parametrize("value", ["", "80", "udp:53", "tcp:80/x", "http:x", "tcp:", "exec", "exec: ", "exec:a\0"])
 def test_a_wrong_probe_is_named(value: str) -> None:
     with pytest.raises(asked.LabelError, match=r"hyper\.probe"):
         asked.parse_probe({"hyper.probe": value})
 
 
-def test_a_command_is_a_health_check() -> None:
-    with pytest.raises(asked.LabelError, match="--health-cmd"):
-        asked.parse_probe({"hyper.probe": "exec:true"})
+def test_a_command_is_a_health_check_and_not_the_collector_s() -> None:
+    assert asked.parse_probe({"hyper.probe": "exec:pg_isready -q", "hyper.probe.interval": "10s"}) is None
+    with pytest.raises(asked.LabelError, match="interval"):
+        asked.parse_probe({"hyper.probe": "exec:true", "hyper.probe.interval": "soon"})
 
 
 DONE = {

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from alerts.thresholds import Thresholds
 from collector.catalogue import CATALOGUE, container, hyper
-from dashboards import generate, links, picture
+from dashboards import generate, links, picture, slo
 from dashboards.promql import Chosen
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ def test_every_dashboard_is_led_to_from_a_panel_and_leads_back() -> None:
     }
     for there in (
         (links.FLEET, links.CONTAINER), (links.FLEET, links.HOST), (links.FLEET, links.REMEDIATION),
-        (links.HOST, links.CONTAINER), (links.CONTAINER, links.HOST), (links.CONTAINER, links.IMAGES),
+        (links.HOST, links.CONTAINER), (links.HOST, links.FLEET),
+        (links.CONTAINER, links.HOST), (links.CONTAINER, links.IMAGES),
         (links.IMAGES, links.CONTAINER), (links.REMEDIATION, links.CONTAINER), (links.REMEDIATION, links.IMAGES),
         (links.SLO, links.CONTAINER), (links.SLO, links.FLEET),
     ):  # fmt: skip
@@ -239,21 +241,66 @@ def test_the_picture_has_every_panel_and_is_small(name: str) -> None:
 
 def test_marks_tell_of_starts_ends_and_images_on_the_dashboard_of_a_container() -> None:
     marks = {mark["name"]: mark for mark in BY_UID[links.CONTAINER]["annotations"]["list"]}
-    assert {"Starts", "Not running", "OOM kills", "Silent sources", "Image changes", "Remediation"} == set(marks)
+    names = {"Starts", "Not running", "Quarantine", "OOM kills", "Silent sources", "Image changes", "Remediation"}
+    assert {*names, "Alerts"} == set(marks)
+    for name, mark in marks.items():
+        assert 'container=~"$container"' in mark["expr"], f"{name}: marks of other containers stand on this one's page"
     assert marks["Starts"]["useValueForTime"] is True
     assert "digest" in marks["Image changes"]["expr"]
 
 
-def test_the_first_row_of_a_container_answers_whether_it_is_us_its_limit_or_the_host() -> None:
-    panels = BY_UID[links.CONTAINER]["panels"]
+@pytest.mark.parametrize("uid", [links.FLEET, links.HOST, links.CONTAINER])
+def test_the_first_row_answers_whether_it_is_us_its_limit_or_the_host(uid: str) -> None:
+    panels = BY_UID[uid]["panels"]
     assert panels[0]["title"] == "Is it us, its limit, or the host?"
     second_row = [panel for panel in panels if panel["type"] == "row"][1]["gridPos"]["y"]
     first = [panel for panel in panels[1:] if panel["gridPos"]["y"] < second_row]
     assert second_row <= 9, "it is on the first screen"
-    assert {panel["title"].partition(":")[0] for panel in first} >= {"State", "Us", "Limit", "Host"}
-    assert first[0]["title"] == "Who keeps it from the CPU?"
+    assert {panel["title"].partition(":")[0] for panel in first} >= {"Us", "Limit", "Host"}
+    assert first[0]["title"] in {"Who keeps it from the CPU?", "Down"}
     assert sum(panel["gridPos"]["w"] for panel in first) % 24 == 0
     assert all(panel["type"] == "stat" for panel in first)
+    assert all(panel["options"]["colorMode"] == "background" for panel in first), "what is red is seen from afar"
+    asked = " ".join(target["expr"] for panel in first for target in panel["targets"])
+    for cause in ("host_cpu_seconds", "host_memory_bytes", "vmm_status", "starved_by", "working_set", "health_state"):
+        assert cause in asked, f"{cause} is not told of"
+
+
+def test_objectives_are_those_of_the_alerts_and_every_figure_of_one_is_coloured_by_it() -> None:
+    alerts = Thresholds()
+    assert alerts.slo_availability_ratio == slo.AVAILABILITY
+    assert alerts.slo_start_ratio == slo.START
+    assert alerts.slo_start_s == slo.START_S
+    objectives = {slo.AVAILABILITY, slo.START, slo.MEASUREMENT}
+    for panel in BY_UID[links.SLO]["panels"]:
+        if not panel["title"].startswith(("Up", "Good samples", "Started", "Least up", "Tenants")):
+            continue
+        thresholds = [panel["fieldConfig"]["defaults"]["thresholds"]] + [
+            item["value"]
+            for override in panel["fieldConfig"]["overrides"]
+            if override["matcher"]["options"] == "Up"
+            for item in override["properties"]
+            if item["id"] == "thresholds"
+        ]
+        steps = thresholds[-1]["steps"]
+        assert [step["color"] for step in steps] == ["red", "orange", "green"], panel["title"]
+        assert steps[-1]["value"] in objectives, panel["title"]
+        if panel["type"] == "timeseries":
+            custom = panel["fieldConfig"]["defaults"]["custom"]
+            assert custom["thresholdsStyle"]["mode"] == "dashed"
+            assert 0 < custom["axisSoftMin"] < steps[1]["value"], "a miss of the objective is seen"
+            assert "min" not in panel["fieldConfig"]["defaults"]
+
+
+def test_memory_that_micro_vms_share_is_never_added_up() -> None:
+    found = 0
+    for name in BOARDS.keys() - {"container.json"}:  # what one container shares is counted once there
+        for expr in expressions(BOARDS[name]):
+            for before, selector in re.findall(r"(\S*)microvm_host_memory_bytes(\{[^}]*\})", expr):
+                found += 1
+                assert "part=" in selector, f"{name}: {expr}"
+                assert before == "max(" or "template_shared" not in selector, f"{name}: {expr}"
+    assert found > 5
 
 
 def test_a_selector_with_a_label_that_the_metric_has_not_is_refused() -> None:

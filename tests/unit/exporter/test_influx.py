@@ -3,12 +3,13 @@ from __future__ import annotations
 import http.server
 import threading
 import time
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
 
-from collector.catalogue import container, hyper
+from collector.catalogue import container, hyper, microvm
 from collector.snapshot import ContainerSnapshot, Point, Snapshot, Summary
 from exporter import lineprotocol
 from exporter.influx import InfluxWriter, Target
@@ -37,10 +38,38 @@ def snapshot(number: int = 1, image: str = "img", points: tuple[Point, ...] | No
 def test_lines_group_fields_and_leave_out_what_influx_cannot_hold() -> None:
     tags = r"id=3f,name=web,image=a\,b\=c\ d_\ ,namespace=t,container=web"
     assert list(lineprotocol.lines(snapshot(image="a,b=c d\\ "))) == [
-        f"container_memory,{tags} rss=7.0,cache=8.5 10500000000",
-        f"container_network,{tags},interface=eth\\ 0 receive_bytes_total=9.0 10500000000",
+        f"container_memory,{tags} rss=7.0,cache=8.5 10000000000",
+        f"container_network,{tags},interface=eth\\ 0 receive_bytes_total=9.0 10000000000",
         f"microvm_sample,{tags},source=guest age_seconds=0.5 10500000000",
     ]
+
+
+def test_a_value_has_the_time_of_its_own_sample_and_is_written_once() -> None:
+    points = (
+        Point(container.LAST_SEEN, (), 10.5),
+        Point(container.MEMORY_RSS, (), 7),
+        Point(microvm.HOST_MEMORY_BYTES, ("vmm",), 8),
+        Point(microvm.VMM_STATUS, ("running",), 1),
+        Point(container.OOM_EVENTS_TOTAL, (), 0),
+    )
+    given = snapshot(points=points)
+    one = replace(given.containers["3f"], sampled_at={"guest": 10.0, "host": 10.25})
+
+    def times(written: dict[str, dict[str, float]]) -> dict[str, float]:
+        now = replace(given, containers=MappingProxyType({"3f": one}))
+        found = [line.rsplit(" ", 2) for line in lineprotocol.lines(now, written)]
+        return {
+            f"{head.partition(',')[0]}_{field.partition('=')[0]}": int(at_ns) / 1e9
+            for head, fields, at_ns in found
+            for field in fields.split(",")
+        }
+
+    of_the_round = {"container_last_seen": 10.5, "container_oom_events_total": 10.5, "microvm_sample_age_seconds": 10.5}
+    # QEMU has told no time: its value is of this round.
+    of_now = {**of_the_round, "microvm_vmm_status": 10.5}
+    assert times({}) == {**of_now, "container_memory_rss": 10.0, "microvm_host_memory_bytes": 10.25}
+    assert times({"3f": {"guest": 10.0, "host": 9.0}}) == {**of_now, "microvm_host_memory_bytes": 10.25}
+    assert times({"3f": {"guest": 10.0, "host": 10.25}}) == of_now
 
 
 def test_spool_keeps_order_and_drops_the_oldest(tmp_path: Path) -> None:

@@ -111,6 +111,11 @@ def test_it_listens_on_loopback_alone(name: str) -> None:
     assert "=127.0.0.1" in listening[0]
 
 
+def test_the_exporter_asks_the_alertmanager_that_is_there() -> None:
+    url = SERVICES["hyper-exporter"]["environment"]["HYPER_ALERTMANAGER_URL"]
+    assert f"--web.listen-address={url.removeprefix('http://')}" in SERVICES["alertmanager"]["command"]
+
+
 def test_what_is_mounted_is_there() -> None:
     sources = [volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]]
     files = [source for source in sources if source.startswith("./")]

@@ -91,11 +91,28 @@ def test_commands_are_those_that_there_are() -> None:
             assert name not in COMMANDS
 
 
+def test_a_command_that_is_not_offered_is_refused_with_the_reason_that_the_page_gives(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reasons = {
+        name: why.replace("`", "") for names, kind, why in COMMAND_ROWS for name in names if kind == "not offered"
+    }
+    assert reasons == refused.NO_COMMANDS
+    for name, why in reasons.items():
+        assert main.main([*name.split(), "--some", "thing"]) == 125
+        assert capsys.readouterr().err == f"hyper: {name} of docker is not offered: {why}\n"
+    for name in ("nonsense", "container nonsense", "volume nonsense"):
+        assert main.main(name.split()) == 125
+        group = "".join(f"{word} " for word in name.split()[:-1])
+        assert capsys.readouterr().err == f"hyper: there is no command {name!r}; see: hyper {group}--help\n"
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if not name.startswith("snapshot ")])
 def test_options_are_those_that_there_are(command: str) -> None:
     own = documented(command)
     has = options(COMMANDS[command])
-    if command in ("redeploy", "rollback", "quarantine", "completion") or command.startswith("remediation "):
+    ours = ("rebuild", "redeploy", "rollback", "quarantine", "completion", "image packages")
+    if command in ours or command.startswith("remediation "):
         assert not told(command, offered=True), "ours stand in the reference of hyper"
         return
     assert set(told(own, offered=True)) == has

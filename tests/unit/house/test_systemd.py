@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from runtime.config import Config
 from tests.units import ROOT, UNITS, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 NAMES = ("hyperd", "hyper-exporter", "hyper-remediation")
-DROP_INS = {"influx": "hyper-exporter", "webhook": "hyper-remediation"}
+SECRETS = {"influx": "hyper-exporter", "webhook": "hyper-remediation"}
+DROP_INS = {**SECRETS, "alertmanager": "hyper-exporter"}
 # What `systemd-analyze security` makes of each at most: 0 is shut in, 10 is open. hyperd makes namespaces and mounts.
 EXPOSURE = {"hyperd": 6.8, "hyper-exporter": 2.2, "hyper-remediation": 1.2}
 
@@ -27,7 +29,7 @@ def installed(tmp_path: Path) -> Path:
         (tmp_path / f"{name}.service").write_text(text.replace(f"/opt/hyperpulse/bin/{name}", "/bin/true"))
     for name, unit in DROP_INS.items():
         directory = tmp_path / f"{unit}.service.d"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         (directory / f"{name}.conf").write_text((UNITS / f"drop-ins/{name}.conf").read_text())
     return tmp_path
 
@@ -81,7 +83,21 @@ def test_the_others_have_users_that_are_made() -> None:
     assert parse(UNITS / "hyper-remediation.service")["CapabilityBoundingSet"] == []
 
 
-@pytest.mark.parametrize("name", DROP_INS)
+def test_every_drop_in_is_tried_and_told_of() -> None:
+    there = {path.stem for path in (UNITS / "drop-ins").glob("*.conf")}
+    assert there == set(DROP_INS)
+    page = (ROOT / "docs/how-to/install.md").read_text()
+    assert [name for name in sorted(there) if f"{name}.conf" not in page] == []
+
+
+def test_a_drop_in_names_the_setting_for_the_deep_tier() -> None:
+    [setting] = parse(UNITS / "drop-ins/alertmanager.conf")["Environment"]
+    variable, _, url = setting.partition("=")
+    assert variable == "HYPER_ALERTMANAGER_URL"
+    assert Config(alertmanager_url=url).alertmanager_url == "http://127.0.0.1:9093"
+
+
+@pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_comes_as_a_credential(name: str) -> None:
     drop_in = parse(UNITS / f"drop-ins/{name}.conf")
     [credential] = drop_in["LoadCredential"]

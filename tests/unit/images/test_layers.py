@@ -102,7 +102,7 @@ def test_what_stands_behind_the_archive_counts(tmp_path: Path) -> None:
     assert "unpacks to more than" in str(layers.scan([bomb], 1 << 20, 10)["error"])
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=3000), position=st.integers(0, 3000), packed=st.booleans())
 def test_any_bytes_end_in_an_answer(tmp_path: Path, data: bytes, position: int, packed: bool) -> None:
     whole = archive("a", "b/c", size=700)

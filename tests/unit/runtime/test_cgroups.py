@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,8 +52,10 @@ def test_v2_limits(tmp_path: Path) -> None:
     groups = v2_tree(tmp_path)
     made = groups.create("one")
     assert directories(made) == (tmp_path / "hyper" / "one",)
-    for name in ("memory.max", "cpu.max"):
+    for name in ("memory.max", "cpu.max", "pids.max"):
         (tmp_path / "hyper" / "one" / name).write_text("max")
+    assert groups.create("one") == made
+    assert (tmp_path / "hyper" / "one" / "pids.max").read_text() == "512"
     groups.limit(made, memory_bytes=1 << 28, cpus=1.5)
     assert (tmp_path / "hyper" / "one" / "memory.max").read_text() == str(1 << 28)
     assert (tmp_path / "hyper" / "one" / "cpu.max").read_text() == "150000 100000"
@@ -73,6 +76,18 @@ def test_a_tree_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HostUnable, match="control group"):
         HostCgroups(Layout(None, {"cpu": tmp_path / "file"})).create("one")
+
+
+def test_two_daemons_do_not_sweep_each_others_groups(tmp_path: Path) -> None:
+    name = f"hyper-unit-{tmp_path.name}"
+    first, second = HostCgroups(detect(), name), HostCgroups(detect(), name)
+    with contextlib.ExitStack() as lives:
+        first.claim(lives)
+        with contextlib.ExitStack() as refused, pytest.raises(HostUnable, match="HYPER_CGROUP_PARENT"):
+            second.claim(refused)
+    with contextlib.ExitStack() as lives:
+        second.claim(lives)
+    first.remove_parent()
 
 
 async def test_real_groups_hold_a_process_and_go(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from runtime import evidence
 from runtime.changes import book as books
 from runtime.changes import signals, switching
 from runtime.changes.book import Book
+from runtime.changes.hostwait import HostTime
 from runtime.changes.knowngood import KnownGood
 from runtime.changes.requests import Failed, Requests
-from runtime.changes.rollout import ENDS, FOLLOWING, UNCOMMITTED, Revision, Rollout, Side, State
+from runtime.changes.rollout import ENDS, FOLLOWING, UNCOMMITTED, Compared, Revision, Rollout, Side, State
 from runtime.changes.rollouts import cannot_run_twice
 from runtime.errors import Conflict, GuestFailed, RuntimeFault
-from runtime.life import Change
+from runtime.life import Change, Check
 from runtime.network.ports import PortReservations
 from runtime.record import Lifecycle, Limits, Port, Quarantine, Record
 from runtime.spec import NAME_LENGTH, Spec
@@ -94,12 +95,16 @@ def test_a_rollout_comes_back_as_it_was(store: Store) -> None:
     book = Book(store)
     rollout = a_rollout(rollback_on=("exit",), canary_s=3.0)
     book.begin(rollout)
-    rollout = book.advance(rollout, "observing", "observing", observed_s=1.5)
+    row = Compared("latency", "1 ms", "9 ms", "silent", "fewer than 5 checks")
+    rollout = book.advance(rollout, "observing", "observing", observed_s=1.5, comparison=(row,), evidence=("/e",))
     (found,) = Book(store).rollouts("default", "web")
     assert found == rollout
     told = found.to_dict()
+    assert told["comparison"] == (dataclasses.asdict(row),)
     assert told["from"] == {"container_id": "a", "image": "nginx:1", "digest": "sha256:1"}
     assert told["steps"][0]["text"] == "observing"
+    newer = found.to_json().replace('"signal":', '"of another version": 1, "signal":')
+    assert Rollout.from_json(newer) == found
 
 
 # --- the history
@@ -313,14 +318,58 @@ def test_open_connections_are_counted_at_published_ports_from_outside() -> None:
 def test_whatever_a_guest_says_is_counted(text: str) -> None:
     assert signals.count_connections(f"heading\n{text}", [80]) >= 0
     group = "/sys/fs/cgroup/container"
-    names = ("memory.current", "memory.events", "cpu.stat")
+    names = ("memory.current", "memory.events", "cpu.stat", "cpu.pressure", "memory.pressure", "io.pressure")
     sample = signals.parse({f"{group}/{name}": text for name in names}, group, 1.0)
-    assert all(value is None or 0 <= value < 10**19 for value in sample[1:])
+    told = (sample.memory_bytes, sample.oom_kills, sample.cpu_us, *sample.stalled_us.values())
+    assert all(value is None or 0 <= value < 10**19 for value in told)
+
+
+@given(st.text(), st.text())
+def test_whatever_is_in_a_pressure_file_is_counted(before: str, after: str) -> None:
+    found = signals.parse_pressure(f"some {before} total={after}\nfull avg10=0.00 total=7")
+    assert all(0 <= us < 10**19 for us in found.values())
 
 
 def test_counters_of_a_cgroup() -> None:
     texts = {"g/memory.current": "4096\n", "g/memory.events": "low 0\noom_kill 2\n", "g/cpu.stat": "usage_usec 7\n"}
     assert signals.parse(texts, "g", 1.0) == signals.Sample(1.0, 4096, 2, 7)
+    waits = "some avg10=1.53 avg60=0.87 avg300=0.20 total=4212\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=17\n"
+    texts["g/io.pressure"] = waits
+    assert signals.parse(texts, "g", 1.0).stalled_us == {("io", "some"): 4212, ("io", "full"): 17}
+
+
+async def test_what_a_watch_gathers(running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counters grow from the first look of one VM on; of the checks those that were begun since, and succeeded."""
+    container, _ = running
+    now = time.time()
+
+    def a_look(at: float, cpu_us: int, stalled_us: int, pid: int, waited_ns: int) -> signals.Sample:
+        host = HostTime(pid, {1: waited_ns}, 0)
+        return signals.Sample(at, 4096, 0, cpu_us, {("cpu", "some"): stalled_us}, host)
+
+    looks = iter([
+        a_look(0.0, 10**9, 0, 7, 0),
+        a_look(1.0, 0, 10**6, 8, 0),  # another VM
+        a_look(5.0, 2 * 10**6, 2 * 10**6, 8, 10**9),
+    ])  # fmt: skip
+
+    async def look(one: Container) -> signals.Sample:
+        assert one is container
+        return next(looks)
+
+    monkeypatch.setattr(signals, "look", look)
+    container.checks.append(Check(now - 60, now - 50, 0, "made before"))
+    watch = signals.Watch(container, ("true",))
+    await watch.look()
+    container.checks.extend([Check(now + 1, now + 1.25, 0, ""), Check(now + 2, now + 5, 1, "refused")])
+    await watch.look()
+    container.checks.append(Check(now + 6, now + 6.5, 0, ""))
+    await watch.look()
+    seen = watch.seen()
+    assert seen.check_times_s == pytest.approx((0.25, 0.5), abs=1e-5)
+    assert (seen.check, seen.looks, seen.answers) == (("true",), 3, 3)
+    assert (seen.pressure_s, seen.cpu_cores, seen.host_wait_s) == (4.0, 0.5, 1.0)
+    assert seen.stalled == {("cpu", "some"): 0.25}
 
 
 # --- evidence

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZE = 64 << 20
+MOUNT = "discard,no_prefetch_block_bitmaps"
 
 
 async def test_a_copy_is_a_whole_sparse_file_system(tmp_path: Path) -> None:
@@ -57,8 +58,16 @@ async def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path, monkeypat
 async def test_flushes_are_only_left_out_where_nothing_has_to_be_replayed(tmp_path: Path) -> None:
     one = tmp_path / "one"
     await disks.make_writable(one, SIZE)
-    assert disks.mount_options(one) == {"options": "discard,nobarrier", "remount": "barrier"}
-    assert disks.mount_options(one, keep=False) == {"options": "discard,nobarrier", "remount": ""}
+    assert disks.mount_options(one) == {"options": f"{MOUNT},nobarrier", "remount": "barrier"}
+    assert disks.mount_options(one, keep=False) == {"options": f"{MOUNT},nobarrier", "remount": ""}
+    for mounted, keep, remount in (
+        ("nobarrier", True, "barrier"),
+        ("nobarrier", False, ""),
+        ("barrier", True, ""),
+        ("barrier", False, "nobarrier"),
+    ):
+        assert disks.mount_options(one, keep=keep, mounted=mounted)["remount"] == remount
     await command.run(["debugfs", "-w", "-R", "feature needs_recovery", str(one)], timeout_s=30)
     for keep in (True, False):
-        assert disks.mount_options(one, keep=keep) == {"options": "discard", "remount": ""}
+        assert disks.mount_options(one, keep=keep) == {"options": MOUNT, "remount": ""}
+    assert disks.mount_options(one, mounted="barrier")["remount"] == "", "an unfinished journal is its own"

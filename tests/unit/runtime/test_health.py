@@ -41,6 +41,20 @@ def test_what_is_given_wins_over_the_image_member_by_member() -> None:
     assert effective({"test": ["NONE"]}, image) is None
 
 
+def test_a_probe_that_is_a_command_is_a_check() -> None:
+    asked = {"hyper.probe": "exec:pg_isready | grep ok", "hyper.probe.interval": "500ms", "hyper.probe.timeout": "x"}
+    image = ImageConfig(healthcheck={"Test": ["CMD", "image"], "Retries": 7})
+    shell = ("/bin/sh", "-c", "pg_isready | grep ok")
+    assert health.effective(None, image, asked) == health.Healthcheck(shell, 0.5, 30.0, 0.0, 7)
+    asked_for = HealthSpec(test=("CMD", "spec"))
+    checked = health.effective(asked_for, image, asked)
+    assert checked is not None
+    assert checked.args == ("spec",), "what is asked for by option goes before the label"
+    assert health.effective(HealthSpec(test=("NONE",)), image, asked) is None
+    for other in ("http:80/", "tcp:80", "exec:", "exec:a\0b"):
+        assert health.effective(None, ImageConfig(), {"hyper.probe": other}) is None
+
+
 @pytest.mark.parametrize(
     "image",
     [{}, {"Test": "x"}, {"Test": []}, {"Test": ["CMD"]}, {"Test": [1]}, {"Test": ["CMD-SHELL"]}, {"Test": ["NONE"]}],
@@ -115,6 +129,20 @@ async def test_retries(monkeypatch: pytest.MonkeyPatch, running: Any, codes: lis
     await run(monkeypatch, container, lives, [*codes, None], FAST, len(codes))
     assert container.record.lifecycle.health == found
     assert len(container.checks[0].output) == health.MAX_OUTPUT_BYTES
+
+
+async def test_the_first_success_is_a_phase_of_the_start(monkeypatch: pytest.MonkeyPatch, running: Any) -> None:
+    container, lives = running
+    lives.change(container, start_phases={"vm": 0.1})
+    await run(monkeypatch, container, lives, [1, 1, 1, None], FAST, 3)
+    assert container.record.start_phases == {"vm": 0.1}
+    container.checks.clear()
+    await run(monkeypatch, container, lives, [0, None], FAST, 1)
+    first = dict(container.record.start_phases)
+    assert first == {"vm": 0.1, "healthy": container.checks[0].ended - container.record.lifecycle.started_at}
+    container.checks.clear()
+    await run(monkeypatch, container, lives, [1, 1, 1, 0, None], FAST, 5)
+    assert container.record.start_phases == first, "what succeeds later is another recovery"
 
 
 async def test_failures_of_the_start_period_do_not_count(monkeypatch: pytest.MonkeyPatch, running: Any) -> None:

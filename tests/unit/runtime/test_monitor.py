@@ -147,3 +147,13 @@ async def test_answers_that_are_none(tmp_path: Path, answer: bytes, said: str) -
     async with double(tmp_path, GREETING, given), monitor.opened(tmp_path) as qmp:
         with pytest.raises(GuestFailed, match=said):
             await qmp.run(Command("stop"), timeout_s=0.2)
+
+
+async def test_whoever_comes_when_the_queue_of_a_qemu_that_hangs_is_full_is_turned_away(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(str(tmp_path / "qmp.sock"))
+        listener.listen(0)
+        one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        one.connect(str(tmp_path / "qmp.sock"))
+        with pytest.raises(GuestFailed, match="does not answer"):
+            await monitor.connect(tmp_path)

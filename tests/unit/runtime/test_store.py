@@ -132,3 +132,14 @@ def test_record_round_trip_and_unknown_members(tmp_path: Path) -> None:
 def test_what_is_no_record_is_refused(text: str | bytes) -> None:
     with pytest.raises(RecordError):
         Record.from_json(text)
+
+
+def test_the_end_of_an_operation_strikes_out_none_of_another_container(tmp_path: Path) -> None:
+    one = Store(tmp_path / "hyper.db")
+    removal = one.begin("a" * 64, "remove")
+    one.delete("a" * 64)  # which takes its journal along
+    other = one.begin("b" * 64, "start")
+    assert other.seq == removal.seq, "numbers are given again"
+    one.end(removal)
+    assert one.is_under_way("b" * 64)
+    one.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runtime import disks
 from runtime.errors import GuestFailed, HostUnable
-from runtime.vm import template
+from runtime.vm import launch, machine, template
 from runtime.vm.template import Templates
 
 if TYPE_CHECKING:
+    from runtime.vm.launch import Root
     from runtime.vm.machine import Shape
 
 SHAPE: Any = None
@@ -27,13 +31,13 @@ class Failing(Templates):
         super().__init__(Path("/nowhere"), Any, 0, Any)
         self.tries = 0
 
-    def key(self, shape: Shape) -> str:
+    def key(self, shape: Shape, root: Root | None = None) -> str:
         return "one"
 
-    def _load(self, key: str, shape: Shape) -> None:
+    def _load(self, key: str, shape: Shape, root: Root | None) -> None:
         return None
 
-    async def _build(self, key: str, shape: Shape) -> template.Template:
+    async def _build(self, key: str, shape: Shape, root: Root | None) -> template.Template:
         self.tries += 1
         await asyncio.sleep(0)
         raise HostUnable(f"no tap, try {self.tries}")
@@ -57,8 +61,87 @@ async def test_a_template_that_failed_is_built_again_after_a_while(monkeypatch: 
 
 async def test_one_on_disk_is_waited_for() -> None:
     class OnDisk(Failing):
-        def _load(self, key: str, shape: Shape) -> Any:
+        def _load(self, key: str, shape: Shape, root: Root | None) -> Any:
             time.sleep(0.05)
             return "loaded"
 
     assert await OnDisk().get(SHAPE) == ("loaded", None)
+
+
+async def test_one_on_disk_has_the_layer_that_its_guest_has_mounted_or_is_built_anew(tmp_path: Path) -> None:
+    shape, size = machine.Shape(1 << 20, 1, "tcg"), 16 << 20
+    kernel = SimpleNamespace(key="kernel", needs_acpi=False)
+    host: Any = SimpleNamespace(kernel=kernel, qemu_version="7", tsc_khz=1000)
+    templates = Templates(tmp_path, host, 0, Any, size)
+    assert templates.key(shape) != Templates(tmp_path, host, 0, Any, 2 * size).key(shape)
+    saved = tmp_path / "one"
+    saved.mkdir()
+    (saved / "meta.json").write_text('{"tsc_khz": 1000}')
+    (saved / "ram").write_bytes(bytes(1 << 20))
+    (saved / "state").touch()
+    assert templates._load("one", shape, None) is None, "without its layer it is of no use"
+    await disks.make_writable(saved / "layer", size)
+    found = templates._load("one", shape, None)
+    assert found is not None
+    os.close(found.ram)
+    assert found.layer == disks.read_content(saved / "layer")
+    assert found.layer.size_bytes == size
+
+
+def test_what_no_start_can_use_any_more_is_removed(tmp_path: Path) -> None:
+    def templates(version: str) -> Templates:
+        kernel = SimpleNamespace(key="kernel", needs_acpi=False)
+        host: Any = SimpleNamespace(kernel=kernel, qemu_version=version, tsc_khz=1000)
+        return Templates(tmp_path / "templates", host, 0, Any, None)
+
+    templates("7").sweep()  # there is nothing yet
+    for name, about in {
+        "a" * 24: json.dumps({"made_with": template._digest(templates("7")._made_with())}),
+        "b" * 24: json.dumps({"made_with": template._digest(templates("6")._made_with())}),
+        "c" * 24: '{"tsc_khz": 1000}',
+        "d" * 24: json.dumps({"made_with": template._digest(templates("7")._made_with()), "image": "/nowhere"}),
+        f".{'e' * 24}.123": "",
+        "lost+found": "",
+    }.items():
+        (tmp_path / "templates" / name).mkdir(parents=True)
+        (tmp_path / "templates" / name / "meta.json").write_text(about)
+    templates("7").sweep()
+    assert {one.name for one in (tmp_path / "templates").iterdir()} == {"a" * 24, "lost+found"}
+
+
+async def test_an_image_has_one_of_its_own_when_it_is_asked_for_again_and_the_last_ones_stay(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    class Built(Templates):
+        def _load(self, key: str, shape: Shape, root: Root | None) -> None:
+            return None
+
+        async def _build(self, key: str, shape: Shape, root: Root | None) -> launch.Template:
+            assert root is not None
+            made.append(root.image.name)
+            (tmp_path / "templates" / key).mkdir(parents=True)
+            return launch.Template(key, shape, os.open("/dev/null", os.O_RDONLY), tmp_path, None, root.image)
+
+    kernel = SimpleNamespace(key="kernel", needs_acpi=False)
+    host: Any = SimpleNamespace(kernel=kernel, qemu_version="7", tsc_khz=1000)
+    templates = Built(tmp_path / "templates", host, 0, Any, 1, images=2)
+    shape = machine.Shape(1 << 20, 1, "tcg")
+
+    async def asked(name: str) -> str | None:
+        found = templates.of_image(shape, launch.Root(tmp_path / name, "sh", ""))
+        await asyncio.sleep(0.02)
+        return found.image.name if found and found.image else None
+
+    assert await asked("gone") is None
+    for name in "abc":
+        (tmp_path / name).touch()
+        assert [await asked(name) for _ in range(3)] == [None, None, name]
+    assert (made, [one.image.name for one in templates.ready() if one.image]) == (["a", "b", "c"], ["b", "c"])
+    assert len(list((tmp_path / "templates").iterdir())) == 2
+    assert await asked("b") == "b"
+    assert await asked("a") is None
+    assert [one.image.name for one in templates.ready() if one.image] == ["b", "a"], "c was used longest ago"
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").touch()
+    assert [await asked("a") for _ in range(3)] == [None, None, "a"], "another file is another image"
+    await templates.close()

@@ -27,7 +27,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     threads: list[threading.Thread] = []
     let_go = threading.Event()
 
-    def begin(*answers: bytes, silent: bool = False) -> tuple[Connection, list[bytes]]:
+    def begin(*answers: bytes, silent: bool = False, piece_bytes: int = 1 << 20) -> tuple[Connection, list[bytes]]:
         requests: list[bytes] = []
 
         def run() -> None:
@@ -38,7 +38,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
                     while b"chunked" in got and not got.endswith(b"0\r\n\r\n"):
                         got += connection.recv(65536)
                     requests.append(got)
-                    connection.sendall(answer)
+                    for at in range(0, len(answer), piece_bytes):
+                        connection.sendall(answer[at : at + piece_bytes])
                 if silent:
                     let_go.wait(10)
 
@@ -72,8 +73,9 @@ def body(connection: Connection, sent: object = None) -> tuple[int, bytes]:
         (b"HTTP/1.1 200\nContent-Length: 0\n\n", (200, b"")),
     ],
 )
-def test_an_answer(serve: Serve, answer: bytes, expected: tuple[int, bytes]) -> None:
-    connection, _ = serve(answer)
+@pytest.mark.parametrize("piece_bytes", [1 << 20, 1])
+def test_an_answer(serve: Serve, answer: bytes, expected: tuple[int, bytes], piece_bytes: int) -> None:
+    connection, _ = serve(answer, piece_bytes=piece_bytes)
     assert body(connection) == expected
 
 
@@ -130,6 +132,15 @@ def test_one_that_says_nothing_is_given_up(serve: Serve) -> None:
     with pytest.raises(TimeoutError):
         body(connection)
     connection.close()
+
+
+def test_one_that_is_broken_off_ends(serve: Serve) -> None:
+    connection, _ = serve(b"HTTP/1.1 200 OK\r\n\r\nhel", silent=True)
+    connection.request("GET", "/")
+    with connection.response() as response:
+        connection.break_off()
+        assert response.read(100) in (b"", b"hel")  # the rest may have come with the head, or be gone
+    connection.break_off()  # again is nothing
 
 
 @pytest.mark.parametrize(("target", "headers"), [("/a b", {}), ("/a\r\nX: y", {}), ("/", {"X": "a\nb"})])

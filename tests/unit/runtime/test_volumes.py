@@ -176,10 +176,23 @@ async def test_a_copy_that_fails_leaves_nothing(place: Place, monkeypatch: pytes
     await place.volumes.take_snapshot("data", "half")
 
 
+async def test_what_somebody_else_has_put_there_is_not_swept(place: Place) -> None:
+    for path in ("volumes/lost+found", "volumes/backup", "snapshots/.Trash"):
+        (place.directory / path).mkdir()
+    (place.directory / "volumes/backup/volume.ext4").write_text("a copy")
+    (place.directory / "volumes/backup/notes").write_text("of what")
+    (place.directory / "volumes/README").write_text("no directory")
+    place.volumes.sweep()
+    assert {path.name for path in (place.directory / "volumes").iterdir()} == {"lost+found", "backup", "README"}
+    assert len(list((place.directory / "volumes/backup").iterdir())) == 2
+    assert (place.directory / "snapshots/.Trash").is_dir()
+
+
 async def test_what_a_crash_leaves_is_swept(place: Place) -> None:
     await place.volumes.create("data")
-    for path in ("volumes/.half", "volumes/norow", "snapshots/.half"):
+    for path in ("volumes/.new-half", "volumes/.gone-half", "volumes/norow", "snapshots/.new-half"):
         (place.directory / path).mkdir()
+    (place.directory / "volumes/norow/volume.ext4").write_text("whole")
     place.volumes.sweep()
     assert [path.name for path in (place.directory / "volumes").iterdir()] == ["data"]
     assert list((place.directory / "snapshots").iterdir()) == []

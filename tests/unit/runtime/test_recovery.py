@@ -1,0 +1,175 @@
+"""Coming back: nobody waits for who does not answer, ports stay with whom they were, and nothing is left half done."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runtime import recovery
+from runtime.errors import GuestFailed
+from runtime.spec import PortSpec, Spec
+from tests.host import free_port
+from tests.unit.runtime.test_course import DoomedStore, World, an_engine, finished, release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from runtime.engine import Engine
+    from runtime.life import Container
+
+WEDGED = 30
+
+
+class Daemon:
+    """A host on which one daemon after the other lives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.world = path, World()
+        self.engine = self._engine()
+
+    def _engine(self) -> Engine:
+        self._store = DoomedStore(self.path / "hyper.db")
+        return an_engine(self.path, self.world, self._store)
+
+    def dies(self) -> Engine:
+        """It is killed; gives the next one, before it has come back."""
+        release(self.engine)
+        self._store.close()
+        self.engine = self._engine()
+        return self.engine
+
+    def close(self) -> None:
+        release(self.engine)
+        self._store.close()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    one = Daemon(tmp_path)
+
+    def process(container: Container) -> Any:
+        async def kill() -> None:
+            one.world.vms.pop(container.id, None)
+
+        return SimpleNamespace(kill=kill, pid=1) if container.id in one.world.vms else None
+
+    monkeypatch.setattr(recovery, "_process_of", process)
+    yield one
+    one.close()
+
+
+async def made(engine: Engine, name: str, port: int | None = None) -> Container:
+    ports = (PortSpec(host_ip="127.0.0.1", host_port=port, container_port=80),) if port else ()
+    return await engine.create(Spec(image="old", name=name, ports=ports))
+
+
+def interrupted(engine: Engine) -> set[str]:
+    return {one.container_id for one in engine.store.interrupted()}
+
+
+async def test_many_that_do_not_answer_hold_up_neither_each_other_nor_anybody_else(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = daemon.engine
+    wedged = [await engine.start((await made(engine, f"wedged{number}")).id) for number in range(WEDGED)]
+    late = await made(engine, "late")
+    for one in wedged:
+        engine.store.begin(one.id, "update")
+    engine.store.begin(late.id, "start")
+    engine.lives.change(late, "starting", desired="running")
+    engine = daemon.dies()
+    answer, waiting = asyncio.Event(), 0
+
+    async def resume(container: Container) -> None:
+        nonlocal waiting
+        waiting += 1
+        await answer.wait()
+        raise GuestFailed(f"{container.id}: QEMU's monitor did not answer")
+
+    monkeypatch.setattr(engine.supervisor, "resume", resume)
+    monkeypatch.setattr(engine, "limit", lambda _: None)
+    monkeypatch.setattr(recovery, "_MOMENT_S", 0.05)
+    await asyncio.wait_for(recovery.recover(engine), 20)
+    assert waiting == WEDGED, "all are asked at once"
+    while engine.lives.find("late").state != "running":  # noqa: ASYNC110 -- it is started in the background
+        await asyncio.sleep(0.001)
+    assert interrupted(engine) == {one.id for one in wedged}, "what is not done stays in the journal"
+    assert all(engine.lives.find(one.id).lock.locked() for one in wedged), "and nobody else does anything to it"
+    answer.set()
+    await finished(engine)
+    assert interrupted(engine) == set()
+    assert {one.state for one in engine.lives.all()} == {"running"}
+
+
+async def test_who_runs_keeps_its_port_and_who_is_to_be_started_gets_it_not(daemon: Daemon) -> None:
+    engine, port = daemon.engine, free_port()
+    first, second = await made(engine, "first", port), await made(engine, "second", port)
+    await engine.start(second.id)
+    engine.store.begin(first.id, "start")
+    engine.lives.change(first, "starting", desired="running")
+    engine = daemon.dies()
+    await recovery.recover(engine)
+    network = engine.lives.find("second").record.network
+    assert network is not None
+    taken = engine.ports._sockets.get(second.id, [])
+    await finished(engine)
+    assert [one.getsockname()[1] for one in taken] == [port]
+    assert engine.lives.find("second").state == "running"
+
+
+@pytest.mark.parametrize("how", ["it had come up and ended", "it cannot start"])
+async def test_one_that_goes_by_itself_goes_also_when_its_start_was_interrupted(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    engine = daemon.engine
+    came_up = how == "it had come up and ended"
+    one = await engine.create(Spec(image="old" if came_up else "ill", name="temporary", auto_remove=True))
+    engine.store.begin(one.id, "start")
+    engine.lives.change(one, "starting", desired="running")
+    engine = daemon.dies()
+
+    async def after_end(container: Container, *, with_host: bool = False) -> None:
+        del with_host
+        desired: Callable[..., None] = engine.lives.change
+        desired(container, "exited", exit_code=0, desired="stopped" if came_up else "running")
+
+    monkeypatch.setattr(engine.supervisor, "after_end", after_end)
+    await recovery.recover(engine)
+    await finished(engine)
+    assert engine.lives.all() == []
+    assert interrupted(engine) == set()
+
+
+async def test_what_was_half_made_beside_its_place_is_removed(daemon: Daemon) -> None:
+    engine = daemon.engine
+    one = await made(engine, "stopped")
+    (one.data_directory / ".writable.ext4.new").write_text("half")
+    (one.data_directory / ".writable.ext4.content").mkdir()
+    (one.data_directory / "writable.ext4").write_text("whole")
+    await recovery.recover(daemon.dies())
+    assert [path.name for path in one.data_directory.iterdir()] == ["writable.ext4"]
+
+
+async def test_disks_that_were_held_still_go_on(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon was killed in the middle of a commit, which may hold them still for ten minutes."""
+    engine, asked = daemon.engine, []
+    await engine.start((await made(engine, "web")).id)
+    await made(engine, "stopped")
+
+    class Guest:
+        def __init__(self, path: Path) -> None:
+            self._path = path
+
+        async def call(self, command: str, _timeout_s: float) -> None:
+            asked.append((command, self._path.parent.name))
+            raise GuestFailed("the guest agent refused hyper-thaw: nothing is frozen")
+
+    monkeypatch.setattr(recovery, "Agent", Guest)
+    engine = daemon.dies()
+    await recovery.recover(engine)
+    await finished(engine)
+    assert asked == [("hyper-thaw", engine.lives.find("web").id)]
