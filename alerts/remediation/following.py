@@ -11,6 +11,7 @@ packages of what runs: hyperd says which it has, before and after.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from alerts.remediation.journal import Decision
     from alerts.remediation.policy import Revision
     from alerts.remediation.registry import Push
+
+log = logging.getLogger("hyper.remediation")
 
 _LABELLED: Final[Mapping[str, str]] = {"image_pushed": "true", "base_pushed": "base", "vulnerable": "vulnerability"}
 """What the label has for each reason that a person need not approve."""
@@ -134,6 +137,19 @@ def judge(signal: Signal, was: str, container: Container, history: Sequence[Revi
         return Judgement("skip", "known_bad", f"{digest} was tried, and was not good")
     what = f"{signal.says}; it runs {container.image_digest}"
     return Judgement("act", "image_pushed", what, "update")
+
+
+async def history(hyperd: Hyperd, container: Container) -> Sequence[Revision]:
+    """What a container ran; empty if hyperd refuses to say: then there is nothing to go back to, and all else goes on.
+
+    Raises:
+        HyperdAway: hyperd did not answer.
+    """
+    try:
+        return await hyperd.history(container.id)
+    except HyperdRefused as err:
+        log.warning("no history of %s: %s", container.name, err)
+        return ()
 
 
 async def pull(hyperd: Hyperd, signal: Signal, judgement: Judgement) -> Judgement:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alerts.remediation import controller, policy
+from alerts.remediation import policy, work
 from alerts.remediation.actions import Ended
 from alerts.remediation.controller import Controller
 from alerts.remediation.journal import Decision, Journal
@@ -81,17 +81,17 @@ def test_so_many_actions_at_once_and_no_more(renews: bool, tmp_path: Path) -> No
         for name in names:
             if renews:
                 told = Signal("registry", PUSH, name, 0.0, labels={"name": name}, image="x", digest="new")
-                one._submit([one._renew_each([(told, known[name])])])
+                one.submit_holes([(told, known[name])])
             else:
                 one.submit_signal(Signal("alertmanager", policy.DOWN, name, 0.0, labels={"name": name}))
         async with asyncio.timeout(30):
             while len(journal.unfinished()) < COUNT:  # noqa: ASYNC110 -- the journal tells no event
                 await asyncio.sleep(0.001)
-        assert slow.at_work == controller.MAX_ACTIONS_AT_ONCE
+        assert slow.at_work == work.MAX_ACTIONS_AT_ONCE
         slow.go_on.set()
         await one.drain(30)
         journal.close()
         return slow
 
     slow = asyncio.run(play())
-    assert (slow.most, slow.ended) == (controller.MAX_ACTIONS_AT_ONCE, COUNT)
+    assert (slow.most, slow.ended) == (work.MAX_ACTIONS_AT_ONCE, COUNT)
