@@ -7,7 +7,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from runtime import labels, names, startup
+from runtime import labels, names, workload
 from runtime.errors import HostUnable, InvalidInput
 from runtime.events import of_container
 from runtime.record import PULL, Lifecycle, Limits, Port, Record
@@ -76,7 +76,7 @@ def check_command(spec: Spec, image: Image) -> None:
     Raises:
         InvalidInput: there is not.
     """
-    if not startup.arguments(spec, image):
+    if not workload.arguments(spec, image):
         raise InvalidInput(
             f"no command: the image {spec.image} has neither Entrypoint nor Cmd, so name one", field="args"
         )

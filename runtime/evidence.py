@@ -13,7 +13,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from runtime import startup, view
+from runtime import view, workload
 from runtime.errors import DiskFull, RuntimeFault
 from runtime.logs import STDERR, STDOUT, Decoder
 from runtime.vm import monitor
@@ -55,7 +55,7 @@ async def save(
     """
     now = time.time()
     image = await engine.images.resolve(container.record.image_digest)
-    shown = view.container(container, startup.arguments(container.spec, image))
+    shown = view.container(container, workload.arguments(container.spec, image))
     events = [event.to_dict() for event in engine.store.events_of(container.id, MAX_EVENTS)]
     about = {"time": now, "reason": reason, "actor": actor, "container": container.record.name, "id": container.id}
     texts = {

@@ -8,20 +8,18 @@ import contextlib
 import dataclasses
 import functools
 import ipaddress
-import itertools
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime import cgroups, disks
+from runtime import cgroups, workload
 from runtime.errors import GuestFailed
 from runtime.network import links, pins
 from runtime.record import Network, Port, Vm
 from runtime.vm import kernel, launch, machine, sharing, userns
 from runtime.vm.agent import CLOCK_ERROR_NS
-from runtime.vm.launch import Root
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
@@ -35,9 +33,8 @@ if TYPE_CHECKING:
     from runtime.life import Container
     from runtime.record import Cgroups, StartPath
     from runtime.reserve import Reserve
-    from runtime.spec import Spec
     from runtime.vm.agent import Agent
-    from runtime.vm.launch import Host, Started, Template
+    from runtime.vm.launch import Host, Root, Started, Template
     from runtime.vm.pool import Member, Pool
     from runtime.vm.process import Process
     from runtime.vm.template import Templates
@@ -53,7 +50,6 @@ _RAM_STEP_BYTES = 16 * 1024**2
 _IDENTITY_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 60.0
 _IDLE_END_TIMEOUT_S = 10.0
-_DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +140,8 @@ class Starter:
                     with _timed(phases, "mounts"):
                         await sharing.attach(process, shares)
                 with _timed(phases, "exec"):
-                    asked = _process(container, image, layer_mounted=placed.layer_mounted)
-                    asked["mounts"] = _mounts(container.spec, order.volumes)
+                    asked = workload.process(container, image, layer_mounted=placed.layer_mounted)
+                    asked["mounts"] = workload.mounts(container.spec, order.volumes)
                     await agent.call("hyper-start", _START_TIMEOUT_S, **asked)
                     self._volumes.attached(container)
                 # Only now: a quota would slow the start itself.
@@ -191,7 +187,7 @@ class Starter:
             started = await launch.start(self._host, order, "clone" if template else "cold", template=template)
             process = started.process
             nothing = {"idle": True, "args": ["idle"], "tty": False, "user": "", "tmpfs": []}
-            asked = {**_process(container, image, layer_mounted=_mounted(started)), **nothing}
+            asked = {**workload.process(container, image, layer_mounted=_mounted(started)), **nothing}
             await started.agent.call("hyper-start", _START_TIMEOUT_S, **asked)
             yield started.agent, streams
             # In order, so that the guest writes back and unmounts.
@@ -236,7 +232,7 @@ class Starter:
         """
         network = self.network(container, ports)
         limits = container.record.limits
-        root = _root(container, image)
+        root = workload.root(container, image)
         member: Member | None = None
         reason: str | None
         if any(volume.read_only for volume in volumes):
@@ -300,7 +296,7 @@ class Starter:
             console=container.data_directory / "console.log",
             log=container.log_path,
             image=image.file,
-            writable=_writable(container),
+            writable=workload.writable(container),
             writable_bytes=limits.disk_bytes,
             volumes=volumes,
             shares=bool(container.spec.host_directories),
@@ -361,91 +357,9 @@ def _reachable(server: str) -> bool:
     return address.version == 4 and not address.is_loopback
 
 
-def arguments(spec: Spec, image: Image) -> list[str]:
-    """The container's command line, by Docker's rules: an entrypoint of the caller's drops the image's Cmd."""
-    if spec.entrypoint is not None:
-        return [*spec.entrypoint, *(spec.args or ())]
-    return [*image.config.entrypoint, *(spec.args or image.config.cmd)]
-
-
-def environment(spec: Spec, image: Image, hostname: str) -> list[str]:
-    """The image's environment under the caller's; PATH and HOSTNAME are always set."""
-    merged: dict[str, str] = {}
-    for entry in (_DEFAULT_PATH, f"HOSTNAME={hostname}", *image.config.env, *spec.env):
-        name, _, value = entry.partition("=")
-        merged[name] = value
-    return [f"{name}={value}" for name, value in merged.items()]
-
-
-def _root(container: Container, image: Image) -> Root:
-    """What a start of this container begins with."""
-    env = environment(container.spec, image, "")
-    path = next(entry for entry in reversed(env) if entry.startswith("PATH="))
-    return Root(image.file, next(iter(arguments(container.spec, image)), ""), path.partition("=")[2])
-
-
-def _writable(container: Container) -> Path:
-    return container.data_directory / "writable.ext4"
-
-
 def _mounted(started: Started) -> Mounted | None:
     """How a clone has its writable layer mounted, if its template had."""
     return "barrier" if started.layer_mounted else None
-
-
-def _process(container: Container, image: Image, *, layer_mounted: Mounted | None = None) -> dict[str, object]:
-    spec, guest, limits = container.spec, container.record.guest, container.record.limits
-    writable: dict[str, object] = {"device": guest.writable_device, "fstype": "ext4"}
-    if guest.writable_device:
-        keep = not spec.auto_remove
-        writable |= disks.mount_options(_writable(container), keep=keep, mounted=layer_mounted)
-    return {
-        "root": {
-            "image": {"device": guest.image_device, "fstype": "erofs"},
-            "writable": writable if guest.writable_device else None,
-            "read_only": spec.read_only,
-        },
-        "tmpfs": [one.model_dump() for one in spec.tmpfs],
-        "args": arguments(spec, image),
-        "env": environment(spec, image, spec.hostname or container.id[:12]),
-        "cwd": spec.cwd or image.config.working_dir or "/",
-        "user": spec.user if spec.user is not None else image.config.user,
-        "tty": spec.tty,
-        "init": spec.init,
-        "rows": spec.terminal_size[0] if spec.terminal_size else 0,
-        "cols": spec.terminal_size[1] if spec.terminal_size else 0,
-        "stdin": spec.stdin,
-        "stop_signal": spec.stop_signal or image.config.stop_signal or "SIGTERM",
-        "cgroup": {
-            "memory_max": limits.memory_bytes,
-            "memory_swap_max": 0,
-            "cpu_quota_us": None if limits.cpu_quota is None else int(limits.cpu_quota * cgroups.CPU_PERIOD_US),
-            "cpu_period_us": cgroups.CPU_PERIOD_US,
-            "cpu_weight": None,
-            "pids_max": None,
-        },
-    }
-
-
-def _mounts(spec: Spec, volumes: tuple[launch.Volume, ...]) -> list[dict[str, object]]:
-    """The volumes as `hyper-start` takes them; their content is the directory `data` of each disk.
-
-    Host directories are in the one that QEMU exports, under their numbers (`runtime.vm.sharing`).
-    """
-    disks_left = iter(zip(volumes, machine.VOLUME_DEVICES, strict=False))
-    numbers = itertools.count()
-    found: list[dict[str, object]] = []
-    for mount in spec.volumes:
-        if mount.of_host:
-            shared = {"device": machine.SHARED_TAG, "fstype": "9p", "options": machine.SHARED_OPTIONS}
-            where = {**shared, "directory": str(next(numbers)), "device_read_only": False, "copy": False}
-        else:
-            volume, device = next(disks_left)
-            how = {"options": ""} if volume.read_only else disks.mount_options(volume.file)
-            where = {"device": device, "fstype": "ext4", **how, "directory": "data"}
-            where |= {"device_read_only": volume.read_only, "copy": not mount.nocopy}
-        found.append({"path": mount.target, "read_only": mount.read_only, **where})
-    return found
 
 
 @contextlib.contextmanager

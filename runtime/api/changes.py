@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from runtime import evidence, quarantine, startup, view
+from runtime import evidence, quarantine, view, workload
 from runtime.api.body import Body
 from runtime.changes.rollout import TRIGGERS, Trigger
 from runtime.changes.rollouts import Asked, Terms
@@ -131,4 +131,4 @@ class ChangesApi:
 
     async def _view(self, one: Container) -> dict[str, Any]:
         image = await self._engine.images.resolve(one.record.image_digest)
-        return view.container(one, startup.arguments(one.spec, image))
+        return view.container(one, workload.arguments(one.spec, image))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from runtime import adjust, processes, startup, view
+from runtime import adjust, processes, view, workload
 from runtime.api import effective, invalid
 from runtime.api.body import Body
 from runtime.errors import PortInUse
@@ -154,7 +154,7 @@ class ContainersApi:
 
     async def _view(self, one: Container, *, size: bool = False) -> dict[str, Any]:
         image = await self._engine.images.resolve(one.record.image_digest)
-        shown = view.container(one, startup.arguments(one.spec, image))
+        shown = view.container(one, workload.arguments(one.spec, image))
         return {**shown, **view.sizes(one, image)} if size else shown
 
 

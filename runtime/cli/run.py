@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from runtime.cli import arguments, attach, streams, terminal
+from runtime.cli import arguments, attach, mounts, streams, terminal
 from runtime.cli.output import clean
 from runtime.client import ApiError, ClientError
 
@@ -59,11 +59,11 @@ def create_arguments(parser: arguments.Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--read-only", action="store_true", help="mount its root read-only")
     parser.add_argument(
-        "--tmpfs", action="append", default=[], type=arguments.option("--tmpfs", arguments.tmpfs),
+        "--tmpfs", action="append", default=[], type=arguments.option("--tmpfs", mounts.tmpfs),
         metavar="PATH[:OPTIONS]", help="a file system in memory, such as /run:size=64m",
     )  # fmt: skip
     parser.add_argument(
-        "--mount", action="append", default=[], type=arguments.option("--mount", arguments.mount), metavar="OPTIONS",
+        "--mount", action="append", default=[], type=arguments.option("--mount", mounts.mount), metavar="OPTIONS",
         help="type=volume,source=data,target=/data[,readonly]; type=bind,source=/srv/site,target=/srv of this host;"
         " type=tmpfs,target=/run[,tmpfs-size=64m]",
     )  # fmt: skip
@@ -72,7 +72,7 @@ def create_arguments(parser: arguments.Parser) -> None:
     )
     _add_health(parser)
     parser.add_argument(
-        "-v", "--volume", action="append", default=[], type=arguments.option("--volume", arguments.volume),
+        "-v", "--volume", action="append", default=[], type=arguments.option("--volume", mounts.volume),
         metavar="[NAME:]PATH[:ro]",
         help="a volume at a path of the container, made if it is new; with ./DIR for NAME a directory of this host",
     )  # fmt: skip

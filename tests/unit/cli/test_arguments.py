@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime.cli import arguments
+from runtime.cli import arguments, mounts
 from runtime.client import ClientError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def test_wrong_port(text: str) -> None:
     ],
 )  # fmt: skip
 def test_mount(text: str, member: str, entry: dict[str, Any]) -> None:
-    assert arguments.mount(text) == (member, entry)
+    assert mounts.mount(text) == (member, entry)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_mount(text: str, member: str, entry: dict[str, Any]) -> None:
 )
 def test_wrong_mount(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        arguments.mount(text)
+        mounts.mount(text)
 
 
 def test_there_is_one_platform() -> None:

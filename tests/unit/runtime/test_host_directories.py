@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from runtime.cli import arguments, dockerlike
+from runtime import workload
+from runtime.cli import dockerlike, mounts
 from runtime.errors import HostUnable, InvalidInput
 from runtime.spec import MAX_HOST_DIRECTORIES, Spec, VolumeSpec
-from runtime.startup import _mounts
 from runtime.vm import launch, machine, sharing
 from runtime.vm.kernel import Kernel
 from runtime.volumes import Volumes, host_directories
@@ -45,7 +45,7 @@ def test_relative_paths_are_the_clients(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    assert arguments.volume(text)["source"] == source.format(cwd=tmp_path, above=tmp_path.parent)
+    assert mounts.volume(text)["source"] == source.format(cwd=tmp_path, above=tmp_path.parent)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_what_the_agent_is_told_is_in_the_order_of_the_places(tmp_path: Path) ->
         {"source": "/other", "target": "/c"},
         {"source": "second", "target": "/a/b/c"},
     )
-    mounts = _mounts(given, (launch.Volume(disk, read_only=False), launch.Volume(disk, read_only=True)))
-    assert [(one["path"], one["device"], one["directory"], one["read_only"]) for one in mounts] == [
+    asked = workload.mounts(given, (launch.Volume(disk, read_only=False), launch.Volume(disk, read_only=True)))
+    assert [(one["path"], one["device"], one["directory"], one["read_only"]) for one in asked] == [
         ("/a", "vdc", "data", False),
         ("/c", machine.SHARED_TAG, "0", False),
         ("/a/b", machine.SHARED_TAG, "1", True),

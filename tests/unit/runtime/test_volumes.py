@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from runtime import disks
-from runtime.cli import arguments
+from runtime.cli import mounts
 from runtime.errors import Conflict, InvalidInput, NameInUse, NotFound
 from runtime.spec import Spec
 from runtime.volumes import Volumes, copying
@@ -59,14 +59,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
     ],
 )
 def test_a_volume_option(text: str, source: str | None, target: str, read_only: bool, nocopy: bool) -> None:
-    found = arguments.volume(text)
+    found = mounts.volume(text)
     assert found == {"source": source, "target": target, "read_only": read_only, "nocopy": nocopy}
 
 
 @pytest.mark.parametrize("text", ["", "data", "a:b", "a:/b:c", "a:/b:ro:rw", ":", "a:"])
 def test_a_wrong_volume_option(text: str) -> None:
     with pytest.raises(ValueError, match=r"write|option"):
-        arguments.volume(text)
+        mounts.volume(text)
 
 
 def test_a_sparse_copy_is_equal_and_sparse(tmp_path: Path) -> None:
