@@ -60,26 +60,30 @@ def test_the_layer_that_a_member_waits_with_becomes_the_containers(pooled: Host,
     pooled.hyper("rm", "-f", "one")
 
 
-def test_an_image_that_is_started_again_has_clones_of_its_own(pooled: Host, images: Images) -> None:
+def test_an_image_that_is_started_again_has_clones_of_its_own(images: Images) -> None:
     script = "cat /proc/self/mountinfo | grep -c overlay; cat /mine 2>/dev/null; echo was >> /mine; sleep 600"
-    for _ in range(2):
-        pooled.hyper("run", "--rm", "--entrypoint", "true", images.nginx)
-    wait_for(lambda: about(pooled)["pool_waiting_for_images"] > 0, "a clone waits for it", 60)
-    other = pooled.hyper("run", "--rm", images.busybox, "ls", "/usr/sbin/nginx", check=False)
-    assert other.returncode == 1, "it is not for another image"
-    pooled.run("--name", "own", "--hostname", "shop", "--entrypoint", "sh", images.nginx, "-c", script)
-    for lines in ("1\n", "1\n1\nwas\n"):
-        vm = pooled.inspect("own")["vm"]
-        assert (vm["start_path"], vm["image_ready"]) == ("pool", True)
-        wait_for(lambda: pooled.hyper("logs", "own").stdout == lines, "with the layer that is its own")  # noqa: B023
-        assert pooled.hyper("exec", "own", "hostname").stdout == "shop\n"
-        assert "barrier" in pooled.hyper("exec", "own", "cat", "/proc/fs/ext4/vdb/options").stdout.split()
-        wait_for(lambda: about(pooled)["pool_waiting_for_images"] > 0, "another waits for it", 60)
-        pooled.hyper("restart", "-t", "0", "own")
-    pooled.hyper("rm", "-f", "own")
-    pooled.hyper("rmi", images.nginx)
-    wait_for(lambda: about(pooled)["pool_waiting_for_images"] == 0, "an image that is gone has no clones", 60)
-    pooled.hyper("pull", images.nginx)
+    with running_host(images.busybox, images.nginx, pool_depth=2) as host:  # no other image is started twice there
+
+        def waits() -> bool:
+            return bool(about(host)["pool_waiting_for_images"])
+
+        for _ in range(2):
+            host.hyper("run", "--rm", "--entrypoint", "true", images.nginx)
+        wait_for(waits, "a clone waits for it", 60)
+        other = host.hyper("run", "--rm", images.busybox, "ls", "/usr/sbin/nginx", check=False)
+        assert other.returncode == 1, "it is not for another image"
+        host.run("--name", "own", "--hostname", "shop", "--entrypoint", "sh", images.nginx, "-c", script)
+        for lines in ("1\n", "1\n1\nwas\n"):
+            vm = host.inspect("own")["vm"]
+            assert (vm["start_path"], vm["image_ready"]) == ("pool", True), vm
+            wait_for(lambda: host.hyper("logs", "own").stdout == lines, "with the layer that is its own")  # noqa: B023
+            assert host.hyper("exec", "own", "hostname").stdout == "shop\n"
+            assert "barrier" in host.hyper("exec", "own", "cat", "/proc/fs/ext4/vdb/options").stdout.split()
+            wait_for(waits, "another waits for it", 60)
+            host.hyper("restart", "-t", "0", "own")
+        host.hyper("rm", "-f", "own")
+        host.hyper("rmi", images.nginx)
+        wait_for(lambda: not waits(), "an image that is gone has no clones", 60)
 
 
 def test_each_clone_is_handed_out_once(pooled: Host, images: Images) -> None:
