@@ -393,7 +393,7 @@ class Engine:
         If it is being started again meanwhile, that refuses the removal.
         """
         self.retry_later(container)
-        if not container.spec.auto_remove or self.rollouts.holds(container.id):
+        if not container.spec.removes_itself or self.rollouts.holds(container.id):
             return
 
         async def remove() -> None:

@@ -203,6 +203,7 @@ class Spec(BaseModel):
     memory_bytes: int | None = Field(None, ge=MIN_MEMORY_BYTES, le=MAX_MEMORY_BYTES)
     cpus: float | None = Field(None, gt=0, le=MAX_CPUS)
     auto_remove: bool = False
+    removed_by: Literal["daemon", "client"] = "daemon"
     stop_signal: str | None = Field(None, max_length=16)
     stop_timeout_s: float | None = Field(None, ge=0, le=86400)
     restart: RestartSpec = RestartSpec()
@@ -211,6 +212,11 @@ class Spec(BaseModel):
     tmpfs: tuple[TmpfsSpec, ...] = Field((), max_length=32)
     health: HealthSpec | None = None
     volumes: tuple[VolumeSpec, ...] = Field((), max_length=2 + MAX_HOST_DIRECTORIES)
+
+    @property
+    def removes_itself(self) -> bool:
+        """Whether the daemon removes it when it ends; a client that shows its output does that after the last of it."""
+        return self.auto_remove and self.removed_by == "daemon"
 
     @property
     def disks(self) -> tuple[VolumeSpec, ...]:

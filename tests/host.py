@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path(os.environ.get("HYPER_TEST_KERNELS", "/var/lib/hyper/kernels"))
+RUN = Path("/run")  # where hosts have their state directories
 READY_TIMEOUT_S = 60.0
 
 
@@ -138,7 +139,7 @@ class Host:
 
     def __init__(self, **settings: object) -> None:
         tag = secrets.token_hex(2)
-        self.state_dir = Path(f"/run/hp{tag}")
+        self.state_dir = RUN / f"hp{tag}"
         self.data_dir = Path(f"/var/tmp/hyper-test-{tag}")  # on a disk: images are sparse files of 10 GB
         self.data_dir.mkdir(mode=0o711)
         self.state_dir.mkdir(mode=0o755)

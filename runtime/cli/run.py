@@ -122,7 +122,7 @@ def _add_health(parser: arguments.Parser) -> None:
 
 def create(args: argparse.Namespace, client: Client) -> int:
     """Create a container and print its id."""
-    print(_create(args, client, auto_remove=args.rm)["id"])
+    print(_create(args, client)["id"])
     return 0
 
 
@@ -141,7 +141,7 @@ def run_arguments(parser: arguments.Parser) -> None:
 def run(args: argparse.Namespace, client: Client) -> int:
     """Create and start a container."""
     how = attach.of_run(args)
-    ref = _create(args, client, auto_remove=args.rm and args.detach)["id"]
+    ref = _create(args, client, removed_by="daemon" if args.detach else "client")["id"]
     try:
         client.start(ref)
     except ApiError:
@@ -224,12 +224,12 @@ def _check(args: argparse.Namespace) -> None:
         raise ClientError("--rm and --restart exclude each other: leave one of them out")
 
 
-def _create(args: argparse.Namespace, client: Client, *, auto_remove: bool) -> dict[str, Any]:
+def _create(args: argparse.Namespace, client: Client, removed_by: str = "daemon") -> dict[str, Any]:
     _check(args)
     health = _health(args)
     identity = _IdFile(args.cidfile)
     try:
-        made = _create_checked(args, client, health, auto_remove=auto_remove)
+        made = _create_checked(args, client, health, removed_by)
     except BaseException:
         identity.drop()
         raise
@@ -238,7 +238,7 @@ def _create(args: argparse.Namespace, client: Client, *, auto_remove: bool) -> d
 
 
 def _create_checked(
-    args: argparse.Namespace, client: Client, health: dict[str, Any] | None, *, auto_remove: bool
+    args: argparse.Namespace, client: Client, health: dict[str, Any] | None, removed_by: str
 ) -> dict[str, Any]:
     pulled_s = _fetch(args, client) if args.pull == "always" else None
     spec = {
@@ -258,7 +258,8 @@ def _create_checked(
         "ports": _flat(args.publish),
         "memory_bytes": args.memory,
         "cpus": args.cpus,
-        "auto_remove": auto_remove,
+        "auto_remove": args.rm,
+        **({"removed_by": removed_by} if args.rm and removed_by != "daemon" else {}),
         "stop_signal": args.stop_signal,
         "volumes": args.volume + [entry for member, entry in args.mount if member == "volumes"],
         "stop_timeout_s": args.stop_timeout,

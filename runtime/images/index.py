@@ -1,7 +1,7 @@
 """The SQLite tables of images and of the references to them, in the daemon's database.
 
 Methods block for well under a millisecond, or for as long as another connection holds the write lock (at most 10 s):
-call them in a thread. Each is one transaction.
+call them in a thread, but for `remembered` and `has_doomed`. Each is one transaction. Nobody else writes these tables.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUSY_TIMEOUT_S = 10.0
+MOST_REMEMBERED = 256
+_BY_REFERENCE = "WHERE digest = (SELECT digest FROM image_references WHERE reference = ?)"
+_BY_DIGEST = "WHERE substr(digest, 1, length(?1)) = ?1"
 
 # `doomed`: removed by its user while a container still needed the file, or not named yet; `collect` takes it when no
 # container needs it and nobody is at it.
@@ -67,6 +70,8 @@ class ImageIndex:
         self._images_dir = images_dir
         self._reserve = reserve
         self._lock = threading.Lock()
+        self._remembered: dict[str, tuple[Image, ...]] = {}  # by reference or beginning of a digest, until a write
+        self._doomed: tuple[str, ...] | None = None  # the same
         self._db = sqlite3.connect(database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         with self._transaction(begin=False):
             reserve.writing(self._prepare)
@@ -146,7 +151,8 @@ class ImageIndex:
     def doomed(self) -> tuple[str, ...]:
         """Digests of images that were removed while in use."""
         with self._lock:
-            return tuple(row[0] for row in self._db.execute("SELECT digest FROM images WHERE doomed = 1"))
+            self._doomed = tuple(row[0] for row in self._db.execute("SELECT digest FROM images WHERE doomed = 1"))
+            return self._doomed
 
     def remove(self, digest: str) -> None:
         """Forget an image and all references to it."""
@@ -154,22 +160,30 @@ class ImageIndex:
 
     def by_reference(self, reference: str) -> Image | None:
         """The image that a canonical reference names."""
-        found = self._select("WHERE digest = (SELECT digest FROM image_references WHERE reference = ?)", reference)
+        found = self._select(_BY_REFERENCE, reference)
         return found[0] if found else None
+
+    def remembered(self, text: str) -> tuple[Image, ...] | None:
+        """What `by_reference` or `by_digest` found of this since the last write; None: ask them. Does not block."""
+        return self._remembered.get(text)
+
+    def has_doomed(self) -> bool:
+        """Whether `doomed` may find any. Does not block."""
+        return self._doomed != ()
 
     def by_digest(self, beginning: str) -> tuple[Image, ...]:
         """The images whose digest begins so (with its `sha256:`; hexadecimal digits only)."""
-        return self._select("WHERE substr(digest, 1, length(?1)) = ?1", beginning)
+        return self._select(_BY_DIGEST, beginning)
 
     def all(self) -> tuple[Image, ...]:
         """All images, the newest first."""
         return self._select("ORDER BY pulled_at DESC")
 
-    def _select(self, clause: str, *values: object) -> tuple[Image, ...]:
+    def _select(self, clause: str, *values: str) -> tuple[Image, ...]:
         query = f"SELECT {_COLUMNS} FROM images {clause}"  # noqa: S608 -- clauses stand in this class
         names = "SELECT reference FROM image_references WHERE digest = ? ORDER BY reference"
-        with self._transaction():
-            return tuple(
+        with self._transaction(writes=False):
+            found = tuple(
                 Image(
                     digest=row[0],
                     references=tuple(name for (name,) in self._db.execute(names, (row[0],))),
@@ -184,6 +198,11 @@ class ImageIndex:
                 )
                 for row in self._db.execute(query, values).fetchall()
             )
+            if values:
+                if len(self._remembered) >= MOST_REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[values[0]] = found
+            return found
 
     def _give_back(self, statement: str, value: str) -> None:
         """Run what makes room for others, and so may use that of the reserve."""
@@ -191,7 +210,7 @@ class ImageIndex:
             self._reserve.writing(lambda: self._db.execute(statement, (value,)))
 
     @contextmanager
-    def _transaction(self, *, begin: bool = True) -> Iterator[None]:
+    def _transaction(self, *, begin: bool = True, writes: bool = True) -> Iterator[None]:
         with self._lock:
             try:
                 if begin:
@@ -204,6 +223,9 @@ class ImageIndex:
                     raise DiskFull(f"the database cannot be written: {err}; free some space") from err
                 raise HostUnable(f"the database cannot be used: {err}") from err
             finally:
+                if writes:
+                    self._remembered.clear()
+                    self._doomed = None
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 

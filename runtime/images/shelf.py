@@ -79,15 +79,15 @@ class Shelf:
             if not _DIGEST_BEGINNING.fullmatch(text):
                 raise
         else:
-            image = await asyncio.to_thread(self._index.by_reference, str(wanted))
+            image = await self._named(str(wanted))
             if image is None and wanted.digest:
                 # pulled by tag, asked for by digest: the content is the same
-                found = await asyncio.to_thread(self._index.by_digest, wanted.digest)
+                found = await self._beginning(wanted.digest)
                 image = next((one for one in found if _has_repository(one, wanted.name)), None)
             if image is not None:
                 return image
         beginning = _DIGEST_BEGINNING.fullmatch(text)
-        found = await asyncio.to_thread(self._index.by_digest, f"sha256:{beginning[1]}") if beginning else ()
+        found = await self._beginning(f"sha256:{beginning[1]}") if beginning else ()
         if len(found) > 1:
             raise Conflict(
                 f"{len(found)} images have a digest that begins with {text}: write more of it", field="image"
@@ -95,6 +95,18 @@ class Shelf:
         if not found:
             raise _unknown(text)
         return found[0]
+
+    # What was asked before is answered without a thread: on a busy host its turn takes longer than the answer.
+
+    async def _named(self, canonical: str) -> Image | None:
+        known = self._index.remembered(canonical)
+        if known is not None:
+            return known[0] if known else None
+        return await asyncio.to_thread(self._index.by_reference, canonical)
+
+    async def _beginning(self, digest: str) -> tuple[Image, ...]:
+        known = self._index.remembered(digest)
+        return known if known is not None else await asyncio.to_thread(self._index.by_digest, digest)
 
     async def list(self) -> tuple[Image, ...]:
         """All images, the newest first."""
@@ -194,7 +206,7 @@ class Shelf:
     async def collect(self, in_use: InUse) -> tuple[str, ...]:
         """Remove the images that were untagged while in use and are so no more; return their digests."""
         removed = []
-        for digest in await asyncio.to_thread(self._index.doomed):
+        for digest in await asyncio.to_thread(self._index.doomed) if self._index.has_doomed() else ():
             async with self._locked(digest):
                 if digest not in in_use() and digest in await asyncio.to_thread(self._index.doomed):
                     found = await asyncio.to_thread(self._index.by_digest, digest)

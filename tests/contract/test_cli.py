@@ -200,6 +200,7 @@ def test_run_in_the_foreground(hyper: Any, daemon: Daemon) -> None:
         "image": "nginx", "name": "w", "args": ["-g", "--name", "x"], "entrypoint": ["/bin/x"], "env": ["A=1", "B=2"],
         "cwd": "/d", "user": "u:g", "labels": {"team": "shop"}, "memory_bytes": 64 << 20, "cpus": 1.5,
         "ports": [{"host_ip": "127.0.0.1", "host_port": 8080, "container_port": 80, "protocol": "udp"}],
+        "auto_remove": True, "removed_by": "client",
     }  # fmt: skip
     assert daemon.asked[-1] == (f"DELETE /v1/containers/{ID}?force=true&volumes=true", None)
 
@@ -215,7 +216,8 @@ def test_run_detached_pulls_what_is_unknown(hyper: Any, daemon: Daemon) -> None:
     assert done.stderr == "Unable to find image 'nginx' locally\nWARNING: mind\n"
     asked = [call for call, _ in daemon.asked if call.startswith("POST /v1/containers")]
     assert asked[:2] == ["POST /v1/containers", "POST /v1/containers?pulled_s=…"], "it tells how long it pulled"
-    assert [daemon.bodies(call)[0]["auto_remove"] for call in asked[:2]] == [True, True]
+    specs = [daemon.bodies(call)[0] for call in asked[:2]]
+    assert [(spec["auto_remove"], "removed_by" in spec) for spec in specs] == [(True, False)] * 2
     made = [Refusal(404, "image_unknown", "there is no image nginx; get it")]
     assert one_line(hyper("run", "--pull", "never", "nginx").stderr) == "hyper: there is no image nginx; get it\n"
 
@@ -540,7 +542,7 @@ def test_completion_is_a_script(hyper: Any) -> None:
     ("words", "modules", "more"),
     [
         ("ps", {"containers"}, set()),
-        ("run --rm nginx", {"run", "attach", "streams", "terminal"}, {"contextlib", "signal"}),
+        ("run --rm nginx", {"run", "mounts", "attach", "streams", "terminal"}, {"contextlib", "signal"}),
         ("exec web true", {"streams", "terminal"}, {"contextlib", "signal"}),
         ("logs web", {"streams", "terminal", "moments"}, {"contextlib", "signal"}),
     ],

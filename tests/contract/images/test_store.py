@@ -322,5 +322,6 @@ async def test_an_image_that_is_being_removed_is_not_given(registry: TestRegistr
             break
         assert found.file.is_file()  # with no other task between
         given += 1
+        await asyncio.sleep(0)
     await removing
     assert not image.file.exists()

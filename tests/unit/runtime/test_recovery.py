@@ -144,6 +144,23 @@ async def test_one_that_goes_by_itself_goes_also_when_its_start_was_interrupted(
     assert interrupted(engine) == set()
 
 
+async def test_one_that_a_client_removes_is_left_to_it(daemon: Daemon) -> None:
+    engine = daemon.engine
+    one = await engine.create(Spec(image="old", name="shown", auto_remove=True, removed_by="client"))
+    await engine.start(one.id)
+    engine = daemon.dies()
+    await recovery.recover(engine)
+    shown = engine.lives.find("shown")
+    async with shown.lock:
+        with engine.operation(shown, "stop"):
+            engine.lives.change(shown, "exited", exit_code=0, desired="stopped")
+    engine._has_ended(shown)
+    await finished(engine)
+    assert engine.lives.find("shown").state == "exited", "its output is still wanted"
+    await recovery.recover(daemon.dies())
+    assert daemon.engine.lives.find("shown").state == "exited"
+
+
 async def test_what_was_half_made_beside_its_place_is_removed(daemon: Daemon) -> None:
     engine = daemon.engine
     one = await made(engine, "stopped")
