@@ -202,7 +202,7 @@ def _about(
         "qemu_reason": qemu_reason,
         "qemu_version": host.qemu_version,
         "kernel": host.kernel.version,
-        "kernel_file": str(host.kernel.vmlinuz),
+        "kernel_file": str(host.kernel.file),
         "kernel_reason": host.kernel.reason,
         "kernel_lacks": list(host.kernel.lacks),
         "accel": verdict.accel,

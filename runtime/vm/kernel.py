@@ -51,13 +51,14 @@ SEVERAL_CPUS = "several CPUs"
 class Kernel:
     """A bootable guest kernel.
 
+    `file` is what QEMU loads: `vmlinux`, unpacked, if it lies beside `vmlinuz` and has an entry for that (PVH).
     `key` is a digest of its content and initramfs: whatever is derived from a boot of it (a template) is keyed by it.
     `lacks` names what it has in no form: a feature of `FEATURES` that is not required, or `SEVERAL_CPUS`.
     `reason` says why this one of all that are there.
     """
 
     version: str
-    vmlinuz: Path
+    file: Path
     initrd: Path
     key: str
     needs_acpi: bool
@@ -93,8 +94,9 @@ def find(config: Config) -> Kernel:
     if modules is None and (options is None or _needs_modules(options)):
         raise HostUnable(_no_modules(vmlinuz, version, known=options is not None), field="kernel")
     init = find_init(config)
+    file = _unpacked(vmlinuz, version, options) or vmlinuz
     digest = hashlib.sha256()
-    for path in (vmlinuz, init):
+    for path in (file, init):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     digest.update(repr(initrd.WANTED).encode())
     key = digest.hexdigest()[:16]
@@ -116,7 +118,7 @@ def find(config: Config) -> Kernel:
     lacks = [feature.name for feature in absent]
     if not needs_acpi and options.get("X86_MPPARSE") != "y":
         lacks.append(SEVERAL_CPUS)  # without ACPI the MP table is the only list of processors
-    return Kernel(version, vmlinuz, target, key, needs_acpi=needs_acpi, lacks=tuple(lacks), reason=reason)
+    return Kernel(version, file, target, key, needs_acpi=needs_acpi, lacks=tuple(lacks), reason=reason)
 
 
 def find_init(config: Config) -> Path:
@@ -201,6 +203,23 @@ def _needs_acpi(options: Mapping[str, str], vmlinuz: Path) -> bool:
             field="kernel",
         )
     return True
+
+
+def _unpacked(vmlinuz: Path, version: str, options: Mapping[str, str] | None) -> Path | None:
+    """The same kernel as an ELF file that QEMU can boot, which saves an emulated guest the unpacking.
+
+    Raises:
+        HostUnable: the file is of another kernel.
+    """
+    file = vmlinuz.with_name("vmlinux")
+    if not file.is_file() or (options or {}).get("PVH") != "y":
+        return None
+    if f"Linux version {version} ".encode() not in file.read_bytes():
+        raise HostUnable(
+            f"{file} is not of the same kernel as {vmlinuz} ({version}): remove it, or run 'make kernel'",
+            field="kernel",
+        )
+    return file
 
 
 def _version(vmlinuz: Path) -> str:

@@ -251,7 +251,7 @@ def _open_files(
         image=opened(order.image, os.O_RDONLY),
         writable=opened(writable, os.O_RDWR),
         ram=template.ram if template else ram,
-        kernel=opened(host.kernel.vmlinuz, os.O_RDONLY) if boots else -1,
+        kernel=opened(host.kernel.file, os.O_RDONLY) if boots else -1,
         initrd=opened(host.kernel.initrd, os.O_RDONLY) if boots else -1,
         vm_state=opened(template.state, os.O_RDONLY) if template else -1,
         volumes=tuple(

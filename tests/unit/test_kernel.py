@@ -71,7 +71,7 @@ def test_the_newest_is_by_number_and_the_reason_is_told(config: Config, put: Cal
     put("6.1.0-9-cloud-amd64")
     newest = put("6.1.0-56-cloud-amd64")
     found = kernel.find(config)
-    assert (found.vmlinuz, found.version) == (newest, "6.1.0-56-cloud-amd64")
+    assert (found.file, found.version) == (newest, "6.1.0-56-cloud-amd64")
     assert "distribution's newest" in found.reason
     assert "make kernel" in found.reason
 
@@ -82,7 +82,7 @@ def test_ours_goes_before_newer_ones_and_half_made_ones_are_not_seen(config: Con
     newest = put("6.1.192-hyper")
     put("6.1.200-hyper", directory=".6.1.200-hyper.new")
     found = kernel.find(config)
-    assert found.vmlinuz == newest
+    assert found.file == newest
     assert "built by 'make kernel'" in found.reason
 
 
@@ -92,8 +92,23 @@ def test_the_configured_one_goes_before_all(config: Config, put: Callable[..., P
     own.parent.mkdir()
     own.write_bytes(image("5.10.0", embed(BY_ACPI)))
     found = kernel.find(config.model_copy(update={"kernel": own}))
-    assert (found.vmlinuz, found.version) == (own, "5.10.0")
+    assert (found.file, found.version) == (own, "5.10.0")
     assert "HYPER_KERNEL" in found.reason
+
+
+def test_an_unpacked_one_is_loaded_if_it_has_an_entry_for_that(config: Config, put: Callable[..., Path]) -> None:
+    packed = put("6.1.192-hyper", BY_ACPI + "CONFIG_PVH=y\n")
+    first = kernel.find(config)
+    unpacked = packed.with_name("vmlinux")
+    unpacked.write_bytes(b"\x7fELF Linux version 6.1.192-hyper (hyper@hyper)")
+    found = kernel.find(config)
+    assert (first.file, found.file) == (packed, unpacked)
+    assert first.key != found.key, "a template is of one of them"
+    unpacked.write_bytes(b"\x7fELF Linux version 6.1.19 (hyper@hyper)")
+    with pytest.raises(HostUnable, match=r"vmlinux is not of the same kernel as .*make kernel"):
+        kernel.find(config)
+    packed.with_name("config").write_text(BY_ACPI)
+    assert kernel.find(config).file == packed, "QEMU could not enter it"
 
 
 def test_what_is_built_in_needs_no_modules_and_what_is_absent_is_told(config: Config, put: Callable[..., Path]) -> None:

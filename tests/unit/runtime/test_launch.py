@@ -44,9 +44,7 @@ def behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(launch.machine, "kernel_command_line", lambda *_: "")
     monkeypatch.setattr(launch.links, "open_tap", lambda tap: os.open(os.devnull, os.O_RDWR))
     monkeypatch.setattr(launch.holding, "gone", gone)
-    host: Any = SimpleNamespace(
-        kernel=SimpleNamespace(vmlinuz=tmp_path / "kernel", initrd=tmp_path / "kernel"), tsc_khz=1
-    )
+    host: Any = SimpleNamespace(kernel=SimpleNamespace(file=tmp_path / "kernel", initrd=tmp_path / "kernel"), tsc_khz=1)
     (tmp_path / "kernel").touch()
     (tmp_path / "state").touch()
 
