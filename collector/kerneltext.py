@@ -75,7 +75,9 @@ class CpuTimes:
     """/proc/stat: CPU seconds since boot, and tasks that run or wait now.
 
     Attributes:
-        busy_s: user, nice, system, irq and softirq; a guest's time (of nested VMs) is in user.
+        busy_s: user, nice, system, irq and softirq; a guest's time (of nested VMs) is in user. A kernel that looks at
+            each tick what runs misses what is shorter.
+        idle_s: idle and iowait, which a kernel without ticks in idleness measures; None: not told.
         steal_s: time in which the hypervisor ran something else.
         by_cpu: busy seconds of each CPU, in the file's order.
         running: runnable tasks, the reader among them.
@@ -83,6 +85,7 @@ class CpuTimes:
     """
 
     busy_s: float
+    idle_s: float | None
     steal_s: float
     by_cpu: tuple[float, ...]
     running: int | None
@@ -269,17 +272,17 @@ def _net_columns(names: bytes, wanted: frozenset[bytes]) -> tuple[bytes, int, tu
 
 def parse_cpu_times(text: bytes, *, max_cpus: int = 64) -> CpuTimes:
     """/proc/stat (proc(5)); `by_cpu` has at most `max_cpus`."""
-    total: tuple[float, float] | None = None
+    total: tuple[float, float, float] | None = None
     by_cpu: list[float] = []
     tasks: dict[bytes, int] = {}
     for line in _lines(text):
         word = line[: line.find(b" ")]
         if word.startswith(b"cpu"):
-            busy_s, steal_s = _cpu_line(line)
+            times = _cpu_line(line)
             if word == b"cpu":
-                total = (busy_s, steal_s)
+                total = times
             elif len(by_cpu) < max_cpus:
-                by_cpu.append(busy_s)
+                by_cpu.append(times[0])
         elif word in {b"procs_running", b"procs_blocked"}:
             tasks[word] = parse_count(line[len(word) + 1 :])
     if total is None:
@@ -287,12 +290,14 @@ def parse_cpu_times(text: bytes, *, max_cpus: int = 64) -> CpuTimes:
     return CpuTimes(*total, tuple(by_cpu), tasks.get(b"procs_running"), tasks.get(b"procs_blocked"))
 
 
-def _cpu_line(line: bytes) -> tuple[float, float]:
+def _cpu_line(line: bytes) -> tuple[float, float, float]:
+    """Busy, idle and steal, in seconds."""
     words = line.split(None, 9)
     if len(words) < 9:
         raise MalformedError("stat: a line `cpu` without a steal column")
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(parse_count, words[1:9])
-    return (user + nice + system + irq + softirq) / TICKS_PER_S, steal / TICKS_PER_S
+    user, nice, system, idle, iowait, irq, softirq, steal = map(parse_count, words[1:9])
+    busy = user + nice + system + irq + softirq
+    return busy / TICKS_PER_S, (idle + iowait) / TICKS_PER_S, steal / TICKS_PER_S
 
 
 def parse_tcp_states(text: bytes) -> dict[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from collector.definitions import microvm
-from collector.kerneltext import USEC_PER_S
+from collector.kerneltext import NSEC_PER_S, USEC_PER_S
 from collector.snapshot import Point
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Pair:
     host_cpu_s: float
     vcpu_s: float | None
     wait_s: float | None
+    main_s: float | None
     busy_s: float | None
 
 
@@ -80,7 +81,6 @@ def pair(guest: GuestSample, guest_at_s: float, process: ProcessSample, cgroup: 
     cpu = guest.cpu or {}
     usage_us = cpu.get(b"usage_usec")
     pressure = guest.pressure.get("cpu")
-    busy = guest.details.cpu if guest.details is not None else None
     return Pair(
         guest_at_s=guest_at_s,
         host_at_s=host_at_s,
@@ -91,8 +91,17 @@ def pair(guest: GuestSample, guest_at_s: float, process: ProcessSample, cgroup: 
         host_cpu_s=process.cpu_s if cgroup.cpu_s is None else cgroup.cpu_s,
         vcpu_s=None if process.vcpus is None else process.vcpus.run_s,
         wait_s=None if process.vcpus is None else process.vcpus.wait_s,
-        busy_s=None if busy is None else busy.busy_s,
+        main_s=None if process.main is None else process.main.run_s + process.main.wait_s,
+        busy_s=_busy_s(guest),
     )
+
+
+def _busy_s(guest: GuestSample) -> float | None:
+    """How long the guest's CPUs were not idle, by its own clock: what was shorter than a tick is in it."""
+    cpu = guest.details.cpu if guest.details is not None else None
+    if cpu is None or cpu.idle_s is None or guest.uptime_ns is None:
+        return None if cpu is None else cpu.busy_s
+    return guest.uptime_ns / NSEC_PER_S * len(cpu.by_cpu) - cpu.idle_s - cpu.steal_s
 
 
 def _interval_s(before: Pair, now: Pair) -> float:
@@ -138,15 +147,16 @@ def _share(grown_s: float, of_s: float) -> float:
 def residual_seconds(first: Pair, now: Pair) -> float | None:
     """CPU time on which host and guest disagree since `first`.
 
-    A guest that is not shown steal counts what it waited as time that it was busy; so anything between the time that
-    the vCPUs ran and that plus their run delay is explained. The distance from there is not.
+    A guest that is not shown steal counts what it waited as time that it was busy. A vCPU waits for a CPU of the host,
+    its run delay, and for QEMU's main loop, which is not longer than that ran or waited itself. So anything between
+    the time that the vCPUs ran and that plus both is explained. The distance from there is not.
     """
     if first.vcpu_s is None or first.wait_s is None or first.busy_s is None:
         return None
     if now.vcpu_s is None or now.wait_s is None or now.busy_s is None:
         return None
     ran_s, busy_s = now.vcpu_s - first.vcpu_s, now.busy_s - first.busy_s
-    waited_s = max(0.0, now.wait_s - first.wait_s)
+    waited_s = max(0.0, now.wait_s - first.wait_s) + max(0.0, (now.main_s or 0.0) - (first.main_s or 0.0))
     if ran_s < 0 or busy_s < 0:
         return None
     return max(0.0, ran_s - busy_s, busy_s - ran_s - waited_s)

@@ -212,8 +212,8 @@ OVERHEAD_MEMORY_BYTES = Metric(
 )  # fmt: skip
 VIEW_RESIDUAL_SECONDS = Metric(
     "microvm_view_residual_seconds", "gauge", "seconds",
-    "CPU time on which host and guest disagree, and that no wait for the host explains; since the first sample.",
-    "microvm_view", "reconciled: vCPU time and wait of the host, busy time of the guest's /proc/stat",
+    "CPU time on which host and guest disagree, and that no wait for host or QEMU explains; since the first sample.",
+    "microvm_view", "reconciled: time and wait of vCPUs and main loop, uptime of the guest less its idle time",
     when="from the second sample on", tier="deep",
 )  # fmt: skip
 VIEW_RESIDUAL_BYTES = Metric(

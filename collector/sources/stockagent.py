@@ -87,7 +87,7 @@ def parse_cpus(answer: object) -> CpuTimes:
     for entry in _entries(answer, "guest-get-cpustats"):
         busy.append(sum(parse_number(entry, key) for key in ("user", "nice", "system", "irq", "softirq")) / MSEC_PER_S)
         steal += parse_number(entry, "steal")
-    return CpuTimes(sum(busy), steal / MSEC_PER_S, tuple(busy[:64]), None, None)
+    return CpuTimes(sum(busy), None, steal / MSEC_PER_S, tuple(busy[:64]), None, None)
 
 
 def _entries(answer: object, command: str) -> list[Mapping[str, object]]:

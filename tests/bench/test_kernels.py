@@ -36,7 +36,7 @@ async def _with_kernel(
         host = launch.Host("/usr/bin/qemu-system-x86_64", "bench", found, tsc.measure_khz())
         console = directory / "console.log"
         order = launch.Order(
-            "bench", directory / "vm", SHAPE, 905_000, cgroups.directories(inside), "hypbench", None, console
+            "bench", directory / "vm", SHAPE, 905_000, cgroups.directories(inside), "hypkernels", None, console
         )
         await measure(_Bench(kernels.name(path), host, order))
     finally:

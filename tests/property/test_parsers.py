@@ -199,7 +199,7 @@ def test_a_damaged_answer_of_qemu_or_its_agent_fails_cleanly(data: st.DataObject
 
 times = st.floats(0, 1e6) | st.integers(0, 2**64).map(float)
 maybe = st.none() | times
-pairs = st.builds(Pair, times, times, maybe, maybe, times, times, times, maybe, maybe, maybe)
+pairs = st.builds(Pair, times, times, maybe, maybe, times, times, times, maybe, maybe, maybe, maybe)
 
 
 @given(before=pairs, now=pairs, vcpus=st.integers(0, 64))

@@ -16,7 +16,7 @@ from tests.fakevm.scenario import base_record, guest_files, read_json
 MIB = 1 << 20
 START = Pair(
     guest_at_s=0.0, host_at_s=0.0, usage_s=100.0, waiting_s=5.0, guest_throttled_s=1.0, host_throttled_s=0.0,
-    host_cpu_s=200.0, vcpu_s=150.0, wait_s=3.0, busy_s=400.0,
+    host_cpu_s=200.0, vcpu_s=150.0, wait_s=3.0, main_s=20.0, busy_s=400.0,
 )  # fmt: skip
 
 
@@ -88,19 +88,40 @@ def test_the_threshold_is_the_constant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ran", "waited", "busy", "residual"),
-    [(10, 0, 10, 0), (10, 0, 8, 2), (10, 3, 12, 0), (10, 3, 15, 2), (10, 3, 13, 0), (0, 0, 0, 0)],
-)
+    ("ran", "waited", "main", "busy", "residual"),
+    [
+        (10, 0, 0, 10, 0), (10, 0, 0, 8, 2), (10, 3, 0, 12, 0), (10, 3, 0, 15, 2), (10, 3, 0, 13, 0), (0, 0, 0, 0, 0),
+        (10, 1, 2, 13, 0), (10, 1, 2, 14, 1), (10, 0, 5, 8, 2), (10, 0, -5, 11, 1),
+    ],
+)  # fmt: skip
 def test_residual_is_the_distance_from_what_waiting_explains(
-    ran: float, waited: float, busy: float, residual: float
+    ran: float, waited: float, main: float, busy: float, residual: float
 ) -> None:
-    assert residual_seconds(START, after(vcpu_s=ran, wait_s=waited, busy_s=busy)) == pytest.approx(residual)
+    assert residual_seconds(START, after(vcpu_s=ran, wait_s=waited, main_s=main, busy_s=busy)) == pytest.approx(
+        residual
+    )
 
 
 def test_residual_of_counters_that_went_back_is_unknown() -> None:
     assert residual_seconds(START, after(vcpu_s=-1.0)) is None
     assert residual_seconds(START, after(busy_s=-1.0)) is None
     assert residual_seconds(replace(START, busy_s=None), after()) is None
+
+
+def test_a_guest_is_busy_for_what_it_was_not_idle() -> None:
+    answer, process = samples(None)
+    unknown = CgroupSample(None, None, None)
+    assert answer.details is not None
+    cpu = answer.details.cpu
+    assert cpu is not None
+    assert cpu.idle_s is not None
+    uptime_s = cpu.idle_s + cpu.steal_s + 5.0
+    answer = replace(answer, uptime_ns=int(uptime_s * 1e9))
+    found = pair(answer, 1.0, process, unknown, 1.0)
+    assert found.busy_s == pytest.approx(5.0), "whatever its ticks have seen"
+    assert found.main_s == pytest.approx(1.0)
+    ticks = replace(answer, details=replace(answer.details, cpu=replace(cpu, idle_s=None)))
+    assert pair(ticks, 1.0, process, unknown, 1.0).busy_s == cpu.busy_s, "a stock agent tells no uptime"
 
 
 def samples(memory: VmMemory | None, **changes: Any) -> tuple[guest.GuestSample, ProcessSample]:
