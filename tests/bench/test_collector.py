@@ -257,7 +257,7 @@ async def test_cost_of_collection(tmp_path: Path) -> None:
     most = costs[max(costs)]
     goal("CPU ms per container and sample", most.sample_ms, GOAL_MS)
     goal("the same beside its target", most.sample_ms, TARGET_MS)
-    goal("least cost per container, 1000 VMs over 100", most.least_ms / costs[100].least_ms, 1.1)
+    goal("cost per container, 1000 VMs over 100, medians", most.sample_ms / costs[100].sample_ms, 1.1)
     for name, one in (("text", most.text), ("OpenMetrics", most.openmetrics)):
         goal(f"scrape of all, {name}, ms", one.wall_ms, SCRAPE_MS)
         goal(f"scrape of all, {name}, CPU ms", one.cpu_ms, SCRAPE_CPU_MS)
