@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from runtime.errors import RuntimeFault
 from scripts.stack import cleanup
 from scripts.stack.__main__ import up
-from scripts.stack.flow import addresses
+from scripts.stack.flow import NO_GRAFANA, addresses
 from scripts.stack.service import POLL_S, check_free
 from scripts.stack.settings import Settings, StackError
 from tests.images.build import BuildError, build
@@ -142,7 +142,9 @@ def demo(settings: Settings) -> None:
     print(f"\nThe demo is up. To open:\n  the page          {page}")
     for line in addresses(settings):
         print(f"  {line}")
-    print(f"Try  {HYPER} exec {NAME} ps  and  {HYPER} logs {NAME} ;  make down  ends it.")
+    print(f"  {NO_GRAFANA}")
+    hyper_path = os.path.relpath(HYPER)  # as it is typed here: make runs where the checkout is
+    print(f"Try  {hyper_path} exec {NAME} ps  and  {hyper_path} logs {NAME} ;  make down  ends it.")
 
 
 def main() -> int:
