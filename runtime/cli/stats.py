@@ -43,6 +43,10 @@ FIELDS = {
 
 def stats_arguments(parser: Parser) -> None:
     """`hyper stats`."""
+    parser.description = (
+        "Show what containers use. OVERHEAD is the memory that the VM takes beside its container:\n"
+        "the guest's kernel and QEMU, without what it shares with its template."
+    )
     parser.add_argument("refs", metavar="CONTAINER", nargs="*", help="name, id, or beginning of an id (default: all)")
     parser.add_argument("-a", "--all", action="store_true", help="also those that do not run")
     parser.add_argument("--no-stream", action="store_true", help="once, instead of again and again")
