@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 NOW_AND_THEN_S: Final = 600.0  # at 10 millionths a clock is 6 ms off by then
-AGAIN_S: Final = 10.0  # a guest that did not answer
+AGAIN_S: Final = 10.0  # a guest that did not answer, or is being brought nearer
 NEAR_NS: Final = 10_000_000
 JUMP_NS: Final = 40_000_000  # the kernel brings a clock nearer by half a millisecond a second: 80 s for this
 _TIMEOUT_S = 2.0
@@ -80,7 +80,11 @@ class Clocks:
         self._again_due_ns = raw_ns + int(AGAIN_S * 1e9)
 
     async def _follow(self, container: Container) -> bool:
-        """Bring one guest's clock to the host's; False: it does not answer."""
+        """Bring one guest's clock to the host's; False: it is to be asked again.
+
+        It did not answer, or so slowly that nothing can be told; or it is being brought nearer, which a guest forgets
+        if its kernel takes another clocksource meanwhile, as it does a second after its boot.
+        """
         agent = container.agent
         if agent is None:
             return True  # it is being started, and told the time, or has ended
@@ -88,11 +92,11 @@ class Clocks:
             try:
                 error_ns, doubt_ns = await agent.clock_error(_TIMEOUT_S, self._host_ns)
                 if abs(error_ns) - doubt_ns < NEAR_NS:
-                    return True
+                    return doubt_ns < NEAR_NS
                 slew = abs(error_ns) < JUMP_NS
                 await agent.set_clock(_TIMEOUT_S, slew=slew, host_ns=self._host_ns)
             except GuestFailed:
                 return False
         how = "is brought nearer" if slew else "has been set"
         log.info("the clock of %s was %+.3f s off the host's, and %s", container.record.name, error_ns / 1e9, how)
-        return True
+        return not slew

@@ -52,6 +52,7 @@ async def test_a_guest_follows_its_host() -> None:
         deadline = time.monotonic() + 60
         while abs(now := await error_ns()) > abs(before) - SLEW_NS:
             assert abs(now) < abs(before) + SLEW_NS, "it goes the other way"
-            assert time.monotonic() < deadline, "it is not brought nearer"
+            assert time.monotonic() < deadline, f"it is not brought nearer: {now} ns, and was {before} ns"
+            await clocks.look()  # as the daemon does: the first one may be forgotten
         assert now < 0, "it did not jump"
         agent.close()

@@ -29,6 +29,7 @@ class World:
         self.guest = self.host
         self.doubt = 0
         self.answers = True
+        self.forgets = False  # what it was told to come nearer by
         self.asked = 0
         self.set: list[str] = []
         self.clocks = Clocks(lives, host_ns=lambda: self.host, raw_ns=lambda: self.raw)
@@ -48,7 +49,7 @@ class World:
 
     async def set_clock(self, _timeout_s: float, *, slew: bool, host_ns: Callable[[], int]) -> None:
         self.set.append("nearer" if slew else "jump")
-        if not slew:
+        if not (slew and self.forgets):
             self.guest = host_ns()
 
 
@@ -94,6 +95,17 @@ async def test_a_host_that_is_slewed_takes_its_guests_along_without_a_jump(world
     assert world.set == ["nearer"]
 
 
+async def test_a_guest_that_did_not_come_nearer_is_told_again(world: World) -> None:
+    world.forgets = True
+    world.guest -= 20 * MS
+    await world.clocks.look()
+    world.forgets = False
+    for _ in range(25):
+        world.goes_on(1)
+        await world.clocks.look()
+    assert (world.asked, world.set) == (3, ["nearer"] * 2)
+
+
 async def test_a_guest_that_drifts_is_found_now_and_then(world: World) -> None:
     await world.clocks.look()
     world.goes_on(clocks.NOW_AND_THEN_S - 1, guest_ns=-15 * MS)
@@ -104,11 +116,15 @@ async def test_a_guest_that_drifts_is_found_now_and_then(world: World) -> None:
     assert (world.asked, world.set) == (2, ["nearer"])
 
 
-async def test_what_an_exchange_cannot_tell_is_not_corrected(world: World) -> None:
+async def test_what_an_exchange_cannot_tell_is_not_corrected_and_asked_again(world: World) -> None:
     world.guest += 30 * MS
     world.doubt = 25 * MS
     await world.clocks.look()
     assert world.set == []
+    world.doubt = 1 * MS
+    world.goes_on(clocks.AGAIN_S)
+    await world.clocks.look()
+    assert (world.asked, world.set) == (2, ["nearer"])
 
 
 async def test_who_does_not_answer_is_asked_again_alone(world: World) -> None:
