@@ -268,7 +268,8 @@ async def test_cost_of_collection(tmp_path: Path) -> None:
 async def test_what_stopped_ones_cost(tmp_path: Path) -> None:
     periods = await compared(tmp_path)
     left_out = sum(one.left_out for one in periods)
-    print(f"\n{FEW_STOPPED} of {FEW} stopped; {2 * PAIRS} pairs, {left_out} left out; median, and its bootstrapped 95 % interval")
+    print(f"\n{FEW_STOPPED} of {FEW} stopped; {2 * PAIRS} pairs, {left_out} left out")
+    print("medians, and their bootstrapped 95 % intervals")
     for name, pairs in (
         ("round, CPU ms", [one.rounds for one in periods]),
         ("scrape, CPU ms", [one.scrapes_cpu for one in periods]),
