@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 10.0
 MOST_REMEMBERED = 256
-_BY_REFERENCE = "WHERE digest = (SELECT digest FROM image_references WHERE reference = ?)"
-_BY_DIGEST = "WHERE substr(digest, 1, length(?1)) = ?1"
 
 # `doomed`: removed by its user while a container still needed the file, or not named yet; `collect` takes it when no
 # container needs it and nobody is at it.
@@ -160,7 +158,7 @@ class ImageIndex:
 
     def by_reference(self, reference: str) -> Image | None:
         """The image that a canonical reference names."""
-        found = self._select(_BY_REFERENCE, reference)
+        found = self._select("WHERE digest = (SELECT digest FROM image_references WHERE reference = ?)", reference)
         return found[0] if found else None
 
     def remembered(self, text: str) -> tuple[Image, ...] | None:
@@ -173,7 +171,7 @@ class ImageIndex:
 
     def by_digest(self, beginning: str) -> tuple[Image, ...]:
         """The images whose digest begins so (with its `sha256:`; hexadecimal digits only)."""
-        return self._select(_BY_DIGEST, beginning)
+        return self._select("WHERE substr(digest, 1, length(?1)) = ?1", beginning)
 
     def all(self) -> tuple[Image, ...]:
         """All images, the newest first."""

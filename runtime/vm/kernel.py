@@ -94,10 +94,10 @@ def find(config: Config) -> Kernel:
     if modules is None and (options is None or _needs_modules(options)):
         raise HostUnable(_no_modules(vmlinuz, version, known=options is not None), field="kernel")
     init = find_init(config)
-    file = _unpacked(vmlinuz, version, options) or vmlinuz
+    file, content = _loaded(vmlinuz, version, options)
     digest = hashlib.sha256()
-    for path in (file, init):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for part in (content, init.read_bytes()):
+        digest.update(hashlib.sha256(part).digest())
     digest.update(repr(initrd.WANTED).encode())
     key = digest.hexdigest()[:16]
     target = config.data_dir / "initrd" / f"{key}.cpio"
@@ -205,21 +205,22 @@ def _needs_acpi(options: Mapping[str, str], vmlinuz: Path) -> bool:
     return True
 
 
-def _unpacked(vmlinuz: Path, version: str, options: Mapping[str, str] | None) -> Path | None:
-    """The same kernel as an ELF file that QEMU can boot, which saves an emulated guest the unpacking.
+def _loaded(vmlinuz: Path, version: str, options: Mapping[str, str] | None) -> tuple[Path, bytes]:
+    """What QEMU loads, and its content: the same kernel unpacked, which saves an emulated guest that, if it can be.
 
     Raises:
-        HostUnable: the file is of another kernel.
+        HostUnable: the unpacked file is of another kernel.
     """
     file = vmlinuz.with_name("vmlinux")
     if not file.is_file() or (options or {}).get("PVH") != "y":
-        return None
-    if f"Linux version {version} ".encode() not in file.read_bytes():
+        return vmlinuz, vmlinuz.read_bytes()
+    content = file.read_bytes()
+    if f"Linux version {version} ".encode() not in content:
         raise HostUnable(
             f"{file} is not of the same kernel as {vmlinuz} ({version}): remove it, or run 'make kernel'",
             field="kernel",
         )
-    return file
+    return file, content
 
 
 def _version(vmlinuz: Path) -> str:

@@ -49,10 +49,6 @@ class Estimate:
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Estimate:
-        """The same of another unit."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
-
 
 _RESAMPLES: Final = 2000
 
