@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_CONTAINERS = 4
 VOLUME_BYTES = 16 << 20
+SAID = "/dev/shm/said"  # in the guest, so that it is gone with the VM
 EXPECTED = (404, 409)  # a volume in use, above all
 MAY_END = "the guest agent refused hyper-archive"  # a container that ends by itself may do so meanwhile
 # Each kind comes up once before any comes up again, so that none is left to chance. A run comes up more often.
@@ -151,7 +152,7 @@ class Load:
         name, code = self._name("storm"), self.random.randrange(1, 100)
         # One ends by itself, perhaps while no daemon is there to see it; the others when the test is over.
         life = f"sleep 0.{self.random.randrange(10)}" if ends else "while [ ! -e /end ]; do sleep 0.1; done"
-        script = f"echo promised {code}; {life}; exit {code}"
+        script = f"echo promised {code}; > {SAID}; {life}; exit {code}"
         image = self.random.choice([self.image, *sorted(self.images)])
         spec = {"image": image, "name": name, "args": ["sh", "-c", script], "ports": [{"container_port": 80}]}
         if volume is not None:
@@ -195,6 +196,9 @@ class Load:
 
     def _restart(self) -> bool:
         name = self._some()
+        # Its line is owed as soon as it has written it, whether or not the log has it; before, it may end without one.
+        if not self._hyper("exec", name, "sh", "-c", f"while [ ! -e {SAID} ]; do sleep 0.01; done"):
+            raise AssertionError(f"{name} was started, and does not run")
         promise = self.promised.pop(name)
         if not self._call(lambda: self.client.restart(name, 0), name):
             return False

@@ -107,7 +107,7 @@ def test_what_it_has_open_is_its_own(
     host = hosts[path]
     for one in machines[path]:
         own = f"({host.data_dir}|{host.state_dir})/containers/{one['id']}/[^/]+"
-        shared = f"{host.data_dir}/(images|templates|initrd)/[^ ]*|.*/vmlinuz[^/]*"
+        shared = f"{host.data_dir}/(images|templates|initrd)/[^ ]*|.*/vmlinu[xz][^/]*"
         member = f"({host.data_dir}|{host.state_dir})/pool/[^ ]*"  # what it had while it waited
         for descriptor in Path(f"/proc/{one['vm']['pid']}/fd").iterdir():
             where = str(descriptor.readlink())

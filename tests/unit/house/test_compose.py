@@ -1,11 +1,12 @@
-"""docker-compose.yml: the Compose Specification, pinned versions, loopback, health, no right that nobody wrote down."""
+"""docker-compose.yml: `docker compose config` takes it; pinned versions, loopback, health, rights with reasons."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
-import compose_spec
 import pytest
 import yaml
 
@@ -17,17 +18,58 @@ ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
 DAEMONS = {"hyperd", "hyper-exporter", "hyper-remediation"}
+SECRETS = ("INFLUX_PASSWORD", "INFLUX_TOKEN", "GRAFANA_PASSWORD")
 DOCKERFILE = ROOT / "scripts/stack/Dockerfile"
 
 
-def test_it_keeps_to_the_specification() -> None:
-    compose_spec.PyCompose.from_yaml(TEXT).validate()
-    compose_spec.PyCompose.from_yaml((ROOT / "scripts/stack/kvm.yml").read_text()).validate()
+@pytest.fixture(scope="module")
+def compose() -> str:
+    """Docker Compose 2; it needs no Docker to read a file."""
+    found = subprocess.run([ROOT / "scripts/docker-compose"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
 
 
-def test_the_judge_sees_a_mistake() -> None:
-    with pytest.raises(ValueError, match="restrat"):
-        compose_spec.PyCompose.from_yaml(TEXT.replace("restart: unless-stopped", "restrat: always"))
+def config(compose: str, *files: Path, without: str = "") -> subprocess.CompletedProcess[str]:
+    """`docker compose config` of the files, on a machine whose user has set all secrets but one."""
+    environ = {name: f"the {name}" for name in SECRETS if name != without}
+    names = [word for file in files for word in ("-f", file)]
+    command = [compose, "--project-directory", ROOT, *names, "config", "--format", "json"]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("added", [[], ["scripts/stack/kvm.yml"]], ids=["alone", "with KVM"])
+def test_docker_compose_config_takes_it(compose: str, added: list[str]) -> None:
+    found = config(compose, ROOT / "docker-compose.yml", *(ROOT / file for file in added))
+    assert (found.returncode, found.stderr) == (0, "")
+    services = json.loads(found.stdout)["services"]
+    assert set(services) == set(SERVICES)
+    devices = {device["target"] for device in services["hyperd"]["devices"]}
+    assert devices == {"/dev/net/tun", *(["/dev/kvm"] if added else [])}
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ("restart: unless-stopped", "restrat: always", "restrat"),
+        ("hyperd: {condition: service_healthy}", "hyperdd: {condition: service_healthy}", "hyperdd"),
+        ("secrets: [influx_token]", "secrets: [influx_tokn]", "influx_tokn"),
+    ],
+)
+def test_docker_compose_config_sees_a_mistake(compose: str, tmp_path: Path, right: str, wrong: str, told: str) -> None:
+    file = tmp_path / "docker-compose.yml"
+    assert right in TEXT
+    file.write_text(TEXT.replace(right, wrong))
+    found = config(compose, file)
+    assert found.returncode != 0
+    assert told in found.stderr
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_docker_compose_asks_for_what_is_missing(compose: str, secret: str) -> None:
+    found = config(compose, ROOT / "docker-compose.yml", without=secret)
+    assert found.returncode != 0
+    assert f"set {secret}" in found.stderr
 
 
 def test_the_daemons_and_what_stands_around_are_there() -> None:
