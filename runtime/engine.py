@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+_CLIENT_S = 10.0  # that a client may take to come for what a container wrote, or to remove it after that
 _NEARLY_FULL = 0.1  # share of a disk that is free
 
 
@@ -393,14 +394,20 @@ class Engine:
         If it is being started again meanwhile, that refuses the removal.
         """
         self.retry_later(container)
-        if not container.spec.removes_itself or self.rollouts.holds(container.id):
-            return
+        if container.spec.auto_remove and not self.rollouts.holds(container.id):
+            self.in_background(self.remove_when_left(container))
 
-        async def remove() -> None:
-            with contextlib.suppress(RuntimeFault):
-                await self.remove(container.id)
+    async def remove_when_left(self, container: Container) -> None:
+        """Remove a container that has ended, as was wanted at its creation.
 
-        self.in_background(remove())
+        One that a client is to remove waits for that, and goes where none is there any more: killed, or detached.
+        """
+        awaited = not container.spec.removes_itself
+        while awaited:
+            await asyncio.sleep(_CLIENT_S)
+            awaited = self.rotation.attended(container)
+        with contextlib.suppress(RuntimeFault):
+            await self.remove(container.id)
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let it go on by itself, until it has ended or the host goes down."""

@@ -156,8 +156,11 @@ async def _finish(engine: Engine, container: Container, kind: str | None, *, boo
             return  # else it had come up, and has ended by itself
     if container.live:
         await _end_vm(engine, container, with_host=booted)
-    if container.spec.removes_itself and container.state == "exited" and not engine.rollouts.holds(container.id):
-        await _erase(engine, container)
+    if container.spec.auto_remove and container.state == "exited" and not engine.rollouts.holds(container.id):
+        if container.spec.removes_itself:
+            await _erase(engine, container)
+        else:
+            engine.in_background(engine.remove_when_left(container))
     elif container.waits_to_retry:
         engine.retry_later(container)
     elif container.record.quarantine is not None:

@@ -116,6 +116,10 @@ class Rotation:
         finally:
             self._places.discard(place)
 
+    def attended(self, container: Container) -> bool:
+        """Whether somebody who stands for it still reads what it wrote."""
+        return any(place.holds_up and place.container_id == container.id for place in self._places)
+
     @property
     def readers(self) -> int:
         """How many are reading a log."""

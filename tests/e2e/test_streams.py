@@ -151,6 +151,23 @@ def test_detach_and_attach(host: Host, images: Images) -> None:
     assert (refused.returncode, "hyper start -ai kept" in refused.stderr) == (125, True)
 
 
+def test_one_that_its_client_has_left_is_removed_all_the_same(host: Host, images: Images) -> None:
+    script = "echo here; while [ ! -e /end ]; do sleep 0.1; done"
+    detached = Terminal(host, "run", "-it", "--rm", "--name", "detached", images.busybox, "sh", "-c", script)
+    detached.expect("here")
+    detached.type("\x10\x11")
+    assert detached.end() == 0
+    command = [host.hyper_program, "run", "--rm", "--name", "orphan", images.busybox, "sh", "-c", script]
+    with subprocess.Popen(command, env={**os.environ, **host.env}, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "here\n"
+        client.kill()
+    assert host.hyper("ps", "-a", "--format", "{{.Names}} {{.State}}").stdout == "orphan running\ndetached running\n"
+    for name in ("detached", "orphan"):
+        host.hyper("exec", name, "sh", "-c", "> /end")
+    wait_for(lambda: host.hyper("ps", "-a", "-q").stdout == "", "both are removed", 30)
+
+
 def test_a_terminal_of_exec(host: Host, images: Images) -> None:
     host.run("--name", "box", images.busybox, "sleep", "600")
     terminal = Terminal(host, "exec", "-it", "box", "sh", "-c", "stty size; echo $TERM; read line; stty size; exit 5")

@@ -144,7 +144,12 @@ async def test_one_that_goes_by_itself_goes_also_when_its_start_was_interrupted(
     assert interrupted(engine) == set()
 
 
-async def test_one_that_a_client_removes_is_left_to_it(daemon: Daemon) -> None:
+@pytest.mark.parametrize("died", [False, True], ids=["goes on", "died since"])
+async def test_one_that_a_client_removes_is_left_to_it(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, died: bool
+) -> None:
+    """While it takes the output; if it was killed, or has let go of the container, the daemon removes that."""
+    monkeypatch.setattr("runtime.engine._CLIENT_S", 0.2)
     engine = daemon.engine
     one = await engine.create(Spec(image="old", name="shown", auto_remove=True, removed_by="client"))
     await engine.start(one.id)
@@ -154,11 +159,18 @@ async def test_one_that_a_client_removes_is_left_to_it(daemon: Daemon) -> None:
     async with shown.lock:
         with engine.operation(shown, "stop"):
             engine.lives.change(shown, "exited", exit_code=0, desired="stopped")
-    engine._has_ended(shown)
-    await finished(engine)
-    assert engine.lives.find("shown").state == "exited", "its output is still wanted"
-    await recovery.recover(daemon.dies())
-    assert daemon.engine.lives.find("shown").state == "exited"
+    if died:
+        engine = daemon.dies()
+        await recovery.recover(engine)
+        shown = engine.lives.find("shown")
+    else:
+        engine._has_ended(shown)
+    with engine.rotation.reading(shown, 0, holds_up=True):
+        await asyncio.sleep(0.6)
+        assert engine.lives.find("shown").state == "exited", "its output is still wanted"
+    with engine.rotation.reading(shown, 0, holds_up=False):  # who only looks does not keep it
+        await finished(engine)
+    assert engine.lives.all() == []
 
 
 async def test_what_was_half_made_beside_its_place_is_removed(daemon: Daemon) -> None:
