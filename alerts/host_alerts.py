@@ -24,7 +24,7 @@ _BYTES: Final = "{{ $value | humanize1024 }}B"
 def alerts(t: Thresholds) -> tuple[Alert, ...]:
     """All alerts about hosts and our own programs."""
     watchdog = (_watchdog(),) if t.watchdog else ()
-    return (*_exporter(t), *_runtime(t), *_starts(t), *_capacity(t), *_influx(t), *watchdog)
+    return (*_exporter(t), *_runtime(t), *_starts(t), *_capacity(t), *_influx(t), _alerts_unread(t), *watchdog)
 
 
 def _exporter(t: Thresholds) -> tuple[Alert, ...]:
@@ -337,6 +337,23 @@ def _influx(t: Thresholds) -> tuple[Alert, ...]:
             ),
             scope="host",
         ),
+    )
+
+
+def _alerts_unread(t: Thresholds) -> Alert:
+    failures = increase(hyper.COLLECTOR_ALERTMANAGER_FAILURES_TOTAL, t.alerts_unread_window)
+    return Alert(
+        name="HyperAlertsUnread",
+        expr=f"sum by (instance, job) ({failures}) > {t.alerts_unread_count}",
+        for_="0s",
+        severity="ticket",
+        cause="alertmanager",
+        summary=f"hyper-exporter on {HOST} is not told which containers have an alert",
+        description=(
+            f"Alertmanager did not answer hyper-exporter on {HOST} about {_COUNT} times within "
+            f"{t.alerts_unread_window}: containers that have an alert are not sampled deep."
+        ),
+        scope="host",
     )
 
 

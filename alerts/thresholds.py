@@ -123,6 +123,8 @@ class Thresholds:
         influx_backlog_bytes: Samples on disk that InfluxDB has not taken. Less than the spool holds (256 MiB).
         influx_backlog_for: How long it may be above it.
         influx_lost_window: How long a lost batch keeps its alert alive.
+        alerts_unread_count: Failed questions to Alertmanager, one a round; with so many or fewer all is well.
+        alerts_unread_window: In which they are counted.
         slo_availability_ratio: Share of the time in which a container that should run is there: the objective.
         slo_start_ratio: Share of starts within `slo_start_s`: the objective.
         slo_start_s: Seconds that a start may take, all phases together.
@@ -226,6 +228,8 @@ class Thresholds:
     influx_backlog_bytes: int = 64 << 20
     influx_backlog_for: str = "15m"
     influx_lost_window: str = "15m"
+    alerts_unread_count: int = 30
+    alerts_unread_window: str = "15m"
     slo_availability_ratio: float = 0.995
     slo_start_ratio: float = 0.95
     slo_start_s: float = 5.0
