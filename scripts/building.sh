@@ -1,4 +1,4 @@
-# What scripts/kernel and scripts/qemu share; sourced by both, from the top of the checkout.
+# What the scripts that install and build share; sourced by them, from the top of the checkout.
 # They set NAME first: of what is built, as it is said, and of the files in build/.
 # shellcheck shell=bash
 
