@@ -71,10 +71,23 @@ class Performer:
         self._feed = feed
         self._clock = clock
 
+    async def act(self, intent: Decision) -> Ended:
+        """Do it now that its turn has come, unless what led to it no longer holds: somebody may have come first."""
+        container_id, epoch = _of(intent)
+        try:
+            seen = await self.container(container_id)
+        except HyperdRefused as err:
+            return Ended("gone", False, str(err), epoch)
+        except HyperdAway as err:
+            return Ended("failed", False, str(err), epoch)
+        if seen.name != intent.container or not _still_needed(intent, seen):
+            return Ended("not_needed", False, f"when its turn came hyperd said {_state(seen)}", seen.epoch)
+        return await self.carry_out(intent)
+
     async def carry_out(self, intent: Decision, *, asked: bool = False) -> Ended:
         """Do it. `asked`: hyperd is known to be at work on it, or to have been; then the stop switch is too late."""
-        if not asked and self._stop_file.exists():
-            return Ended("stop_switch", False, f"{self._stop_file} exists", intent.epoch)
+        if not asked and (stopped := self._stopped(intent)):
+            return stopped
         saved = await self._evidence.save(intent, _why(intent)) if intent.action in _WITH_EVIDENCE else None
         ended = await (self._by_epoch(intent) if intent.action in _BY_EPOCH else self._by_request(intent, asked=asked))
         return replace(ended, evidence=saved)
@@ -121,8 +134,8 @@ class Performer:
         for attempt in range(self._settings.attempts):
             if attempt:
                 await asyncio.sleep(self.pause_s(attempt))
-            if self._stop_file.exists():
-                return Ended("stop_switch", False, f"{self._stop_file} exists", epoch)
+            if stopped := self._stopped(intent):
+                return stopped
             try:
                 if intent.action == "restart":
                     after = await self._hyperd.restart(container_id)
@@ -159,14 +172,22 @@ class Performer:
         for attempt in range(self._settings.attempts):
             if attempt:
                 await asyncio.sleep(self.pause_s(attempt))
-            if not asked and self._stop_file.exists():
-                return Ended("stop_switch", False, f"{self._stop_file} exists", intent.epoch)
-            try:
-                if image is None and intent.action == "rebuild":
+            if image is None and intent.action == "rebuild":
+                if stopped := self._stopped(intent):
+                    return stopped
+                try:
                     built = await self._built(intent)
-                    if isinstance(built, Ended):
-                        return built
-                    image = built
+                except HyperdRefused as err:
+                    return _refused(intent, err)
+                except HyperdAway as err:
+                    failure = str(err)  # whatever came of the build, the container was not touched
+                    continue
+                if isinstance(built, Ended):
+                    return built
+                image = built
+            if not asked and (stopped := self._stopped(intent)):
+                return stopped
+            try:
                 return await self._request(intent, image)
             except HyperdRefused as err:
                 return _refused(intent, err)
@@ -182,6 +203,12 @@ class Performer:
         except HyperdAway as err:
             return Ended("unknown", True, f"hyperd may have done the {intent.action}: {err}", intent.epoch)
         return Ended("unknown" if done else "failed", done, failure, intent.epoch)
+
+    def _stopped(self, intent: Decision) -> Ended | None:
+        """That nothing is to be done, while the stop switch is on."""
+        if not self._stop_file.exists():
+            return None
+        return Ended("stop_switch", False, f"{self._stop_file} exists", intent.epoch)
 
     async def _built(self, intent: Decision) -> str | Ended:
         """Have a container's image built again; the name of what it is to change to, or why it is not to change."""
@@ -229,7 +256,10 @@ class Performer:
             return _of_rollout(await self._hyperd.rollback(name, why, intent.id), intent)
         assert image is not None  # noqa: S101 -- an intent to update has it
         canary_s = 0.0 if intent.unobserved or intent.action is None else self._follow.canary_for(intent.action)
-        change = partial(self._hyperd.change, name, image, why, intent.id, watch_s=self._follow.watch_s)
+        change = partial(
+            self._hyperd.change, name, image, why, intent.id, expected_digest=intent.to_digest,
+            watch_s=self._follow.watch_s,
+        )  # fmt: skip
         try:
             rollout = await change(canary_s=canary_s)
         except HyperdRefused as err:
@@ -256,8 +286,7 @@ class Performer:
         if intent.action in _BY_EPOCH and seen.epoch > epoch:
             return Ended("done", True, "done before the controller was restarted", seen.epoch)
         if seen.id != container_id or not _still_needed(intent, seen):
-            state = f"{seen.state}, wanted {seen.desired}, health {seen.health}"
-            return Ended("not_needed", False, f"after a restart hyperd says {state}", seen.epoch)
+            return Ended("not_needed", False, f"after a restart hyperd says {_state(seen)}", seen.epoch)
         if old:
             return Ended("expired", False, "too old to be finished after a restart", seen.epoch)
         return await self.carry_out(intent)
@@ -281,6 +310,11 @@ def _of(intent: Decision) -> tuple[str, int]:
 def _why(intent: Decision) -> str:
     who = f", approved by {intent.actor}" if intent.approves else ""
     return f"{intent.alert}: {intent.detail} (remediation {intent.id}{who})"[:MAX_REASON_CHARS]
+
+
+def _state(seen: policy.Container) -> str:
+    quarantine = ", in quarantine" if seen.quarantine is not None else ""
+    return f"{seen.name} is {seen.state}, wanted {seen.desired}, health {seen.health}{quarantine}"
 
 
 def _still_needed(intent: Decision, seen: policy.Container) -> bool:

@@ -200,10 +200,24 @@ class Hyperd:
         return _read(Rollout.model_validate_json, content, "rollout")
 
     async def change(
-        self, ref: str, image: str, reason: str, request_id: str, *, canary_s: float, watch_s: float
+        self,
+        ref: str,
+        image: str,
+        reason: str,
+        request_id: str,
+        *,
+        expected_digest: str | None,
+        canary_s: float,
+        watch_s: float,
     ) -> Rollout:
-        """Change a container's image; answers when the rollout has ended, which is after `watch_s`."""
-        body = {"image": image, "canary_s": canary_s, "watch_s": watch_s, **_because(reason, request_id)}
+        """Change a container's image; answers when the rollout has ended, which is after `watch_s`.
+
+        409 with `digest_moved` if the image has another digest than expected; with None it may be any.
+        """
+        body = {
+            "image": image, "expected_digest": expected_digest, "canary_s": canary_s, "watch_s": watch_s,
+            **_because(reason, request_id),
+        }  # fmt: skip
         timeout_s = CHANGE_TIMEOUT_S + canary_s + watch_s
         content = await self._call("POST", f"/v1/containers/{ref}/change", body, timeout_s)
         return _read(Rollout.model_validate_json, content, "rollout")

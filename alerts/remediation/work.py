@@ -146,7 +146,7 @@ class Work:
     async def act(self, intent: Decision) -> None:
         """Carry out what is written down; the caller holds the lock of its container."""
         async with self._updating if intent.action in policy.RENEWING else self._acting:
-            await self._conclude(intent, await self.performer.carry_out(intent))
+            await self._conclude(intent, await self.performer.act(intent))
 
     async def finish(self, intent: Decision) -> None:
         """End an action that an earlier controller began: find out, or do it, once."""

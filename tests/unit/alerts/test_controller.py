@@ -45,7 +45,7 @@ class Slow:
         del image
         return "new"
 
-    async def carry_out(self, intent: Decision) -> Ended:
+    async def act(self, intent: Decision) -> Ended:
         del intent
         self.at_work += 1
         self.most = max(self.most, self.at_work)
