@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from runtime.record import Record
     from runtime.spec import ExecSpec, Spec
     from runtime.startup import Starter
-    from runtime.store import Store
+    from runtime.store import Operation, Store
     from runtime.volumes import Volumes
 
 
@@ -232,13 +232,19 @@ class Engine:
             Conflict: it runs, and `force` is not given.
         """
         container = self.lives.find(reference)
-        name = container.record.name
-        if not force and not container.over:
-            what = container.state if container.live else "waiting to be restarted"
-            raise Conflict(
-                f"the container {name} is {what}: stop it first, or remove it with --force", field="container"
-            )
+
+        def demand_over() -> None:
+            if not force and not container.over:
+                what = container.state if container.live else "waiting to be restarted"
+                raise Conflict(
+                    f"the container {container.record.name} is {what}: stop it first, or remove it with --force",
+                    field="container",
+                )
+
+        demand_over()
         async with container.lock:
+            demand_over()  # it may have been started meanwhile
+            self.lives.find(container.id)  # or removed
             with self.operation(container, "remove"):
                 if container.live:
                     await self._begin_to_stop(container, desired="stopped", retry_at=None)
@@ -257,7 +263,8 @@ class Engine:
 
         async def stop(container: Container) -> None:
             async with container.lock:
-                if container.live and container.record.quarantine is None:
+                # One that was just being started is in the journal: it is started when the host has booted.
+                if container.live and container.state != "starting" and container.record.quarantine is None:
                     container.goes_with_host = True
                     with self.operation(container, "stop", "stop"):
                         await self._stop_to_start(container, None)
@@ -275,13 +282,12 @@ class Engine:
 
         async def start() -> None:
             async with container.lock:
-                try:
-                    with self.counts.operation("start"):
-                        await self.supervisor.start(container, retry=retry)
-                except RuntimeFault as err:
-                    log.warning("container %s could not be started again: %s", container.record.name, err)
-                finally:
-                    self.store.end(operation)
+                with self._journaled(operation, []):
+                    try:
+                        with self.counts.operation("start"):
+                            await self.supervisor.start(container, retry=retry)
+                    except RuntimeFault as err:
+                        log.warning("container %s could not be started again: %s", container.record.name, err)
             if container.state == "exited":
                 self._has_ended(container)
 
@@ -444,13 +450,28 @@ class Engine:
 
         One that goes well is told as the event `action`, if there is one.
         """
-        operation = self.store.begin(container.id, kind)
         told: list[Event] = []
-        try:
+        with self._journaled(self.store.begin(container.id, kind), told):
             with self.counts.operation(kind):
                 yield
             if action is not None:
                 told.append(of_container(container.record, action))
-        finally:
-            self.store.end(operation, *told)
-            self.events.wake()
+
+    @contextlib.contextmanager
+    def _journaled(self, operation: Operation, told: list[Event]) -> Iterator[None]:
+        """Strike an operation out at its end, with the events that this is.
+
+        Only the daemon's own end cancels one: then the next daemon finds it in the journal, as after a kill -9.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self._strike_out(operation, told)
+            raise
+        self._strike_out(operation, told)
+
+    def _strike_out(self, operation: Operation, told: list[Event]) -> None:
+        self.store.end(operation, *told)
+        self.events.wake()

@@ -81,7 +81,6 @@ class Container:
     goes_with_host: bool = False  # it is stopped because the host goes down, and wanted as before
     killed_by_host: int | None = None  # processes of the VM that runs, for want of memory; None: nobody counts
     awaited: bool = False  # a change of image waits for it to become healthy
-    log_start: int = 0
     halted_at: float | None = None  # QEMU has stopped its VM since then (seconds since 1970), as the disk was full
     unwritten: bool = False  # the state directory was full: its record there is an old one
 

@@ -43,9 +43,17 @@ class LastWords(NamedTuple):
     oom_kills: Mapping[str, int] = MappingProxyType({})
 
 
-def last_words(path: Path) -> LastWords | None:
-    """The `exited` event at the end of a log; None if its last start has none."""
-    for event in _last_events(path):
+def size_of(path: Path) -> int:
+    """How long a log is, in bytes; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def last_words(path: Path, start: int) -> LastWords | None:
+    """The `exited` event at the end of a log, of which the last start began at `start`; None if that has none."""
+    for event in _last_events(path, start):
         if event.get("event") == "exited":
             with contextlib.suppress(TypeError, ValueError):
                 code = int(str(event.get("exit_code"))) & 0xFF
@@ -53,15 +61,15 @@ def last_words(path: Path) -> LastWords | None:
     return None
 
 
-def last_oom_kills(path: Path) -> Mapping[str, int]:
+def last_oom_kills(path: Path, start: int) -> Mapping[str, int]:
     """Kills for want of memory by layer, as the guest last told them since its start; empty if it told of none."""
-    return next((found for event in _last_events(path) if (found := _oom_kills(event))), {})
+    return next((found for event in _last_events(path, start) if (found := _oom_kills(event))), {})
 
 
-def _last_events(path: Path) -> Iterator[Mapping[str, object]]:
-    """Events of the last start, from the end."""
+def _last_events(path: Path, start: int) -> Iterator[Mapping[str, object]]:
+    """Events of the last start, from the end; one whose guest was not heard of yet has none."""
     try:
-        tail, _ = _tail(path)
+        tail, _ = _tail(path, start)
     except OSError:
         return
     # From the end: a hostile guest may have filled the tail with events, and what they say is not looked at for ever.
@@ -83,9 +91,9 @@ def _oom_kills(event: Mapping[str, object]) -> Mapping[str, int]:
     return {layer: kills for layer, kills in found.items() if type(kills) is int and 0 <= kills <= _MAX_OOM_KILLS}
 
 
-def write_end(path: Path, exit_code: int, error: str | None, *, oom_killed: bool = False) -> LastWords:
+def write_end(path: Path, start: int, exit_code: int, error: str | None, *, oom_killed: bool = False) -> LastWords:
     """Write the `exited` event that a guest could not write; a full disk loses it for the log alone."""
-    kills = last_oom_kills(path)
+    kills = last_oom_kills(path, start)
     event = {
         "event": "exited", "exit_code": exit_code, "signal": None, "oom_killed": oom_killed, "oom_kills": dict(kills),
         "error": error,
@@ -115,11 +123,11 @@ def mend(path: Path) -> None:
             file.write((missing - HEADER.size).to_bytes(4, "little"))
 
 
-def _tail(path: Path) -> tuple[bytes, int]:
-    """The last records of a log, from the beginning of one; and the size of the file."""
+def _tail(path: Path, start: int = 0) -> tuple[bytes, int]:
+    """The last records of a log, from the beginning of one that is not before `start`; and the size of the file."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        position = max(0, size - _TAIL_BYTES)
+        position = min(max(start, size - _TAIL_BYTES), size)
         file.seek(position)
         tail = file.read(size - position)
     return (tail[logs.first(tail) :] if position else tail), size

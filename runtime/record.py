@@ -123,7 +123,7 @@ class Lifecycle:
 
     `epoch` grows by one at every start; `restarts` counts the starts after the first. `retries` counts those that the
     restart policy has made since a user last started it; `retry_at` is when it makes the next one, after
-    `retry_delay_s`.
+    `retry_delay_s`. `log_start` is where its log had its end, in bytes, when it was last started.
     """
 
     state: State
@@ -139,6 +139,7 @@ class Lifecycle:
     health: Health = "none"
     retries: int = 0
     retry_delay_s: float = 0.0
+    log_start: int = 0
     retry_at: float | None = None
 
 

@@ -62,25 +62,28 @@ async def recover(engine: Engine) -> None:
 
     What is to be started again is started in the background: its journal entry stays until it has been.
     """
-    operations = {operation.container_id: operation for operation in engine.store.interrupted()}
+    # Of several the newest says what to do: it was begun to finish the one before, by a daemon that was killed, too.
+    operations: dict[str, list[Operation]] = {}
+    for operation in engine.store.interrupted():
+        operations.setdefault(operation.container_id, []).append(operation)
     booted = _host_has_booted(engine)
     for row in engine.store.rows():
         engine.lives.add(engine.container(row.slot, row.spec, row.record))
     await _in_a_moment(engine, await _sweep(engine))
     doomed = await engine.rollouts.reopen()
-    interrupted = set()
+    interrupted: set[tuple[str, str]] = set()
     settling = []
     for container in engine.lives.all():
-        operation = operations.get(container.id)
-        kind = operation.kind if operation else None
-        interrupted.add((kind or "", container.record.name))
+        begun = operations.get(container.id, [])
+        kind = begun[-1].kind if begun else None
+        interrupted.update((one.kind, container.record.name) for one in begun)
         kind = "remove" if container.id in doomed else kind
         if _goes_on(container, kind):  # first of all: it has its ports before anything is started
             try:
                 await _adopt(engine, container)
             except (RuntimeFault, OSError) as err:
                 log.error("container %s goes on, and nobody watches it: %s", container.record.name, err)  # noqa: TRY400 -- no traceback for what a host can do
-        settling.append(_settle(engine, container, kind, operation, booted=booted))
+        settling.append(_settle(engine, container, kind, begun, booted=booted))
     await _in_a_moment(engine, settling)
     engine.in_background(_thaw(engine))
     engine.in_background(_collect(engine))
@@ -122,7 +125,7 @@ def _goes_on(container: Container, kind: str | None) -> bool:
 
 
 async def _settle(
-    engine: Engine, container: Container, kind: str | None, operation: Operation | None, *, booted: bool
+    engine: Engine, container: Container, kind: str | None, begun: list[Operation], *, booted: bool
 ) -> None:
     async with container.lock:
         try:
@@ -134,9 +137,10 @@ async def _settle(
                 await _accord(engine, container)
         except (RuntimeFault, OSError) as err:
             log.error("container %s could not be recovered after %s: %s", container.record.name, kind, err)  # noqa: TRY400 -- no traceback for what a host can do
-        if operation is not None:
-            done = kind == "stop" and not container.live
-            engine.store.end(operation, *([of_container(container.record, "stop")] if done else []))
+        done = kind == "stop" and not container.live
+        for operation in begun:
+            told = [of_container(container.record, "stop")] if done and operation is begun[-1] else []
+            engine.store.end(operation, *told)
 
 
 async def _finish(engine: Engine, container: Container, kind: str | None, *, booted: bool) -> None:

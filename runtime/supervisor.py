@@ -13,7 +13,7 @@ from runtime import health, restarts
 from runtime.errors import GuestFailed, HostUnable, RuntimeFault
 from runtime.events import of_container
 from runtime.network import nft
-from runtime.output import last_words, write_end
+from runtime.output import last_words, size_of, write_end
 from runtime.record import Port
 from runtime.signals import signal_number
 from runtime.vm import launch, monitor
@@ -98,6 +98,7 @@ class Supervisor:
             retry_at=None,
             retry_delay_s=lifecycle.retry_delay_s if retry else 0.0,
             quarantine=None,
+            log_start=size_of(container.log_path),
         )
         ports = tuple(Port(**port.model_dump()) for port in container.spec.ports)
         try:
@@ -107,6 +108,8 @@ class Supervisor:
         except BaseException as err:
             self._ports.release(container.id)
             self.clear(container)
+            if isinstance(err, asyncio.CancelledError):
+                raise  # the daemon ends: the next one starts it anew
             code = err.exit_code if isinstance(err, RuntimeFault) else RuntimeFault.exit_code
             now = time.time()
             self._lives.change(
@@ -175,12 +178,12 @@ class Supervisor:
     async def kill(self, container: Container) -> None:
         """Kill the container's processes, so that the guest ends in order; then the VM, if it has not ended.
 
-        A guest that has written the container's end has nothing to do but to end itself: its disks are synced. In a
-        container that was started before, an end may be that of an earlier VM. One that QEMU has stopped cannot obey.
+        A guest that has written the container's end has nothing to do but to end itself: its disks are synced. One that
+        QEMU has stopped cannot obey.
         """
         if container.watcher is None or container.watcher.done():
             return
-        said_end = container.record.lifecycle.epoch == 1 and last_words(container.log_path) is not None
+        said_end = last_words(container.log_path, container.record.lifecycle.log_start) is not None
         if said_end or container.halted_at is not None:
             await self._end(container)
             return
@@ -263,7 +266,8 @@ class Supervisor:
 
         `with_host`: it ended because the host went down.
         """
-        words = last_words(container.log_path)
+        log_start = container.record.lifecycle.log_start
+        words = last_words(container.log_path, log_start)
         stopping = container.state == "stopping"
         with_host = with_host or container.goes_with_host
         error = None
@@ -273,7 +277,7 @@ class Supervisor:
             if container.killed_by_host:
                 error = _KILLED_BY_HOST
             killed = bool(container.killed_by_host)
-            words = write_end(container.log_path, _EXIT_KILLED, error, oom_killed=killed)
+            words = write_end(container.log_path, log_start, _EXIT_KILLED, error, oom_killed=killed)
         oom_kills = dict(container.record.oom_kills)
         for layer, kills in {**words.oom_kills, "host": container.killed_by_host}.items():
             if kills is not None:

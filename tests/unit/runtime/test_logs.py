@@ -105,11 +105,11 @@ def test_a_record_that_was_cut_is_made_whole(tmp_path: Path) -> None:
     log = tmp_path / "container.log"
     for cut in (1, 5, 15, 20):
         log.write_bytes(LogRecord(STDOUT, 1, b"before\n").encode() + LogRecord(STDOUT, 2, b"12345").encode()[:-cut])
-        output.write_end(log, 137, None)
+        output.write_end(log, 0, 137, None)
         kept = list(Decoder().feed(log.read_bytes()))
         half = [b"12345"[:-cut]] if cut <= 5 else []
         assert [record.payload for record in kept[:-1]] == [b"before\n", *half]
-        assert output.last_words(log) == LastWords(137, oom_killed=False)
+        assert output.last_words(log, 0) == LastWords(137, oom_killed=False)
 
 
 def event(**content: object) -> bytes:
@@ -118,33 +118,33 @@ def event(**content: object) -> bytes:
 
 def test_last_words(tmp_path: Path) -> None:
     log = tmp_path / "container.log"
-    assert output.last_words(log) is None
+    assert output.last_words(log, 0) is None
     log.write_bytes(event(event="started") + event(event="exited", exit_code=3, oom_killed=False))
-    assert output.last_words(log) == LastWords(3, oom_killed=False)
+    assert output.last_words(log, 0) == LastWords(3, oom_killed=False)
     with log.open("ab") as file:
         file.write(event(event="started"))
-    assert output.last_words(log) is None, "the words of an earlier start do not count"
-    assert output.write_end(log, 137, "gone") == LastWords(137, oom_killed=False)
-    assert output.last_words(log) == LastWords(137, oom_killed=False)
+    assert output.last_words(log, 0) is None, "the words of an earlier start do not count"
+    assert output.write_end(log, 0, 137, "gone") == LastWords(137, oom_killed=False)
+    assert output.last_words(log, 0) == LastWords(137, oom_killed=False)
 
 
 def test_kills_are_told_by_layer_even_if_the_guest_had_no_last_word(tmp_path: Path) -> None:
     log = tmp_path / "container.log"
     kills = {"container": 2, "guest": 1}
     log.write_bytes(event(event="oom", oom_kills={"container": 9}) + event(event="started"))
-    assert output.write_end(log, 137, "gone").oom_kills == {}, "those of an earlier start do not count"
+    assert output.write_end(log, 0, 137, "gone").oom_kills == {}, "those of an earlier start do not count"
     log.write_bytes(event(event="started") + event(event="oom", oom_kills={"container": 1}))
     with log.open("ab") as file:
         file.write(event(event="oom", oom_kills=kills) + event(event="other"))
-    assert output.write_end(log, 137, "gone", oom_killed=True) == LastWords(137, True, kills)
-    assert output.last_words(log) == LastWords(137, True, kills)
+    assert output.write_end(log, 0, 137, "gone", oom_killed=True) == LastWords(137, True, kills)
+    assert output.last_words(log, 0) == LastWords(137, True, kills)
 
 
 @pytest.mark.parametrize("lie", [None, [], {"container": -1, "guest": 1 << 40, "host": 5}, {"container": True}])
 def test_lies_about_kills_are_not_taken(tmp_path: Path, lie: object) -> None:
     log = tmp_path / "container.log"
     log.write_bytes(event(event="exited", exit_code=1, oom_kills=lie))
-    words = output.last_words(log)
+    words = output.last_words(log, 0)
     assert words is not None
     assert words.oom_kills == {}
 
@@ -153,5 +153,5 @@ def test_lies_about_kills_are_not_taken(tmp_path: Path, lie: object) -> None:
 def test_lying_last_words_do_not_raise(tmp_path: Path, code: object) -> None:
     log = tmp_path / "container.log"
     log.write_bytes(event(event="exited", exit_code=code))
-    words = output.last_words(log)
+    words = output.last_words(log, 0)
     assert words is None or 0 <= words.exit_code <= 255

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runtime import recovery
-from runtime.errors import GuestFailed
+from runtime.errors import Conflict, GuestFailed, NotFound
 from runtime.spec import PortSpec, Spec
 from tests.host import free_port
 from tests.unit.runtime.test_course import DoomedStore, World, an_engine, finished, release
@@ -141,6 +141,64 @@ async def test_one_that_goes_by_itself_goes_also_when_its_start_was_interrupted(
     await recovery.recover(engine)
     await finished(engine)
     assert engine.lives.all() == []
+    assert interrupted(engine) == set()
+
+
+async def test_nothing_that_a_daemon_before_was_killed_over_is_left_in_the_journal(daemon: Daemon) -> None:
+    """It was killed while it recovered: what was to be finished is there twice, and would be finished twice."""
+    engine = daemon.engine
+    one = await made(engine, "twice")
+    for _ in range(2):
+        engine.store.begin(one.id, "start")
+    engine.lives.change(one, "starting", desired="running")
+    engine = daemon.dies()
+    await recovery.recover(engine)
+    await finished(engine)
+    assert engine.lives.find("twice").state == "running"
+    assert interrupted(engine) == set()
+
+
+async def test_one_that_is_started_meanwhile_is_not_removed(daemon: Daemon) -> None:
+    engine = daemon.engine
+    one = await made(engine, "again")
+    async with one.lock:  # a restart, above all: between its end and its start it is over
+        removing = asyncio.create_task(engine.remove("again"))
+        await asyncio.sleep(0.01)
+        with engine.operation(one, "start"):
+            await engine.supervisor.start(one)
+    with pytest.raises(Conflict, match="the container again is running"):
+        await removing
+    assert engine.lives.find("again").state == "running"
+    async with one.lock:
+        removing = asyncio.create_task(engine.remove("again", force=True))
+        second = asyncio.create_task(engine.remove("again", force=True))
+        await asyncio.sleep(0.01)
+    await removing
+    with pytest.raises(NotFound):
+        await second
+    assert interrupted(engine) == set()
+
+
+async def test_what_the_daemons_end_cancels_stays_in_the_journal(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = daemon.engine
+    one = await engine.start((await made(engine, "web")).id)
+
+    async def stop(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(engine.supervisor, "stop", stop)
+    restarting = asyncio.create_task(engine.restart("web"))
+    await asyncio.sleep(0.01)
+    assert one.state == "stopping"
+    restarting.cancel()
+    await asyncio.wait([restarting])
+    assert interrupted(engine) == {one.id}
+    engine = daemon.dies()
+    await recovery.recover(engine)
+    await finished(engine)
+    assert engine.lives.find("web").state == "running"
     assert interrupted(engine) == set()
 
 
