@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import time
 from contextlib import asynccontextmanager
@@ -41,8 +42,16 @@ DRAIN_S = 20.0
 """How long a redeploy that is under way may take to end when the controller is told to."""
 
 
+MAX_WHO_BYTES = 16 << 10
+"""Of a body that says who wants something. It is read before the token is looked at."""
+
+
 class _UnauthorizedError(Exception):
     """No bearer token, or another one."""
+
+
+class _StrangeHostError(Exception):
+    """A name that a web page gave our address, perhaps."""
 
 
 class Who(BaseModel):
@@ -79,6 +88,8 @@ def build_app(
         await controller.drain(DRAIN_S)
 
     def authorize(request: Request) -> None:
+        if token is None and not _is_loopback(request.url.hostname or ""):
+            raise _StrangeHostError
         given = request.headers.get("authorization", "").encode()
         if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
             raise _UnauthorizedError
@@ -89,6 +100,7 @@ def build_app(
     app.exception_handler(NotApproved)(_not_approved)
     app.exception_handler(AuditUnwritable)(_unwritable)
     app.exception_handler(_UnauthorizedError)(_unauthorized)
+    app.exception_handler(_StrangeHostError)(_strange_host)
     app.exception_handler(RequestValidationError)(_bad_query)
 
     @app.middleware("http")
@@ -118,16 +130,16 @@ def build_app(
             return _error(503, "too much is being worked on; try again later")
         return JSONResponse({"accepted": len(pushes)})
 
-    @app.post("/approve/{decision_id}", dependencies=authorized, status_code=202)
+    @app.post("/approve/{decision_id}", dependencies=authorized, status_code=202, max_body_size=MAX_WHO_BYTES)
     async def approve(decision_id: Annotated[str, Path(max_length=64)], who: Who) -> dict[str, Any]:
         return {"kind": "decision", **asdict(await controller.approve(decision_id, who.actor))}
 
-    @app.post("/stop", dependencies=authorized)
+    @app.post("/stop", dependencies=authorized, max_body_size=MAX_WHO_BYTES)
     async def stop(who: Who) -> dict[str, bool]:
         await controller.switch(stop=True, actor=who.actor, reason=who.reason)
         return {"stopped": controller.stopped}
 
-    @app.post("/resume", dependencies=authorized)
+    @app.post("/resume", dependencies=authorized, max_body_size=MAX_WHO_BYTES)
     async def resume(who: Who) -> dict[str, bool]:
         await controller.switch(stop=False, actor=who.actor, reason=who.reason)
         return {"stopped": controller.stopped}
@@ -153,6 +165,13 @@ def build_app(
         return [{"kind": "decision", **asdict(one)} for one in reversed(journal.waiting(time.time()))]
 
     return app
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_json(kind: str) -> bool:
@@ -199,6 +218,10 @@ async def _unwritable(_: Request, err: Exception) -> Response:
 
 async def _unauthorized(_: Request, __: Exception) -> Response:
     return _error(401, "a bearer token is needed: the one in remediation_token_file", {"WWW-Authenticate": "Bearer"})
+
+
+async def _strange_host(_: Request, __: Exception) -> Response:
+    return _error(403, "without remediation_token_file only 127.0.0.1, ::1 and localhost are answered as Host")
 
 
 async def _bad_query(_: Request, err: Exception) -> Response:

@@ -278,11 +278,12 @@ class Journal:
         return fd, size, torn
 
     def _rotate(self) -> None:
-        for number in range(KEPT_FILES - 1, 0, -1):
-            older = self._path.with_name(f"{FILE_NAME}.{number}")
-            if older.exists():
-                older.replace(self._path.with_name(f"{FILE_NAME}.{number + 1}"))
-        self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
+        if self._path.exists():  # else an earlier try got so far, and had no room for a new file
+            for number in range(KEPT_FILES - 1, 0, -1):
+                older = self._path.with_name(f"{FILE_NAME}.{number}")
+                if older.exists():
+                    older.replace(self._path.with_name(f"{FILE_NAME}.{number + 1}"))
+            self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
         old = self._fd
         self._fd, self._size, self._torn = self._open()
         os.close(old)

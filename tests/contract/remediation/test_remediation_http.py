@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,6 +40,33 @@ def test_a_web_page_cannot_post_an_alert(shared_controller: Controller) -> None:
     answer = httpx.post(f"{shared_controller.url}/alertmanager", content=json.dumps(webhook()))
     assert answer.status_code == 415
     assert httpx.get(f"{shared_controller.url}/audit", params={"limit": 0}).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["waiting", "audit", "metrics"])
+def test_a_name_that_a_web_page_gave_our_address_reads_nothing(shared_controller: Controller, path: str) -> None:
+    url = f"{shared_controller.url}/{path}"
+    refused = httpx.get(url, headers={"Host": "evil.example:9721"})
+    assert (refused.status_code, "Host" in refused.json()["error"]["message"]) == (403, True)
+    for host in ("localhost:9721", "127.0.0.1", "[::1]:9721"):
+        assert httpx.get(url, headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["stop", "resume", "approve/0"])
+def test_nobody_fills_its_memory(shared_controller: Controller, path: str) -> None:
+    """The body is read before the token is looked at."""
+    assert shared_controller.process is not None
+    status = Path(f"/proc/{shared_controller.process.pid}/status")
+
+    def most_kib() -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+
+    before = most_kib()
+    content = (b" " * (1 << 20) for _ in range(64))
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{shared_controller.url}/{path}", content=content, headers=headers)
+    assert answer.status_code == 413
+    assert most_kib() - before < 16 << 10
+    assert not httpx.get(f"{shared_controller.url}/healthz").json()["stopped"]
 
 
 def test_the_token_is_asked_for(hyperd: FakeHyperd, controller: Controller) -> None:

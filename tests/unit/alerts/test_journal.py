@@ -165,3 +165,35 @@ def test_what_waits_gives_way_to_what_is_newer_and_to_the_end_of_its_alert(tmp_p
     journal = reopened(journal, tmp_path)
     assert [one.id for one in journal.waiting(11.0)] == ["2", "3", "4", "6", "7"]
     journal.close()
+
+
+def test_a_rotation_that_had_no_room_for_a_new_file_is_finished_when_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "audit"
+    journal = Journal(directory, max_bytes=1000)
+    opened, full = os.open, False
+
+    def no_room(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if full and flags & os.O_CREAT:
+            raise OSError(28, "No space left on device")
+        return opened(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", no_room)
+    kept = []
+    for number in range(20):
+        full = number < 8
+        try:
+            journal.decide(replace(ACT, id=str(number), incident=f"f/{number}"))
+        except AuditUnwritable:
+            continue
+        kept.append(str(number))
+    assert kept[0] == "0"
+    assert set(map(str, range(8, 20))) <= set(kept)
+    files = [directory / name for name in (f"{FILE_NAME}.4", *(f"{FILE_NAME}.{n}" for n in (3, 2, 1)), FILE_NAME)]
+    lines = [json.loads(line)["id"] for path in files if path.exists() for line in path.read_text().splitlines()]
+    assert lines == kept[-len(lines) :], "in order, and no file was put over one that was to be kept"
+    monkeypatch.undo()
+    journal = reopened(journal, directory)
+    assert journal.acted_on("f/19")
+    journal.close()
