@@ -53,6 +53,17 @@ def events(metric: Metric, window: str, **matchers: str | tuple[str, ...]) -> st
     return f"({new} or increase({series}[{window}]))"
 
 
+def kept_events(metric: Metric, window: str) -> str:
+    """Growth of a counter of containers that outlasts who counts: one that is first seen now counts with all it has.
+
+    It is new if its target answered in the hour before the window and never had it. If the target did not answer, or
+    Prometheus is new itself, nobody knows how old the events are: then only growth that is seen counts.
+    """
+    series, before = select(metric), f"[1h] offset {window}"
+    new = f"max_over_time({series}[{window}]) unless on (id) last_over_time({series}{before})"
+    return f"({new} and on (instance, job) max_over_time(up{before}) == 1 or increase({series}[{window}]))"
+
+
 # A state set may have a series for every member or for the one that holds alone: `== 1` is right for both.
 WANTED: Final = f"{select(container.DESIRED_RUNNING)} == 1"
 QUARANTINED: Final = f"{select(container.QUARANTINE_START_TIME_SECONDS)} > 0"

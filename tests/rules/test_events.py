@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from alerts import promql
-from collector.catalogue import microvm
+from collector.catalogue import container, microvm
 from dashboards.promql import Chosen
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ EITHER: dict[str, Situation] = {
 BEGINS_ANEW: dict[str, Situation] = {
     "who counts is started again": (ANSWERS, {"web": "2x20 stale _x30 2x60"}, (52, 61, 2)),
 }
+GOES_ON: dict[str, Situation] = {
+    "it is not known for a while": (ANSWERS, {"web": "4x20 stale _x30 4x60"}, None),
+    "Prometheus is new": ("_x30 1x60", {"web": "_x30 4x60"}, None),
+    "its first after that": ("_x30 1x60", {"web": "_x45 2x60"}, (45, 54, 2)),
+}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +52,9 @@ BEGINS_ANEW: dict[str, Situation] = {
     [
         (promql.events(microvm.EVENTS_TOTAL, "10m"), microvm.EVENTS_TOTAL, EITHER | BEGINS_ANEW),
         (Chosen(()).events(microvm.EVENTS_TOTAL, "10m"), microvm.EVENTS_TOTAL, EITHER | BEGINS_ANEW),
+        (promql.kept_events(container.OOM_EVENTS_TOTAL, "10m"), container.OOM_EVENTS_TOTAL, EITHER | GOES_ON),
     ],
-    ids=["alerts", "dashboards"],
+    ids=["alerts", "dashboards", "kept"],
 )
 def test_what_is_new_counts_and_nothing_else(
     form: str, metric: Metric, situations: dict[str, Situation], tmp_path: Path
