@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from alerts.alert import WHO, WHO_EXACTLY, WHOM, Alert
-from alerts.promql import DOWN, QUARANTINED, RUNNING, WANTED, increase, rate, select
+from alerts.promql import DOWN, QUARANTINED, RUNNING, WANTED, increase, kept_events, rate, select
 from alerts.thresholds import seconds
 from collector.catalogue import container, microvm
 
@@ -84,7 +84,7 @@ def _memory(t: Thresholds) -> tuple[Alert, ...]:
     return (
         Alert(
             name="HyperOomKill",
-            expr=f"{increase(container.OOM_EVENTS_TOTAL, t.oom_window)} > 0",
+            expr=f"{kept_events(container.OOM_EVENTS_TOTAL, t.oom_window)} > 0",
             for_="0s",
             severity="ticket",
             cause="memory",

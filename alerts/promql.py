@@ -41,10 +41,27 @@ def increase(metric: Metric, window: str, **matchers: str | tuple[str, ...]) -> 
 def events(metric: Metric, window: str, **matchers: str | tuple[str, ...]) -> str:
     """Growth of a counter whose series begin with their first event: a new one counts with all it has.
 
-    New is what was not seen in the whole window before this one: a gap in what is scraped makes nothing new.
+    New is what its target did not have when it answered before the window: also what was there earlier, as who counts
+    was started again. If it did not answer then, nothing is new that was seen in the day before. A container is known
+    by its id: with another name its series are others.
     """
     series = select(metric, **matchers)
-    return f"(({series} unless max_over_time({series}[{window}] offset {window})) or increase({series}[{window}]))"
+    same = f"on ({', '.join(('id', *metric.labels))}) " if metric.scope == "container" else ""
+    # A point for each 5m: with all samples of a day a dashboard, which asks for each of its steps, would be slow.
+    lately = f"last_over_time({series}[1d:5m] offset {window}) unless on (instance, job) up offset {window} == 1"
+    new = f"max_over_time({series}[{window}]) unless {same}({series} offset {window} or {lately})"
+    return f"({new} or increase({series}[{window}]))"
+
+
+def kept_events(metric: Metric, window: str) -> str:
+    """Growth of a counter of containers that outlasts who counts: one that is first seen now counts with all it has.
+
+    It is new if its target answered in the hour before the window and never had it. If the target did not answer, or
+    Prometheus is new itself, nobody knows how old the events are: then only growth that is seen counts.
+    """
+    series, before = select(metric), f"[1h] offset {window}"
+    new = f"max_over_time({series}[{window}]) unless on (id) last_over_time({series}{before})"
+    return f"({new} and on (instance, job) max_over_time(up{before}) == 1 or increase({series}[{window}]))"
 
 
 # A state set may have a series for every member or for the one that holds alone: `== 1` is right for both.

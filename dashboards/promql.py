@@ -68,8 +68,12 @@ class Chosen:
 
     def events(self, metric: Metric, window: str = "$__rate_interval", **matchers: str) -> str:
         """Growth of a counter whose series begin with their first event: a new one counts with all it has."""
+        # The form of alerts.promql, which says why; a dashboard and an alert are not to count otherwise.
         series = self.select(metric, **matchers)
-        return f"(({series} unless {series} offset {window}) or increase({series}[{window}]))"
+        same = f"on ({', '.join(('id', *metric.labels))}) " if metric.scope == "container" else ""
+        lately = f"last_over_time({series}[1d:5m] offset {window}) unless on (instance, job) up offset {window} == 1"
+        new = f"max_over_time({series}[{window}]) unless {same}({series} offset {window} or {lately})"
+        return f"({new} or increase({series}[{window}]))"
 
     def count(self, expr: str, among: Metric) -> str:
         """How many series the expression has, and 0 only if there is a series of `among` at all: unseen is not zero."""

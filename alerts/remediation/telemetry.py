@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from alerts.remediation.journal import OUTCOMES
-from alerts.remediation.policy import ACT_REASONS, RULES, Action, ActReason, Reason
+from alerts.remediation.policy import ACT_REASONS, Action, ActReason, Reason
+from alerts.remediation.policyfile import Step
 from collector.catalogue import remediation
 
 if TYPE_CHECKING:
@@ -103,11 +105,8 @@ def _reasons() -> list[str]:
 
 
 def _called_for() -> set[tuple[Action, ActReason]]:
-    """What the built-in rules may lead to."""
-    steps = {(step, rule.reason) for rule in RULES.values() for step in (*rule.after_change, *rule.otherwise)}
-    return steps | {
-        ("quarantine", "no_recovery"),
-        ("update", "image_pushed"),
-        ("rebuild", "base_pushed"),
-        ("rebuild", "vulnerable"),
-    }
+    """All that may be done, and for what reason: a policy file may have any step for any alert."""
+    new: set[tuple[Action, ActReason]] = {
+        ("update", "image_pushed"), ("rebuild", "base_pushed"), ("rebuild", "vulnerable")
+    }  # fmt: skip
+    return {*new, *product(get_args(Step), set(ACT_REASONS) - {reason for _, reason in new})}
