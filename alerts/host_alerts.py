@@ -119,10 +119,11 @@ def _exporter(t: Thresholds) -> tuple[Alert, ...]:
             for_=t.records_unreadable_for,
             severity="ticket",
             cause="collector",
-            summary=f"Containers on {HOST} are not watched",
+            summary=f"Container records on {HOST} cannot be read",
             description=(
-                f"{_COUNT} container records on {HOST} have been unreadable for {t.records_unreadable_for}: these "
-                "containers are not watched, and no alert can fire for them."
+                f"{_COUNT} container records on {HOST} have been unreadable for {t.records_unreadable_for}: what "
+                "becomes of these containers is not seen. One that was read before is told as it was then, another not "
+                "at all."
             ),
             scope="host",
         ),

@@ -25,7 +25,10 @@ MAX_LINE_BYTES: Final = 1 << 20
 MAX_BUFFERED_BYTES: Final = 32 << 20
 MAX_QUEUED_LINES: Final = 64
 MAX_TAKEN_LINES: Final = 1024
-"""Lines between two writes that are dealt with as they come."""
+"""Lines between two writes that are dealt with as they come, or empty.
+
+They and what comes before a sentinel are together no longer than one line may be: who sends more is not read for ever.
+"""
 _CHUNK_BYTES: Final = 65536
 
 
@@ -52,7 +55,7 @@ class LineChannel(asyncio.Protocol):
         self._budget = budget
         self._max_line_bytes = max_line_bytes
         self._take = take
-        self._taken = 0
+        self._taken = self._taken_bytes = 0
         self._buffer = bytearray()
         self._lines: list[bytes] = []
         self._queued_bytes = 0
@@ -76,15 +79,14 @@ class LineChannel(asyncio.Protocol):
         if self._failure:
             return
         if self._sentinel:
-            _, mark, data = data.partition(b"\xff")
-            if not mark:
-                return
-            self._sentinel = False
+            skipped, mark, data = data.partition(b"\xff")
+            self._taken_bytes += len(skipped)
+            self._sentinel = not mark
         self._budget.used_bytes += len(data)
         fits = self._cut(data)
         held = len(self._buffer) + self._queued_bytes
-        if not fits or len(self._buffer) > self._max_line_bytes:
-            self._fail(TooLargeError(f"a line of more than {self._max_line_bytes} bytes, or too many lines"))
+        if not fits or max(len(self._buffer), self._taken_bytes) > self._max_line_bytes:
+            self._fail(TooLargeError(f"more than {self._max_line_bytes} bytes in a line or unasked, or too many lines"))
         elif self._budget.used_bytes > self._budget.limit_bytes and held > self._max_line_bytes // 16:
             self._fail(TooLargeError("too much unread data over all containers"))
 
@@ -99,13 +101,13 @@ class LineChannel(asyncio.Protocol):
         self._buffer.clear()
         self._buffer += data[end:]
         self._budget.used_bytes -= len(whole)
-        for piece in whole.split(b"\n"):
+        for piece in whole.split(b"\n")[:-1]:
             if len(piece) > self._max_line_bytes:
                 return False
-            if not (line := piece.strip()):
-                continue
-            if self._take is not None and self._take(line):
+            line = piece.strip()
+            if not line or (self._take is not None and self._take(line)):
                 self._taken += 1
+                self._taken_bytes += len(piece)
             else:
                 self._lines.append(line)
                 self._queued_bytes += len(line)
@@ -149,7 +151,7 @@ class LineChannel(asyncio.Protocol):
             raise self._failure
         if self._transport is None or self._transport.get_write_buffer_size():
             raise UnreachableError("the other side takes no data")
-        self._taken = 0
+        self._taken = self._taken_bytes = 0
         self._transport.write(data)
 
     async def read_line(self) -> bytes:

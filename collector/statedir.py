@@ -1,6 +1,7 @@
 """Finds containers: the records below `containers/` of the state directory.
 
-A record is replaced as a whole, so one whose inode, size and time are as before is not read again.
+A record is replaced as a whole, so one whose inode, size and time are as before is not read again. A container whose
+record cannot be read is still there: what was read of it last holds until its directory is gone.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ Signature = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A record as it was last read."""
+    """A record as it was last read, and why it could not be read now.
 
-    signature: Signature
+    `signature` is None if that may change without the file.
+    """
+
+    signature: Signature | None
     record: record.Record | None
+    fault: str = ""
 
 
 class StateDirectory:
@@ -39,6 +44,7 @@ class StateDirectory:
         self.path = path
         self._containers = str(path / "containers")
         self.unreadable = 0
+        self._fault = ""
         self._known: dict[str, Known] = {}
 
     def directory(self, container_id: str) -> Path:
@@ -46,20 +52,23 @@ class StateDirectory:
         return self.path / "containers" / container_id
 
     def scan(self) -> Mapping[str, record.Record]:
-        """Records by id. A record that cannot be read is counted, said once in the log, and left out."""
+        """Records by id. One that cannot be read is counted, said once in the log, and as it was before, if it was."""
         found: dict[str, Known] = {}
         try:
             names = sorted(os.listdir(self._containers))  # noqa: PTH208 -- a path object for each costs more
         except FileNotFoundError:
             names = []  # no container was ever made here
-        except OSError:
-            logger.exception("cannot list %s", self._containers)
+        except OSError as err:
+            if str(err) != self._fault:
+                logger.warning("cannot list %s: %s", self._containers, err)
+            self._fault = str(err)
             return {name: known.record for name, known in self._known.items() if known.record}
+        self._fault = ""
         for name in names:
             if _ID.fullmatch(name) and (known := self._look(name)) is not None:
                 found[name] = known
         self._known = found
-        self.unreadable = sum(1 for known in found.values() if known.record is None)
+        self.unreadable = sum(1 for known in found.values() if known.fault)
         return {name: known.record for name, known in found.items() if known.record}
 
     def _look(self, name: str) -> Known | None:
@@ -72,10 +81,16 @@ class StateDirectory:
             found = record.read(self.directory(name))
         except (FileNotFoundError, NotADirectoryError):
             return None  # between mkdir and the first record, or just removed
-        except (OSError, record.RecordError) as err:
-            logger.warning("container %.12s: cannot read its record: %s", name, err)
-            return Known(signature if not isinstance(err, OSError) else (0, 0, 0), None)
+        except OSError as err:
+            return self._unreadable(name, None, str(err))
+        except record.RecordError as err:
+            return self._unreadable(name, signature, str(err))
         if found.id != name:
-            logger.warning("container %.12s: its record names another id", name)
-            return Known(signature, None)
+            return self._unreadable(name, signature, "it names another id")
         return Known(signature, found)
+
+    def _unreadable(self, name: str, signature: Signature | None, fault: str) -> Known:
+        before = self._known.get(name)
+        if before is None or before.fault != fault:
+            logger.warning("container %.12s: cannot read its record: %s", name, fault)
+        return Known(signature, before.record if before is not None else None, fault)

@@ -10,6 +10,7 @@ import logging
 import queue
 import random
 import threading
+import traceback
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -53,6 +54,10 @@ class Target:
     token_file: Path | None = None
 
 
+class _TokenFileError(Exception):
+    """What the token file holds is no token. The message names the file and never has what is in it."""
+
+
 class InfluxWriter:
     """Writes snapshots to one InfluxDB. `offer` never waits."""
 
@@ -72,7 +77,7 @@ class InfluxWriter:
         self._pending = threading.Event()
         self._pending.set()
         self._written = self._failures = 0
-        self._dropped = {"full": 0, "refused": 0, "late": 0}
+        self._dropped = {"full": 0, "refused": 0, "late": 0, "defect": 0}
         self._threads = [
             threading.Thread(target=self._spool_snapshots, name="influx-spool", daemon=True),
             threading.Thread(target=self._send_batches, name="influx-send", daemon=True),
@@ -109,16 +114,21 @@ class InfluxWriter:
     def _spool_snapshots(self) -> None:
         written: dict[str, Mapping[str, float]] = {}
         while (snapshot := self._queue.get()) is not None:
-            lines = lineprotocol.lines(snapshot, written)
+            try:
+                self._spool_lines(lineprotocol.lines(snapshot, written), round(snapshot.taken_at * 1e9))
+            except Exception:
+                self._dropped["defect"] += 1
+                logger.exception("influx: defect: what is left of this snapshot is lost")
             written = {container.id: container.sampled_at for container in snapshot.containers.values()}
-            while batch := list(islice(lines, BATCH_LINES)):
-                text = "\n".join(batch).encode() + b"\n"
-                try:
-                    self._dropped["full"] += self._spool.put(text, round(snapshot.taken_at * 1e9))
-                except OSError as err:
-                    self._dropped["full"] += 1
-                    logger.warning("influx: cannot spool a batch: %s", err)
             self._pending.set()
+
+    def _spool_lines(self, lines: Iterator[str], at_ns: int) -> None:
+        while batch := list(islice(lines, BATCH_LINES)):
+            try:
+                self._dropped["full"] += self._spool.put("\n".join(batch).encode() + b"\n", at_ns)
+            except OSError as err:
+                self._dropped["full"] += 1
+                logger.warning("influx: cannot spool a batch: %s", err)
 
     def _send_batches(self) -> None:
         retry_s = 0.0
@@ -128,7 +138,14 @@ class InfluxWriter:
                 self._pending.wait()
                 self._pending.clear()
                 continue
-            if self._send(batch):
+            try:
+                done = self._send(batch)
+            except Exception as err:  # noqa: BLE001 -- logged without its message: a library's may have the token in it
+                done = False
+                self._failures += 1
+                where = "".join(traceback.format_tb(err.__traceback__))
+                logger.warning("influx: cannot send a batch: %s; tried again later\n%s", type(err).__name__, where)
+            if done:
                 retry_s = 0.0
                 continue
             retry_s = min(LONGEST_RETRY_S, max(self._first_retry_s, retry_s * 2))
@@ -147,12 +164,15 @@ class InfluxWriter:
             self._write(text)
         except ApiException as err:
             if err.status not in _REFUSED:
-                self._failed(f"HTTP {err.status} {err.reason}")
+                self._failed(f"HTTP {err.status} {str(err.reason)[:200]}")
                 return False
             self._dropped["refused"] += 1
             logger.warning("influx: a batch was refused: HTTP %s %s", err.status, str(err.body)[:200])
-        except (HTTPError, OSError) as err:
+        except _TokenFileError as err:
             self._failed(str(err))
+            return False
+        except (HTTPError, OSError) as err:
+            self._failed(str(err)[:200])
             return False
         else:
             self._written += 1
@@ -161,15 +181,25 @@ class InfluxWriter:
 
     def _failed(self, why: str) -> None:
         self._failures += 1
-        logger.warning("influx: %s: %s; tried again later", self._target.url, why[:200])
+        logger.warning("influx: %s: %s; tried again later", self._target.url, why)
 
     def _write(self, text: bytes) -> None:
         target = self._target
-        token = target.token_file.read_text().strip() if target.token_file else ""
         with (
             InfluxDBClient(
-                target.url, token=token, org=target.org, timeout=TIMEOUT_MS, enable_gzip=True, retries=False
+                target.url, token=self._token(), org=target.org, timeout=TIMEOUT_MS, enable_gzip=True, retries=False
             ) as client,
             client.write_api(write_options=SYNCHRONOUS) as api,
         ):
-            api.write(target.bucket, target.org, text.decode(), WritePrecision.NS)
+            api.write(target.bucket, target.org, text, WritePrecision.NS)
+
+    def _token(self) -> str:
+        path = self._target.token_file
+        token = path.read_bytes().strip() if path else b""
+        # Looked at here: what a library says of a header that it cannot send has the header in it.
+        if not token.isascii() or not token.decode().isprintable():
+            raise _TokenFileError(
+                f"influx_token_file {path}: more than one line, or not plain ASCII (a byte order mark counts): "
+                "write the token into it and nothing else"
+            )
+        return token.decode()

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from collector.errors import MalformedError, TooLargeError, WedgedError
+from collector.errors import MalformedError, WedgedError
 from collector.kerneltext import NSEC_PER_S
 
 if TYPE_CHECKING:
@@ -130,14 +130,18 @@ async def fetch(
         if time.monotonic() > over_at:
             raise WedgedError("a fetch without an end")
         pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
-    data = bytearray(part.data)
-    while len(data) < part.length:
+    data = bytearray()
+    more: _Part | None = part
+    while True:
+        # A part is whole, or a guest could make of a length as many requests as it has bytes.
+        if more is None or more.length != part.length or len(more.data) != min(PART_BYTES, part.length - len(data)):
+            raise MalformedError("hyper-fetched: not the part that was asked for")
+        data += more.data
+        if len(data) == part.length:
+            break
+        if time.monotonic() > over_at:
+            raise WedgedError("a fetch without an end")
         arguments = {"fetch": number, "offset": len(data), "max_bytes": PART_BYTES}
         more = parse_fetched(await ask("hyper-fetched", arguments), deadline_s, max_bytes)
-        if more is None or not more.data or more.length != part.length:
-            raise MalformedError("hyper-fetched: the rest does not come")
-        data += more.data
-    if len(data) > part.length:
-        raise TooLargeError("hyper-fetched: more than its length")
     found = part.fetched
     return Fetched(bytes(data), found.error, found.truncated, found.connect_s, found.first_byte_s, found.total_s)

@@ -77,8 +77,11 @@ def test_an_answer_is_taken_in_parts_and_once(vm: agent_vm.GuestVm) -> None:
     number = begin(vm, 8080, "/big", max_bytes=1 << 20)
     first = end(vm, number, max_bytes=100_000)
     data = first["data"]
-    while len(data) < first["length"]:
-        data += end(vm, number, offset=len(data), max_bytes=100_000)["data"]
+    assert len(data) == 100_000
+    while left := first["length"] - len(data):
+        part = end(vm, number, offset=len(data), max_bytes=100_000)["data"]
+        assert len(part) == min(100_000, left), "a part is whole"
+        data += part
     assert data.endswith("x" * BIG_BYTES)
     assert vm.stats.refusal("hyper-fetched", fetch=number)[0] == "BadState"
 

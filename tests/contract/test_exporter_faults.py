@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import shutil
@@ -22,10 +23,11 @@ from tests.fakevm import Fault, running
 from tests.fakevm.scenario import NOW_S, base_record, fake_vm, host_root
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from collector.metric import Metric
-    from collector.snapshot import ContainerSnapshot
+    from collector.snapshot import ContainerSnapshot, Snapshot
 
 DEADLINE_S = 0.4
 OTHER_ID = "4a" * 32
@@ -254,6 +256,86 @@ async def test_an_unreadable_record_is_counted(text: str, collector: Collector, 
         snapshot = await collector.round()
     assert list(snapshot.containers) == [vm.record.id]
     assert {p.value for p in snapshot.points if p.metric is hyper.RECORDS_UNREADABLE} == {1}
+
+
+def unreadable(snapshot: Snapshot) -> float:
+    [point] = [point for point in snapshot.points if point.metric is hyper.RECORDS_UNREADABLE]
+    return point.value
+
+
+@pytest.mark.parametrize("cause", ["an unknown schema", "another id", "no descriptor", "no right"])
+async def test_a_record_that_becomes_unreadable_is_told_as_it_was_last(
+    cause: str,
+    collector: Collector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    down = base_record(OTHER_ID, lifecycle=Lifecycle("exited", "running", 1.0, 2.0, 3.0, exit_code=1), vm=None)
+    directory = tmp_path / "state/containers" / OTHER_ID
+    directory.mkdir(parents=True)
+    record.write(directory, down)
+    async with running(vm):
+        first = await collector.round()
+        with monkeypatch.context() as patched:
+            if cause == "no descriptor":
+                patched.setattr(record, "read", failing(OSError(errno.EMFILE, "Too many open files")))
+            elif cause == "no right":
+                patched.setattr(os, "stat", failing(PermissionError(errno.EACCES, "Permission denied"), os.stat))
+            for one in (vm.directory, directory):
+                text = '{"schema": 99}' if cause == "an unknown schema" else base_record("5b" * 32).to_json()
+                (one / record.FILE_NAME).write_text(text)
+            for _ in range(STALE_ROUNDS):
+                later = await collector.round()
+        assert unreadable(first) == 0
+        assert unreadable(later) == 2
+        for container_id in (vm.record.id, OTHER_ID):
+            before, after = first.containers[container_id], later.containers[container_id]
+            assert not after.removed
+            for metric in (container.STATE, container.DESIRED_RUNNING):
+                assert values(after, metric) == values(before, metric)
+        assert up(later.containers[vm.record.id]) == {"host": 1, "vmm": 1, "guest": 1}, "its VM is asked as before"
+        assert caplog.text.count("its record") == 2, "each is said once"
+        record.write(directory, replace(down, lifecycle=replace(down.lifecycle, desired="stopped")))
+        shutil.rmtree(vm.directory)
+        last = await collector.round()
+    assert unreadable(last) == 0
+    assert values(last.containers[OTHER_ID], container.DESIRED_RUNNING) == {(): 0}
+    assert last.containers[vm.record.id].removed, "one that is not there any more is"
+
+
+def failing(error: OSError, otherwise: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+    """Raises it for records."""
+
+    def call(path: Any, *args: Any, **more: Any) -> Any:
+        if otherwise is not None and not str(path).endswith(record.FILE_NAME):
+            return otherwise(path, *args, **more)
+        raise error
+
+    return call
+
+
+async def test_a_directory_that_cannot_be_listed_is_said_once(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    listdir = os.listdir
+
+    def cannot(path: Any) -> list[str]:
+        if str(path) == str(tmp_path / "state/containers"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return listdir(path)
+
+    async with running(vm):
+        await collector.round()
+        for told in (1, 2):
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "listdir", cannot)
+                for _ in range(2):
+                    assert not (await collector.round()).containers[vm.record.id].removed
+            await collector.round()
+            assert caplog.text.count("cannot list") == told
 
 
 async def test_many_hostile_guests_cost_bounded_memory(tmp_path: Path) -> None:

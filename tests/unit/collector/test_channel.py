@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
@@ -99,4 +100,41 @@ async def test_what_is_taken_is_bounded_between_two_writes(listener: socket.sock
         await one.read_line()
     one.close()
     assert budget.used_bytes == 0
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [b"\0" * 65536, b"\n" * 65536, b" " * 65535 + b"\n", b"event" * 10_000 + b"\n"],
+    ids=["before the sentinel", "empty lines", "lines of spaces", "lines that are taken"],
+)
+async def test_what_nobody_reads_is_not_taken_for_ever(listener: socket.socket, tmp_path: Path, flood: bytes) -> None:
+    one, other, budget = await connected(listener, tmp_path, lambda line: line.startswith(b"event"))
+    if flood[:1] == b"\0":
+        one.skip_to_sentinel()
+    other.setblocking(False)
+    sent = 0
+    with other, contextlib.closing(one):
+        while not one.failed and sent < 4 * channel.MAX_LINE_BYTES:
+            with contextlib.suppress(BlockingIOError):
+                sent += other.send(flood)
+            await asyncio.sleep(0)
+        assert one.failed
+        with pytest.raises(TooLargeError):
+            await one.read_line()
+        assert budget.used_bytes == 0
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_skipped_however_often(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    one, other, _ = await connected(listener, tmp_path)
+    late = b"x" * (channel.MAX_LINE_BYTES - 1) + b"\n"
+    for _ in range(3):
+        one.skip_to_sentinel()
+        one.write(b"again\n")
+        sending = asyncio.create_task(asyncio.to_thread(other.sendall, late + b"\xffanswer\n"))
+        assert await asyncio.wait_for(one.read_line(), 10) == b"answer"
+        await sending
+    one.close()
     other.close()

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from collector import asked, relay
-from collector.errors import MalformedError, SourceError, TooLargeError
+from collector.errors import MalformedError, SourceError, TooLargeError, WedgedError
+from collector.sources import fetch as fetching
 from collector.sources import httpanswer
 from collector.sources.apptext import MAX_LINES, Parsed, canonical, parse_labels, parse_text
-from collector.sources.fetch import parse_fetched
+from collector.sources.fetch import PART_BYTES, fetch, parse_fetched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 HISTOGRAM = """\
 # TYPE t histogram
@@ -309,3 +315,54 @@ def test_a_result_of_the_agent() -> None:
 def test_a_result_that_is_none(change: dict[str, object]) -> None:
     with pytest.raises(MalformedError):
         parse_fetched({**DONE, **change}, 1.0, 10)
+
+
+WHOLE = "x" * (2 * PART_BYTES + 5)
+
+
+class Guest:
+    """Gives `WHOLE` in parts, each as `spoil` leaves it; each answer takes a second of its clock."""
+
+    def __init__(self, spoil: Callable[[str], str] = str) -> None:
+        self.spoil = spoil
+        self.asked = 0
+
+    async def ask(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        self.asked += 1
+        offset = arguments.get("offset", 0)
+        part = self.spoil(WHOLE[offset:][: arguments["max_bytes"]])
+        return {} if command == "hyper-fetch" else {**DONE, "length": len(WHOLE), "data": part}
+
+    def monotonic(self) -> float:
+        return float(self.asked)
+
+    async def fetch(self, deadline_s: float = 1.0) -> bytes:
+        return (await fetch(self.ask, port=80, send="", deadline_s=deadline_s, max_bytes=1 << 20)).data
+
+
+async def test_parts_make_the_whole() -> None:
+    one = Guest()
+    assert await one.fetch() == WHOLE.encode()
+    assert one.asked == 4
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda part: part[:1], lambda part: part[:-1], lambda _: "", lambda part: part + "x"],
+    ids=["a byte", "a byte less", "nothing", "a byte more"],
+)
+async def test_a_part_that_is_not_whole_is_the_last_one_asked_for(spoil: Callable[[str], str]) -> None:
+    one = Guest(spoil)
+    with pytest.raises(MalformedError):
+        await one.fetch()
+    assert one.asked == 2
+
+
+async def test_parts_come_within_the_time_of_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Guest()
+    monkeypatch.setattr(fetching, "time", one)
+    monkeypatch.setattr(fetching, "_GRACE_S", 0.5)
+    with pytest.raises(WedgedError):
+        await one.fetch(1.0)
+    assert one.asked == 3, "begun, asked about, and asked for one part more"
+    assert await one.fetch(2.0) == WHOLE.encode()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import http.server
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from collector.catalogue import container, hyper, microvm
 from collector.snapshot import ContainerSnapshot, Point, Snapshot, Summary
-from exporter import lineprotocol
+from exporter import influx, lineprotocol
 from exporter.influx import InfluxWriter, Target
 from exporter.spool import Spool
 
@@ -103,6 +104,7 @@ class Server:
         self.statuses = list(statuses)
         self.bodies: list[bytes] = []
         self.encodings: list[str] = []
+        self.tokens: list[str | None] = []
         owner = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -112,6 +114,7 @@ class Server:
                 if status == 204:
                     owner.bodies.append(body)
                     owner.encodings.append(self.headers.get("content-encoding", ""))
+                    owner.tokens.append(self.headers.get("authorization"))
                 self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()
@@ -182,6 +185,75 @@ def test_a_refused_batch_does_not_block_the_next(tmp_path: Path, serve: Callable
     writer.stop()
     assert counts(writer)["dropped_total", "refused"] == 1
     assert counts(writer)["failures_total",] == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [b"\xef\xbb\xbfSECRET\n", b"SECRET\nof 2026\n", b"SECRET\n folded\n", b"SECRET\0\n", b"SECRET\xff\xfe\n"],
+    ids=["byte order mark", "two lines", "a folded line", "no text", "not UTF-8"],
+)
+def test_a_token_file_may_be_wrong_until_it_is_corrected(
+    wrong: bytes, tmp_path: Path, serve: Callable[..., Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve()
+    file = tmp_path / "token"
+    file.write_bytes(wrong)
+    writer = InfluxWriter(Target(server.url, "o", "b", file), tmp_path / "spool", first_retry_s=0.01)
+    writer.offer(snapshot())
+    writer.start()
+    wait_for(lambda: counts(writer)["failures_total",] >= 2)
+    (tmp_path / "right").write_text("SECRET\n")
+    (tmp_path / "right").replace(file)  # at once: an empty file would do, and send none
+    wait_for(lambda: counts(writer)["written_total",] == 1)
+    writer.stop()
+    assert server.tokens == ["Token SECRET"]
+    assert f"influx_token_file {file}: more than one line, or not plain ASCII" in caplog.text
+    assert "write the token into it and nothing else" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+def test_an_error_that_nobody_thought_of_ends_no_thread(
+    tmp_path: Path, serve: Callable[..., Server], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    errors = {"lines": [TypeError("a defect")], "InfluxDBClient": [RuntimeError("Token SECRET")]}
+
+    def fails_once(module: object, name: str) -> None:
+        original = getattr(module, name)
+
+        def call(*args: object, **more: object) -> object:
+            if errors[name]:
+                raise errors[name].pop()
+            return original(*args, **more)
+
+        monkeypatch.setattr(module, name, call)
+
+    fails_once(lineprotocol, "lines")
+    fails_once(influx, "InfluxDBClient")
+    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, first_retry_s=0.01)
+    writer.offer(snapshot(1))
+    writer.offer(snapshot(2))
+    writer.start()
+    wait_for(lambda: counts(writer)["written_total",] == 1)
+    writer.stop()
+    assert counts(writer)["dropped_total", "defect"] == 1
+    assert counts(writer)["failures_total",] == 1
+    assert "a defect" in caplog.text
+    assert "cannot send a batch: RuntimeError" in caplog.text
+    assert "in _write" in caplog.text, "it says where"
+    assert "SECRET" not in caplog.text
+
+
+def test_a_file_of_the_spool_that_is_no_text_is_for_the_server_to_judge(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    Spool(tmp_path).put(b"\xff\xfe", 1)
+    server = serve()
+    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, first_retry_s=0.01)
+    writer.start()
+    wait_for(lambda: counts(writer)["written_total",] == 1)
+    writer.stop()
+    assert gzip.decompress(server.bodies[0]) == b"\xff\xfe"
 
 
 def test_offering_never_waits(tmp_path: Path) -> None:
