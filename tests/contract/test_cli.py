@@ -177,6 +177,24 @@ def test_pull(hyper: Any, daemon: Daemon) -> None:
     assert hyper("rmi", "host:5000/a/b:1").stdout == f"Untagged: host:5000/a/b:1\nDeleted: {DIGEST}\n"
 
 
+def test_save_replaces_files_alone(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    daemon.answers["POST /v1/images/save"] = [b"arch", b"ive"]
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "far" / "file.tar"
+    os.mkfifo(pipe)
+    for place in (pipe, tmp_path):
+        done = hyper("save", "-o", str(place), "nginx")
+        assert done.returncode == 125
+        assert f"--output {place}: it is no regular file; name one" in one_line(done.stderr)
+    assert pipe.is_fifo()
+    assert not daemon.asked, "nothing is packed for it"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    for _ in range(2):  # a link to nothing yet, and to a file
+        assert hyper("save", "-o", str(link), "nginx").returncode == 0
+        assert (link.readlink(), file.read_bytes(), list(file.parent.iterdir())) == (file, b"archive", [file])
+    assert hyper("save", "nginx").stdout == "archive"
+
+
 def runnable(daemon: Daemon, output: list[bytes], code: int) -> None:
     daemon.answers |= {
         "POST /v1/containers": {"id": ID, "name": "web", "warnings": []},
@@ -408,7 +426,10 @@ def test_logout_where_nobody_is_logged_in(hyper: Any, tmp_path: Path) -> None:
     (tmp_path / "auth.json").write_text('{"auths": {"127.0.0.1:5000": {"auth": "eDp5"}}}')
     (tmp_path / "auth.json").chmod(0o600)
     args = ("logout", "127.0.0.1:5000", "--authfile", str(tmp_path / "auth.json"))
-    assert hyper(*args).stdout == "Removed the credentials for 127.0.0.1:5000\n"
+    (tmp_path / "link.json").symlink_to("auth.json")
+    done = hyper(*args[:-1], str(tmp_path / "link.json"))
+    assert done.stdout == "Removed the credentials for 127.0.0.1:5000\n"
+    assert (tmp_path / "link.json").is_symlink()
     assert hyper(*args).stdout == "Not logged in to 127.0.0.1:5000\n"
 
 
