@@ -109,6 +109,13 @@ class Parser(argparse.ArgumentParser):
             self._option_string_actions.setdefault(arg_string, given)
         return super()._parse_optional(arg_string)
 
+    def _get_nargs_pattern(self, action: Any) -> str:
+        """Leave a `--` behind a positional to the words of a program, as Docker does: argparse takes it away."""
+        with_words = any(one.nargs == argparse.REMAINDER for one in self._actions)
+        if with_words and action.nargs is None and not action.option_strings:
+            return "(-*A)"
+        return super()._get_nargs_pattern(action)
+
     def add_refs(self, what: str = "CONTAINER", *, many: bool = True) -> None:
         """The positional names."""
         if many:

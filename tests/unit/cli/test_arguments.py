@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime.cli import arguments, mounts
+from runtime.cli import arguments, main, mounts
 from runtime.client import ClientError
 
 if TYPE_CHECKING:
@@ -134,6 +134,32 @@ def test_switches_take_true_and_false(words: list[str], expected: dict[str, Any]
         parser.parse_args(["--rm=maybe", "x"])
     with pytest.raises(ClientError, match="-i 'rm': write true or false"):
         parser.parse_args(["-i=rm", "x"])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("exec web grep -- -v file", ("web", "grep", ["--", "-v", "file"])),
+        ("exec -- web ls -- -l", ("web", "ls", ["--", "-l"])),
+        ("container exec -e A=1 web ls -l --", ("web", "ls", ["-l", "--"])),
+        ("run -- nginx ls", ("nginx", ["ls"])),
+        ("run -- nginx ls -- x", ("nginx", ["ls", "--", "x"])),
+        ("create --name x nginx -- -x", ("nginx", ["--", "-x"])),
+        ("run nginx -x -- -- y", ("nginx", ["-x", "--", "--", "y"])),
+        ("top web -- -ef", ("web", ["--", "-ef"])),
+        ("rm a -- -x", (["a", "-x"],)),
+        ("rm -f -- -x -y", (["-x", "-y"],)),
+        ("cp -- -a web:/x", ("-a", "web:/x")),
+        ("volume rm -- -x", (["-x"],)),
+    ],
+)
+def test_two_dashes_end_our_options_and_are_otherwise_the_programs(line: str, expected: tuple[Any, ...]) -> None:
+    name, *words = line.split()
+    if name == "container":
+        name, *words = f"{name} {words[0]}", *words[1:]
+    found = vars(main.command(name)[1].parse_args(words))
+    positionals = ("image", "ref", "refs", "command", "args", "options", "source", "target", "names")
+    assert tuple(found[one] for one in positionals if one in found) == expected
 
 
 @pytest.mark.parametrize(
