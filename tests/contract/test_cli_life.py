@@ -178,7 +178,8 @@ def test_inspect_has_dockers_members(hyper: Any, daemon: Daemon) -> None:
         return str(hyper("inspect", "-f", form, "web", "job").stdout)
 
     assert shown("{{.State.Status}} {{.State.Running}} {{.State.ExitCode}}") == "running true 0\nexited false 3\n"
-    assert shown('{{.Name}} {{index .Config.Labels "team"}}') == "/web shop\n/job <no value>\n"
+    assert shown('{{.Name}} {{index .Config.Labels "team"}}') == "/web shop\n/job \n"
+    assert shown("{{.Config.Labels.team}} {{.labels.no}}") == "shop <no value>\n<no value> <no value>\n"
     assert shown("{{range $p, $c := .NetworkSettings.Ports}}{{$p}}={{(index $c 0).HostPort}} {{end}}") == (
         "53/udp=5353 80/tcp=8080 \n\n"
     )
@@ -218,9 +219,7 @@ def test_inspect_has_dockers_members_of_what_the_image_says_too(hyper: Any, daem
         "{{.Config.User}} {{.Config.WorkingDir}} {{.Config.StopSignal}} {{json .Config.ExposedPorts}}": (
             'web /srv SIGQUIT {"80/tcp":{}}\n   {}\n'
         ),
-        '{{with .Config.Healthcheck}}{{index .Test 0}}{{end}} {{index .Config.Labels "team"}}': (
-            "CMD shop\n <no value>\n"
-        ),
+        '{{with .Config.Healthcheck}}{{index .Test 0}}{{end}} {{index .Config.Labels "team"}}': ("CMD shop\n \n"),
         "{{.LogPath}}": "/var/lib/hyper/container.log\n\n",
     }
     for form, expected in rows.items():
