@@ -155,6 +155,12 @@ def test_ps_filters_and_templates(hyper: Any, daemon: Daemon) -> None:
     sized = [{**CONTAINER, "size_bytes": 1500, "size_root_bytes": 2_000_000}]
     daemon.answers["GET /v1/containers?all=false&size=true"] = sized
     assert hyper("ps", "--filter", "status=exited", "-q").stdout == "aa" * 6 + "\n"
+    assert hyper("ps", "-q", "-f", "since=job").stdout == "", "what is compared with has ended"
+    daemon.answers["GET /v1/containers?all=true"] = [CONTAINER, {**OTHER, "created_at": 1.0}]
+    assert hyper("ps", "-f", "since=job", "-f", "name=^/web$", "--format", "{{.Names}}").stdout == "web\n"
+    assert hyper("ps", "-q", "-f", "before=web").stdout == "", "it has ended, and -a is not given"
+    assert hyper("ps", "-aq", "-f", "before=web").stdout == "aa" * 6 + "\n"
+    assert "there is no container none" in hyper("ps", "-f", "before=none").stderr
     assert hyper("ps", "-l", "--format", "{{.Names}}").stdout == "web\n"
     assert hyper("ps", "--format", '{{.ID}} {{.State}} {{.Label "team"}} {{.Labels}}').stdout == (
         f"{ID[:12]} running shop team=shop\n"
