@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -298,6 +300,78 @@ def test_events(hyper: Any, daemon: Daemon) -> None:
     daemon.answers[f"GET /v1/events?event=die&event=oom&label=a=b&{query}"] = [lines[0]]
     filters = ("--filter", "event=die", "--filter", "event=oom", "--filter", "label=a=b")
     assert hyper("events", "--since", "5", "--until", "9.5", *filters).returncode == 0
+
+
+def packed(*entries: tuple[str, str]) -> list[bytes]:
+    """An archive: a name with `/` behind it is a directory, content that begins with `->` a link."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, text in entries:
+            member = tarfile.TarInfo(name.rstrip("/"))
+            member.mode = 0o755
+            if name.endswith("/"):
+                member.type = tarfile.DIRTYPE
+            elif text.startswith("->"):
+                member.type, member.linkname = tarfile.SYMTYPE, text.removeprefix("->")
+            else:
+                member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return [content.getvalue()]
+
+
+def test_a_directory_is_copied_to_a_name_that_is_not_there(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    at = "GET /v1/containers/web/archive?path="
+    daemon.answers[f"{at}/etc/nginx"] = packed(("nginx/", ""), ("nginx/conf", "on"))
+    daemon.answers[f"{at}/etc/nginx/."] = packed(("./", ""), ("./conf", "on"))
+    daemon.answers[f"{at}/etc/passwd"] = packed(("passwd", "root"))
+    for number, source in enumerate(("web:/etc/nginx", "web:/etc/nginx/.", "web:/etc/nginx")):
+        new = tmp_path / f"new{number}"
+        assert hyper("cp", source, f"{new}{'/' if number < 2 else ''}").returncode == 0
+        assert [(one.name, one.read_text()) for one in new.iterdir()] == [("conf", "on")], source
+    assert hyper("cp", "web:/etc/nginx", f"{tmp_path}/new0/").returncode == 0
+    assert (tmp_path / "new0/nginx/conf").read_text() == "on", "one that is there gets the directory itself"
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("file")
+    for source, target in (("passwd", "none/"), ("nginx", "file/"), ("nginx", "link/"), ("nginx", "no/such/")):
+        done = hyper("cp", f"web:/etc/{source}", f"{tmp_path}/{target}")
+        assert done.returncode == 125
+        assert done.stderr.startswith("hyper: there is no directory ")
+    assert sorted(one.name for one in tmp_path.iterdir() if one.name != "hyperd.sock") == [
+        "file", "link", "new0", "new1", "new2",
+    ]  # fmt: skip
+
+
+def test_links_of_a_container_are_followed_if_asked_for(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    at = "GET /v1/containers/web/archive?path="
+    daemon.answers[f"{at}/a/link"] = packed(("link", "->../b/next"))
+    daemon.answers[f"{at}/a/../b/next"] = packed(("next", "->/etc/passwd"))
+    daemon.answers[f"{at}/etc/passwd"] = packed(("passwd", "root"))
+    daemon.answers[f"{at}/round"] = packed(("round", "->/round"))
+    assert hyper("cp", "web:/a/link", str(tmp_path)).returncode == 0
+    assert (tmp_path / "link").readlink().as_posix() == "../b/next"
+    assert hyper("cp", "-L", "web:/a/link", str(tmp_path)).returncode == 0
+    assert (tmp_path / "link").read_text() == "root"
+    assert not (tmp_path / "link").is_symlink()
+    assert hyper("cp", "-L", "web:/etc/passwd", f"{tmp_path}/own").returncode == 0
+    assert (tmp_path / "own").read_text() == "root"
+    assert "root" in hyper("cp", "-L", "web:/a/link", "-").stdout
+    assert "the links at /round in web do not end" in hyper("cp", "-L", "web:/round", str(tmp_path)).stderr
+
+
+def test_a_link_of_the_host_gives_its_name_to_what_it_leads_to(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    at = "/v1/containers/web/archive?path="
+    daemon.answers[f"GET {at}/srv/."] = packed(("./", ""))
+    daemon.answers[f"PUT {at}/srv"] = None
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/page").write_text("hello")
+    (tmp_path / "link").symlink_to("site")
+    for source in ("link", "site/../link", "link/."):
+        assert hyper("cp", "-L", f"{tmp_path}/{source}", "web:/srv").returncode == 0
+    names = []
+    for body in daemon.bodies(f"PUT {at}/srv"):
+        with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+            names.append(tar.getnames())
+    assert names == [["link", "link/page"], ["link", "link/page"], [".", "./page"]]
 
 
 def test_each_named_container_is_told_of(hyper: Any, daemon: Daemon) -> None:
