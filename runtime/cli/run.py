@@ -147,6 +147,8 @@ def run(args: argparse.Namespace, client: Client) -> int:
     except ApiError:
         # Docker leaves a container that never ran; nobody asked for one.
         _remove(client, ref)
+        if args.cidfile is not None:
+            _unlink(args.cidfile)
         raise
     if args.detach:
         print(ref)
@@ -168,9 +170,9 @@ def start_attached(ref: str, client: Client, *, interactive: bool, detach_keys: 
     one = client.container(ref)
     if one["state"] in ("starting", "running", "stopping"):
         raise ClientError(f"{ref} runs already; see: hyper logs -f {ref}")
-    if interactive and not one["spec"]["stdin"]:
-        raise ClientError(f"{ref} was created without stdin: create it with -i, or start it without -i")
-    how = attach.Attachment(tty=one["spec"]["tty"], stdin=interactive, detach_keys=detach_keys)
+    spec = one["spec"]
+    # One that was made without stdin is attached to without, as Docker does.
+    how = attach.Attachment(tty=spec["tty"], stdin=interactive and spec["stdin"], detach_keys=detach_keys)
     return attach.attend(client, one["id"], how, start=lambda: client.start(ref)) or 0
 
 
@@ -211,7 +213,14 @@ class _IdFile:
     def drop(self) -> None:
         """There is no container after all."""
         if self._path is not None:
-            os.unlink(self._path)  # noqa: PTH108 -- same
+            _unlink(self._path)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)  # noqa: PTH108 -- pathlib would slow every start
+    except OSError as err:
+        print(f"hyper: --cidfile {path}: it cannot be removed: {err.strerror}", file=sys.stderr)
 
 
 def _check(args: argparse.Namespace) -> None:

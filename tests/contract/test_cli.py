@@ -261,13 +261,33 @@ def test_publish_all(hyper: Any, daemon: Daemon) -> None:
     ("code", "expected"),
     [("command_not_found", 127), ("command_not_executable", 126), ("port_in_use", 125), ("internal", 125)],
 )
-def test_a_start_that_fails(hyper: Any, daemon: Daemon, code: str, expected: int) -> None:
+def test_a_start_that_fails(hyper: Any, daemon: Daemon, tmp_path: Path, code: str, expected: int) -> None:
     runnable(daemon, [], 0)
     daemon.answers[f"POST /v1/containers/{ID}/start"] = Refusal(400, code, "it cannot be\nfor\x1b[1m this reason")
-    done = hyper("run", "--rm", "nginx", "x")
+    done = hyper("run", "--rm", "--cidfile", str(tmp_path / "id"), "nginx", "x")
     assert done.returncode == expected
     assert one_line(done.stderr) == "hyper: it cannot be for?[1m this reason\n"
     assert daemon.asked[-1][0] == f"DELETE /v1/containers/{ID}?force=true&volumes=true"
+    assert not (tmp_path / "id").exists(), "no container, no file"
+
+
+def test_a_start_attached_sends_stdin_where_there_is_one(hyper: Any, daemon: Daemon) -> None:
+    sent = threading.Event()
+
+    def give(_body: Any) -> Iterator[bytes]:
+        assert sent.wait(20)
+        yield record(1, b"out\n") + exited(4)
+
+    runnable(daemon, [], 4)
+    daemon.answers[f"GET /v1/containers/{ID}/attach"] = give
+    daemon.answers[f"POST /v1/containers/{ID}/input?end=false"] = None
+    daemon.answers[f"POST /v1/containers/{ID}/input?end=true"] = lambda _body: sent.set()
+    for stdin in (True, False):  # without, nothing is to be waited for: it was sent before
+        spec = {"tty": False, "stdin": stdin}
+        daemon.answers[f"GET /v1/containers/{ID}"] = {**CONTAINER, "state": "exited", "spec": spec}
+        done = hyper("start", "-ai", ID, stdin="words")
+        assert (done.returncode, done.stdout, done.stderr) == (4, "out\n", "")
+    assert daemon.bodies(f"POST /v1/containers/{ID}/input?end=false") == [b"words"]
 
 
 def test_interrupt_is_passed_on(daemon: Daemon, environment: dict[str, str]) -> None:
@@ -549,6 +569,9 @@ def test_volumes_by_filter_and_template(hyper: Any, daemon: Daemon) -> None:
     assert (
         hyper("volume", "list", "--format", '{{.Name}} {{.Label "kind"}} {{.Links}}').stdout == "data test 1\nfree  0\n"
     )
+    anonymous = "c4" * 32
+    daemon.answers["GET /v1/volumes"] = [{**one, "name": anonymous, "anonymous": True}]
+    assert hyper("volume", "ls").stdout.splitlines()[1].split()[0] == anonymous, "no command takes a part of it"
     assert "--filter 'colour=red': write KEY=VALUE" in one_line(hyper("volume", "ls", "-f", "colour=red").stderr)
 
 
