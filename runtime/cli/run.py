@@ -17,6 +17,7 @@ from runtime.client import ApiError, ClientError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from runtime.client import Client
@@ -306,12 +307,20 @@ def _publish_all(args: argparse.Namespace, client: Client, spec: dict[str, Any])
         return spec
     published = _flat(args.publish)
     named = {(port["container_port"], port["protocol"]) for port in published}
-    exposed = _flat([arguments.ports(text) for text in client.image(args.image)["config"]["ExposedPorts"]])
-    for port in [*exposed, *_flat(args.expose)]:
+    for port in [*_exposed(client.image(args.image)["config"]["ExposedPorts"]), *_flat(args.expose)]:
         if (port["container_port"], port["protocol"]) not in named:
             named.add((port["container_port"], port["protocol"]))
             published.append(port)
     return {**spec, "ports": published}
+
+
+def _exposed(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The ports that an image says; what cannot be published is told of, as the image may be a stranger's."""
+    for text in texts:
+        try:
+            yield from arguments.ports(text)
+        except ValueError as err:
+            print(f"WARNING: the image's port {clean(text)} is not published: {clean(str(err))}", file=sys.stderr)
 
 
 def _flat(given: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -249,9 +249,18 @@ def test_publish_all(hyper: Any, daemon: Daemon) -> None:
         (8080, 80, "tcp"),
         (0, 53, "udp"),
     ]
+    exposed = {"5000/sctp": {}, "\x1b[1m": {}, "80/tcp": {}}
+    daemon.answers["GET /v1/images/odd"] = {**IMAGE, "config": {"ExposedPorts": exposed}}
+    done = hyper("run", "-dP", "odd")
+    assert (done.returncode, [one.split(":")[:2] for one in done.stderr.splitlines()]) == (0, [
+        ["WARNING", " the image's port 5000/sctp is not published"],
+        ["WARNING", " the image's port ?[1m is not published"],
+    ])  # fmt: skip
+    assert [one["container_port"] for one in daemon.bodies("POST /v1/containers").pop()["ports"]] == [80]
+    daemon.asked.clear()
     args = ("-P", "--expose", "9000-9001", "--expose", "80", "-p", "8000-8005:80", "-p", "7000-7001:7000-7001/udp")
     assert hyper("run", "-d", *args, "nginx").returncode == 0
-    ports = daemon.bodies("POST /v1/containers")[1]["ports"]
+    ports = daemon.bodies("POST /v1/containers")[0]["ports"]
     assert [(one["host_port"], one.get("host_port_last"), one["container_port"]) for one in ports] == [
         (8000, 8005, 80), (7000, None, 7000), (7001, None, 7001), (0, None, 53), (0, None, 9000), (0, None, 9001),
     ]  # fmt: skip
@@ -495,6 +504,10 @@ def test_stats(hyper: Any) -> None:
     done = hyper("stats", "--no-stream", HYPER_EXPORTER_URL=url)
     assert done.returncode == 125
     assert "hyper-exporter cannot be reached" in one_line(done.stderr)
+    for wrong in ("http://127.0.0.1:97200", "http://a b:80", "http://[::1", "https://host", "host:80"):
+        done = hyper("stats", "--no-stream", HYPER_EXPORTER_URL=wrong)
+        assert done.returncode == 125
+        assert one_line(done.stderr) == f"hyper: exporter_url {wrong!r} is not http://host:port\n"
 
 
 def test_a_reader_that_has_seen_enough(daemon: Daemon, environment: dict[str, str]) -> None:
@@ -504,6 +517,49 @@ def test_a_reader_that_has_seen_enough(daemon: Daemon, environment: dict[str, st
         ["sh", "-c", command], capture_output=True, text=True, timeout=30, env=environment, check=True
     )
     assert (done.stdout, done.stderr) == ("line\n", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--help >/dev/full", "the output cannot be written: No space left on device"),
+        ("logs web >/dev/full", "the output cannot be written: No space left on device"),
+        ("--version >&-", "stdout is closed"),
+        ("run -d nginx >&-", "stdout is closed"),
+        ("ps <&- >&-", "stdout is closed"),
+    ],
+)
+def test_output_that_cannot_be_written(daemon: Daemon, environment: dict[str, str], line: str, message: str) -> None:
+    runnable(daemon, [], 0)
+    daemon.answers["GET /v1/containers/web/logs?follow=false"] = [record(1, b"line\n" * 13000)] * 4
+    command = ["sh", "-c", f"{sys.executable} -m runtime.cli.program {line}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert message in one_line(done.stderr)
+    assert not daemon.bodies("POST /v1/containers"), "nothing is made of which nobody could be told"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [("<&-", ""), ("<&- 2>&-", ""), ("0>/dev/null", "hyper: stdin cannot be read: Bad file descriptor\n")],
+)
+def test_a_stdin_that_cannot_be_read_has_ended(
+    daemon: Daemon, environment: dict[str, str], redirection: str, message: str
+) -> None:
+    ended = threading.Event()
+
+    def give(_body: Any) -> Iterator[bytes]:
+        assert ended.wait(20)
+        yield record(1, b"out") + exited(3)
+
+    daemon.answers |= {
+        "POST /v1/containers/web/exec": {"session": "one"},
+        "POST /v1/sessions/one/input?end=true": lambda _body: ended.set(),
+        "GET /v1/sessions/one/output": give,
+    }
+    command = ["sh", "-c", f"{sys.executable} -m runtime.cli.program exec -i web cat {redirection}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out", message)
 
 
 def test_dockers_longer_spellings(hyper: Any, daemon: Daemon) -> None:
