@@ -86,7 +86,7 @@ def create_arguments(parser: arguments.Parser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--stop-timeout", type=arguments.option("--stop-timeout", arguments.seconds),
-        help="seconds from the stop signal to the end (default: 10)",
+        help="seconds from the stop signal to the end (default: 10; -1: a day)",
     )  # fmt: skip
     parser.add_argument("--cidfile", help="write its id to this file, which must not be there yet")
     parser.add_argument("-i", "--interactive", action="store_true", help="keep its stdin open, and send ours to it")

@@ -369,6 +369,8 @@ def test_logs(hyper: Any, daemon: Daemon) -> None:
     pieces = [record(1, b"a\nb"), record(2, b"e\n"), record(1, b"c\n\nd\n"), exited(0)]
     daemon.answers["GET /v1/containers/web/logs?follow=false&tail=2"] = pieces
     assert hyper("logs", "--tail", "2", "web").stdout == "a\nbc\n\nd\n"
+    daemon.answers["GET /v1/containers/web/logs?follow=false"] = pieces
+    assert hyper("logs", "-n", "-1", "web").stdout == hyper("logs", "--tail=all", "web").stdout == "a\nbc\n\nd\n"
     daemon.answers["GET /v1/containers/web/logs?follow=true"] = pieces
     stamp = "2023-11-14T22:13:20.123456789Z "
     done = hyper("logs", "-ft", "web")
@@ -394,8 +396,15 @@ def test_lifecycle(hyper: Any, daemon: Daemon) -> None:
         assert (done.returncode, done.stdout) == (125, "a\n")
         assert "no such thing" in one_line(done.stderr)
     assert hyper("wait", "a").stdout == "9\n"
-    assert daemon.bodies("POST /v1/containers/a/stop") == [{"timeout_s": 3.0, "signal": "QUIT"}]
-    assert daemon.bodies("POST /v1/containers/a/restart") == [{"signal": "9"}]
+    daemon.answers["POST /v1/containers/new/wait"] = {"exit_code": None, "oom_killed": False, "error": None}
+    assert hyper("wait", "new").stdout == "0\n", "it never ran"
+    for option in ("--time=-1", "-t-1"):
+        assert hyper("stop", option, "a").stdout == "a\n"
+    assert hyper("restart", "-t", "-1", "a").stdout == "a\n"
+    assert daemon.bodies("POST /v1/containers/a/stop")[1:] == [{"timeout_s": 86400.0}] * 2
+    assert daemon.bodies("POST /v1/containers/a/restart")[1:] == [{"timeout_s": 86400.0}]
+    assert daemon.bodies("POST /v1/containers/a/stop")[:1] == [{"timeout_s": 3.0, "signal": "QUIT"}]
+    assert daemon.bodies("POST /v1/containers/a/restart")[:1] == [{"signal": "9"}]
     daemon.answers["DELETE /v1/containers/a?force=true&volumes=false"] = None
     done = hyper("rm", "-f", "b", "a")
     assert (done.returncode, done.stdout) == (0, "a\n"), "with -f one that is not there is no failure"
