@@ -117,6 +117,15 @@ class Parser(argparse.ArgumentParser):
             return "(-*A)"
         return super()._get_nargs_pattern(action)
 
+    def _get_values(self, action: Any, arg_strings: list[str]) -> Any:
+        """Refuse an empty name, as of a variable that is not set, before anything is asked for or done.
+
+        What may be left out may be empty as well, and the words of a program may be anything.
+        """
+        if "" in arg_strings and not action.option_strings and action.nargs in (None, "+", "*"):
+            raise ClientError(f"an empty {action.metavar or action.dest} was given: name one; see: {self.prog} --help")
+        return super()._get_values(action, arg_strings)
+
     def add_refs(self, what: str = "CONTAINER", *, many: bool = True) -> None:
         """The positional names."""
         if many:

@@ -119,6 +119,34 @@ def test_wrong_values_are_one_line_with_the_remedy(hyper: Any, daemon: Daemon, a
     assert not daemon.bodies("POST /v1/containers"), "nothing was created"
 
 
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["rm", "-f", ""], "CONTAINER"), (["rm", "-f", "web", ""], "CONTAINER"), (["container", "rm", ""], "CONTAINER"),
+        (["stop", ""], "CONTAINER"), (["logs", ""], "CONTAINER"), (["exec", "", "ls"], "CONTAINER"),
+        (["exec", "web", "", "x"], "COMMAND"), (["inspect", ""], "NAME"), (["volume", "rm", "-f", ""], "VOLUME"),
+        (["volume", "inspect", "data", ""], "VOLUME"), (["snapshot", "rm", ""], "SNAPSHOT"), (["rmi", ""], "IMAGE"),
+        (["run", "", "ls"], "IMAGE"), (["rename", "web", ""], "NEW-NAME"), (["cp", "", "web:/x"], "SOURCE"),
+        (["save", "-o", "/nowhere/x", ""], "IMAGE"), (["stats", ""], "CONTAINER"), (["completion", ""], "shell"),
+    ],
+)  # fmt: skip
+def test_an_empty_name_is_refused_before_anything_is_sent(
+    hyper: Any, daemon: Daemon, args: list[str], what: str
+) -> None:
+    done = hyper(*args)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith(f"hyper: an empty {what} was given: name one; see: hyper ")
+    assert done.stderr.count("\n") == 1
+    assert not daemon.asked
+
+
+def test_empty_words_of_a_program_are_its_own(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["POST /v1/containers"] = {"id": ID, "name": "web", "warnings": []}
+    assert hyper("create", "-e", "A=", "--entrypoint", "", "nginx", "", "x").returncode == 0
+    (body,) = daemon.bodies("POST /v1/containers")
+    assert (body["args"], body["entrypoint"], body["env"]) == (["", "x"], [], ["A="])
+
+
 def test_all_flags_of_run_reach_the_daemon(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
     labels, identity = tmp_path / "labels", tmp_path / "id"
     labels.write_text("a=1\n\n# no label\nb\n")
