@@ -19,6 +19,7 @@ SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4
 _SIZE = r"(?ai)(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?"
 DURATION_UNITS = {"ms": 0.001, "us": 1e-6, "ns": 1e-9, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|us|ns|s|m|h)"
+LONGEST_WAIT_S = 86400.0  # of the API
 # As Go's strconv.ParseBool has them.
 TRUTHS = {
     **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
@@ -109,6 +110,22 @@ class Parser(argparse.ArgumentParser):
             self._option_string_actions.setdefault(arg_string, given)
         return super()._parse_optional(arg_string)
 
+    def _get_nargs_pattern(self, action: Any) -> str:
+        """Leave a `--` behind a positional to the words of a program, as Docker does: argparse takes it away."""
+        with_words = any(one.nargs == argparse.REMAINDER for one in self._actions)
+        if with_words and action.nargs is None and not action.option_strings:
+            return "(-*A)"
+        return super()._get_nargs_pattern(action)
+
+    def _get_values(self, action: Any, arg_strings: list[str]) -> Any:
+        """Refuse an empty name, as of a variable that is not set, before anything is asked for or done.
+
+        What may be left out may be empty as well, and the words of a program may be anything.
+        """
+        if "" in arg_strings and not action.option_strings and action.nargs in (None, "+", "*"):
+            raise ClientError(f"an empty {action.metavar or action.dest} was given: name one; see: {self.prog} --help")
+        return super()._get_values(action, arg_strings)
+
     def add_refs(self, what: str = "CONTAINER", *, many: bool = True) -> None:
         """The positional names."""
         if many:
@@ -157,11 +174,13 @@ def cpus(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """A time to wait.
+    """A time to wait; -1 is Docker's word for no end, and here the longest that hyperd waits.
 
     Raises:
         ValueError: it is none, or negative.
     """
+    if text == "-1":
+        return LONGEST_WAIT_S
     try:
         value = float(text)
     except ValueError:
@@ -234,12 +253,12 @@ def whole(text: str) -> int:
 
 
 def count(text: str) -> int | None:
-    """A number of lines; None for `all`.
+    """A number of lines; None for `all` or -1.
 
     Raises:
         ValueError: it is neither.
     """
-    if text == "all":
+    if text in ("all", "-1"):
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 12:
         raise ValueError("write a number of lines, or all")
@@ -256,7 +275,7 @@ def ports(text: str) -> list[dict[str, Any]]:
         ValueError: what part is wrong.
     """
     numbers, slash, protocol = text.partition("/")
-    if slash and protocol not in ("tcp", "udp"):
+    if slash and protocol.lower() not in ("tcp", "udp"):
         raise ValueError(f"the protocol {protocol!r} is neither tcp nor udp; write 8080:80/udp")
     parts = numbers.split(":")
     if "[" in numbers or len(parts) > 3:
@@ -265,7 +284,7 @@ def ports(text: str) -> list[dict[str, Any]]:
     if address and not _is_ipv4(address):
         raise ValueError(f"{address!r} is not an IPv4 address; write 127.0.0.1:8080:80")
     inside = _port_range(parts[-1], "container")
-    outside = _port_range(parts[-2], "host") if len(parts) > 1 and parts[-2] else None
+    outside = _port_range(parts[-2], "host") if len(parts) > 1 and parts[-2] not in ("", "0") else None
     if outside is not None and len(inside) != len(outside) and len(inside) > 1:
         raise ValueError(
             f"{len(outside)} host ports and {len(inside)} container ports do not fit; write 8000-8005:80-85"
@@ -276,7 +295,7 @@ def ports(text: str) -> list[dict[str, Any]]:
             "host_ip": address or "0.0.0.0",  # noqa: S104 -- Docker's habit, and the API's default
             "host_port": 0 if outside is None else outside[index],
             "container_port": number,
-            "protocol": protocol or "tcp",
+            "protocol": protocol.lower() or "tcp",
         }
         if outside is not None and len(outside) > len(inside):
             one["host_port_last"] = outside[-1]

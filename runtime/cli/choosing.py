@@ -22,15 +22,22 @@ HEALTHS = ("starting", "healthy", "unhealthy", "none")
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
 
 
-def choose(found: Sequence[Mapping[str, Any]], wanted: Mapping[str, Sequence[str]]) -> list[Mapping[str, Any]]:
+def choose(
+    found: Sequence[Mapping[str, Any]],
+    wanted: Mapping[str, Sequence[str]],
+    everything: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Mapping[str, Any]]:
     """Those that every filter lets pass; `wanted` is what `parse` gave.
+
+    `everything`: where the containers to compare with are looked for, if that is not `found`.
 
     Raises:
         ClientError: a container to compare with is not there.
     """
+    known = found if everything is None else everything
     for key in ("before", "since"):
         for ref in wanted.get(key, ()):
-            one = next((one for one in found if one["name"] == ref or one["id"].startswith(ref)), None)
+            one = next((one for one in known if one["name"] == ref or one["id"].startswith(ref)), None)
             if one is None:
                 raise ClientError(f"--filter {key}={ref}: there is no container {ref}; see: hyper ps -a")
             at = one["created_at"]
@@ -121,7 +128,8 @@ _PASSES: Mapping[str, Any] = {
     "expose": lambda one, port: _ports(one, port, "container_port"),
     "health": lambda one, health: one.get("health") == health,
     "id": lambda one, text: one["id"].startswith(text),
-    "name": lambda one, text: re.search(text, one["name"]) is not None,
+    # Docker's names have a slash before them, and are looked at without it too.
+    "name": lambda one, text: any(re.search(text, name) for name in (one["name"], f"/{one['name']}")),
     "publish": lambda one, port: _ports(one, port, "host_port"),
     "status": lambda one, status: _state(one) == status,
     "volume": lambda one, text: any(

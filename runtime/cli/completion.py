@@ -136,7 +136,9 @@ _hyper() {{
     case " $kind " in
         *' files '* | *' rest '* | *' paths '* | *' mounts '*)
             compopt -o filenames 2>/dev/null
-            COMPREPLY+=($(compgen -f -- "$cur")) ;;
+            while IFS= read -r word; do
+                [[ $word ]] && COMPREPLY+=("$word")
+            done <<<"$(compgen -f -- "$cur")" ;;
     esac
     case " $kind " in *' paths '* | *' mounts '*) compopt -o nospace 2>/dev/null ;; esac
     # bash keeps what stands before the last : or = itself.

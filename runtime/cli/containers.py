@@ -54,7 +54,10 @@ def ps(args: argparse.Namespace, client: Client) -> int:
         from runtime.cli import choosing  # here: few need it
 
         wanted = choosing.parse(args.filter)
-        found = choosing.choose(client.containers(everything=everything, size=size), wanted)[:last]
+        found = client.containers(everything=everything, size=size)
+        # What to compare with may have ended.
+        known = client.containers(everything=True) if wanted.keys() & {"before", "since"} and not everything else None
+        found = choosing.choose(found, wanted, known)[:last]
     else:
         found = client.containers(everything=everything, size=size)[:last]
     if args.quiet:

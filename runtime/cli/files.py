@@ -3,7 +3,7 @@
 Archives are a stranger's: what comes from a container is unpacked below the place that was named and nowhere else,
 without devices and without the bits that give rights; what goes to one is packed by us.
 """
-# ruff: noqa: PTH101, PTH103, PTH108, PTH112, PTH113, PTH114, PTH118, PTH119, PTH120, PTH208, PTH211 -- pathlib slows a start
+# ruff: noqa: PTH100, PTH101, PTH103, PTH108, PTH112, PTH113, PTH114, PTH118, PTH119, PTH120, PTH208, PTH211 -- pathlib slows a start
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     from runtime.client import Client
 
 _CHUNK = 64 << 10
+_MAX_LINKS = 40  # behind one another: as many as Linux follows
+# ValueError: a NUL in a name, a number that is none; OverflowError: a time or an owner that cannot be.
+_WRONG_ARCHIVE = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 _KINDS = {"added": "A", "changed": "C", "deleted": "D"}
 
 
 def cp_arguments(parser: Parser) -> None:
     """`hyper cp`."""
     parser.add_argument("-a", "--archive", action="store_true", help="keep owners")
-    parser.add_argument("-L", "--follow-link", action="store_true", help="copy what a link on the host leads to")
+    parser.add_argument("-L", "--follow-link", action="store_true", help="copy what the link leads to that SOURCE is")
     parser.add_argument("-q", "--quiet", action="store_true", help="accepted as Docker has it; nothing is shown anyway")
     parser.add_argument("source", metavar="SOURCE", help="PATH, CONTAINER:PATH, or - for a tar archive from stdin")
     parser.add_argument("target", metavar="TARGET", help="PATH, CONTAINER:PATH, or - for a tar archive to stdout")
@@ -68,15 +71,14 @@ def _url(container: str, path: str) -> str:
 
 
 def _from_container(args: argparse.Namespace, client: Client, container: str, path: str) -> None:
-    pieces = iter(client.stream("GET", _url(container, path)))
+    source = _followed(client, container, path) if args.follow_link else path
+    pieces = iter(client.stream("GET", _url(container, source)))
     if args.target == "-":
         for piece in pieces:
             sys.stdout.buffer.write(piece)
         return
-    target = args.target
+    target = args.target.rstrip("/") or "/"
     into = os.path.isdir(target)
-    if not into and target.endswith("/"):
-        raise ClientError(f"there is no directory {target}")
     parent = target if into else os.path.dirname(target) or "."
     if not os.path.isdir(parent):
         raise ClientError(f"there is no directory {parent}: make it first")
@@ -84,15 +86,46 @@ def _from_container(args: argparse.Namespace, client: Client, container: str, pa
     asked = os.path.basename(path.rstrip("/"))
     content_only = asked in ("", ".", "..")
     name = os.path.basename(target) if not into else None if content_only else asked
-    stream: Any = _Reader(pieces)  # tarfile reads it, and asks for no more
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
+        with _opened(pieces) as tar:
+            if args.target.endswith("/") and not into and (os.path.lexists(target) or not _is_directory(tar)):
+                raise ClientError(f"there is no directory {args.target}")  # one is made for a directory alone
             _unpack(tar, parent, name, keep_owner=args.archive)
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as err:
-        # ValueError: a NUL in a name, a number that is none; OverflowError: a time or an owner that cannot be.
+    except _WRONG_ARCHIVE as err:
         raise ClientError(f"what {container} sent is refused: {err}") from err
     except OSError as err:
         raise ClientError(f"{err.filename or target} cannot be written: {err.strerror or err}") from err
+
+
+def _followed(client: Client, container: str, path: str) -> str:
+    """Where the links at a path of the container lead, as far as it is not on the way: the guest follows that itself.
+
+    Raises:
+        ClientError: to nothing, or they do not end.
+    """
+    for _ in range(_MAX_LINKS):
+        pieces = client.stream("GET", _url(container, path))
+        try:
+            with _opened(pieces) as tar:
+                first = tar.next()
+        except _WRONG_ARCHIVE as err:
+            raise ClientError(f"what {container} sent is refused: {err}") from err
+        pieces.close()  # type: ignore[attr-defined]  # it is a generator
+        if first is None or not first.issym():
+            return path
+        path = os.path.join(os.path.dirname(path.rstrip("/")), first.linkname)
+    raise ClientError(f"the links at {path} in {container} do not end")
+
+
+def _opened(pieces: Iterator[bytes]) -> tarfile.TarFile:
+    stream: Any = _Reader(pieces)  # tarfile reads it, and asks for no more
+    return tarfile.open(fileobj=stream, mode="r|")
+
+
+def _is_directory(tar: tarfile.TarFile) -> bool:
+    """Whether it holds a directory, which then comes first; nothing of it is skipped."""
+    first = tar.next()
+    return first is not None and first.isdir()
 
 
 def _unpack(tar: tarfile.TarFile, parent: str, name: str | None, *, keep_owner: bool) -> None:
@@ -187,14 +220,14 @@ def _to_container(args: argparse.Namespace, client: Client, container: str, path
         client.call("PUT", _url(container, path), Chunks(iter(lambda: os.read(0, _CHUNK), b"")))
         return
     source = args.source
+    content_only = source.endswith("/.") or source in (".", "..")
+    base = os.path.basename(os.path.abspath(source))  # also of what a link leads to its own, as Docker has it
     if args.follow_link:
         source = os.path.realpath(source) + ("/." if source.endswith("/.") else "")
     if not os.path.lexists(source):
         raise ClientError(f"there is no file {source}")
-    if source.endswith("/") and not os.path.isdir(source):
-        raise ClientError(f"{source} is not a directory")
-    content_only = source.endswith("/.") or source in (".", "..")
-    base = os.path.basename(source.rstrip("/"))
+    if args.source.endswith("/") and not os.path.isdir(source):
+        raise ClientError(f"{args.source} is not a directory")
     directory, name = _place(
         client, container, path, base, is_directory=os.path.isdir(source), content_only=content_only
     )

@@ -80,7 +80,8 @@ def save(args: argparse.Namespace, client: Client) -> int:
         for piece in client.save(args.references, args.format):
             sys.stdout.buffer.write(piece)
         return 0
-    staged = f"{args.output}.{os.getpid()}.tmp"
+    target = _target(args.output)
+    staged = f"{target}.{os.getpid()}.tmp"
     pieces = client.save(args.references, args.format)
     try:
         first = next(pieces, b"")  # what cannot be saved is said here, before there is a file
@@ -88,13 +89,24 @@ def save(args: argparse.Namespace, client: Client) -> int:
             file.write(first)
             for piece in pieces:
                 file.write(piece)
-        os.replace(staged, args.output)  # noqa: PTH105 -- as above
+        os.replace(staged, target)  # noqa: PTH105 -- as above
     except OSError as err:
         raise ClientError(f"--output {args.output}: it cannot be written: {err.strerror}") from err
     finally:
         with contextlib.suppress(OSError):
             os.unlink(staged)  # noqa: PTH108 -- as above
     return 0
+
+
+def _target(path: str) -> str:
+    """Where the archive goes, links followed: what is renamed to it would take the place of a link, or of a device.
+
+    Raises:
+        ClientError: what is there is no regular file.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 -- pathlib would slow every start
+        raise ClientError(f"--output {path}: it is no regular file; name one, or leave -o out and redirect stdout")
+    return os.path.realpath(path)
 
 
 def load_arguments(parser: Parser) -> None:

@@ -202,7 +202,7 @@ def wait(args: argparse.Namespace, client: Client) -> int:
     code = 0
     for ref in args.refs:
         try:
-            print(client.wait(ref)["exit_code"], flush=True)
+            print(client.wait(ref)["exit_code"] or 0, flush=True)  # of one that never ran too, as Docker has it
         except ApiError as err:
             print(f"hyper: {clean(str(err))}", file=sys.stderr)
             code = code or err.exit_code
@@ -228,5 +228,5 @@ def _add_stopping(parser: Parser) -> None:
         "--time",
         "--timeout",
         type=option("--timeout", seconds),
-        help="seconds from the stop signal to the end (default: 10)",
+        help="seconds from the stop signal to the end (default: 10; -1: a day)",
     )

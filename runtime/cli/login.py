@@ -133,8 +133,8 @@ def _ask(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _write(path: str, content: dict[str, Any]) -> None:
-    """Replace the file at once; its mode is 0600 before anything is in it."""
-    target = Path(path)
+    """Replace the file at once, not a link to it; its mode is 0600 before anything is in it."""
+    target = Path(path).resolve()
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".auth-", dir=target.parent)

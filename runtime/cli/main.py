@@ -118,6 +118,7 @@ USAGE = "usage: hyper [-H unix:///path] COMMAND [OPTIONS] …"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hyper`; returns the exit code."""
     try:
+        _hold_places()
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -125,12 +126,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClientError as err:
         print(f"hyper: {clean(str(err))}", file=sys.stderr)
         return err.exit_code
-    except BrokenPipeError:
-        # whoever read us has seen enough; nothing more may be written when Python flushes at its end
+    except OSError as err:
+        if not isinstance(err, BrokenPipeError):  # whoever read us has seen enough
+            what = f"{err.filename}: " if err.filename else "the output cannot be written: "
+            print(f"hyper: {clean(f'{what}{err.strerror or err}')}", file=sys.stderr)
+        # nothing more may be written when Python flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DEFECT
     else:
         return code
+
+
+def _hold_places() -> None:
+    """Put /dev/null where a standard stream was closed before we began: the next socket would be taken for it.
+
+    Raises:
+        ClientError: it is stdout: what we print would be lost, such as the id of what was made.
+    """
+    missing = sys.stdout is None
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 -- pathlib would slow every start
+    if missing:
+        raise ClientError("stdout is closed: open it, as with >/dev/null")
 
 
 def _run(argv: list[str]) -> int:

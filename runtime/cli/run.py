@@ -17,6 +17,7 @@ from runtime.client import ApiError, ClientError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from runtime.client import Client
@@ -85,7 +86,7 @@ def create_arguments(parser: arguments.Parser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--stop-timeout", type=arguments.option("--stop-timeout", arguments.seconds),
-        help="seconds from the stop signal to the end (default: 10)",
+        help="seconds from the stop signal to the end (default: 10; -1: a day)",
     )  # fmt: skip
     parser.add_argument("--cidfile", help="write its id to this file, which must not be there yet")
     parser.add_argument("-i", "--interactive", action="store_true", help="keep its stdin open, and send ours to it")
@@ -147,6 +148,8 @@ def run(args: argparse.Namespace, client: Client) -> int:
     except ApiError:
         # Docker leaves a container that never ran; nobody asked for one.
         _remove(client, ref)
+        if args.cidfile is not None:
+            _unlink(args.cidfile)
         raise
     if args.detach:
         print(ref)
@@ -168,9 +171,9 @@ def start_attached(ref: str, client: Client, *, interactive: bool, detach_keys: 
     one = client.container(ref)
     if one["state"] in ("starting", "running", "stopping"):
         raise ClientError(f"{ref} runs already; see: hyper logs -f {ref}")
-    if interactive and not one["spec"]["stdin"]:
-        raise ClientError(f"{ref} was created without stdin: create it with -i, or start it without -i")
-    how = attach.Attachment(tty=one["spec"]["tty"], stdin=interactive, detach_keys=detach_keys)
+    spec = one["spec"]
+    # One that was made without stdin is attached to without, as Docker does.
+    how = attach.Attachment(tty=spec["tty"], stdin=interactive and spec["stdin"], detach_keys=detach_keys)
     return attach.attend(client, one["id"], how, start=lambda: client.start(ref)) or 0
 
 
@@ -211,7 +214,14 @@ class _IdFile:
     def drop(self) -> None:
         """There is no container after all."""
         if self._path is not None:
-            os.unlink(self._path)  # noqa: PTH108 -- same
+            _unlink(self._path)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)  # noqa: PTH108 -- pathlib would slow every start
+    except OSError as err:
+        print(f"hyper: --cidfile {path}: it cannot be removed: {err.strerror}", file=sys.stderr)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -297,12 +307,20 @@ def _publish_all(args: argparse.Namespace, client: Client, spec: dict[str, Any])
         return spec
     published = _flat(args.publish)
     named = {(port["container_port"], port["protocol"]) for port in published}
-    exposed = _flat([arguments.ports(text) for text in client.image(args.image)["config"]["ExposedPorts"]])
-    for port in [*exposed, *_flat(args.expose)]:
+    for port in [*_exposed(client.image(args.image)["config"]["ExposedPorts"]), *_flat(args.expose)]:
         if (port["container_port"], port["protocol"]) not in named:
             named.add((port["container_port"], port["protocol"]))
             published.append(port)
     return {**spec, "ports": published}
+
+
+def _exposed(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The ports that an image says; what cannot be published is told of, as the image may be a stranger's."""
+    for text in texts:
+        try:
+            yield from arguments.ports(text)
+        except ValueError as err:
+            print(f"WARNING: the image's port {clean(text)} is not published: {clean(str(err))}", file=sys.stderr)
 
 
 def _flat(given: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

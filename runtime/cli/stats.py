@@ -83,10 +83,14 @@ def stats(args: argparse.Namespace, client: Client) -> int:
 
 
 def _fetch(url: str) -> list[dict[str, Any]]:
-    parts = urllib.parse.urlsplit(url)
+    wrong = ClientError(f"exporter_url {url!r} is not http://host:port")
+    try:
+        parts = urllib.parse.urlsplit(url)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT_S)
+    except (ValueError, http.client.InvalidURL) as err:  # a port that is none, a blank in the name
+        raise wrong from err
     if parts.scheme != "http" or not parts.hostname:
-        raise ClientError(f"exporter_url {url!r} is not http://host:port")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT_S)
+        raise wrong
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}/stats")
         response = connection.getresponse()

@@ -275,12 +275,20 @@ class _Detached(Exception):  # noqa: N818 -- no error, but the way out of sendin
 
 
 def _stdin(keys: terminal.KeyFilter | None) -> Iterator[bytes]:
-    while data := os.read(0, READ_BYTES):
+    while data := _read():
         passed = data if keys is None else keys.feed(data)
         if passed:
             yield passed
         if keys is not None and keys.detached:
             raise _Detached
+
+
+def _read() -> bytes:
+    try:
+        return os.read(0, READ_BYTES)
+    except OSError as err:  # a terminal that has gone, or what is open for writing alone: nothing comes
+        print(f"hyper: stdin cannot be read: {err.strerror}", file=sys.stderr)
+        return b""
 
 
 def add_detach_keys(parser: arguments.Parser) -> None:

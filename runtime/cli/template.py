@@ -29,6 +29,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_VERB = re.compile(r"%([-+ 0#]*[0-9]{0,4}(?:\.[0-9]{1,4})?)(.?)", re.DOTALL)
 
 
 def titles(fields: Mapping[str, str]) -> dict[str, Any]:
@@ -62,6 +63,10 @@ class _Node:
     otherwise: list[_Node] = field(default_factory=list)
 
 
+class _Strings(dict[str, object]):
+    """A map of strings with any names, as labels are: what is not there is no error, and by `index` empty."""
+
+
 class Template:
     """One template, parsed.
 
@@ -83,7 +88,7 @@ class Template:
         """
         try:
             return "".join(_run(self._nodes, value, {"$": value}))
-        except (TypeError, AttributeError, RecursionError, IndexError) as err:
+        except (TypeError, AttributeError, RecursionError, IndexError, OverflowError) as err:
             raise ValueError(f"a function was given what it cannot take: {err}") from err
 
 
@@ -274,9 +279,13 @@ class _Evaluation:
                     return None
                 raise ValueError(f"{path}: there is nothing below what stands before .{name}")
             if name not in value:
+                if isinstance(value, _Strings):
+                    return None
                 known = ", ".join(f".{one}" for one in list(value)[:40])
                 raise ValueError(f"there is no field .{name}; there are: {known or 'none'}")
             value = value[name]
+            if name in ("Labels", "labels") and isinstance(value, dict):
+                value = _Strings(value)
         return value
 
     def _peek(self) -> tuple[str, str]:
@@ -298,7 +307,8 @@ def text_of(value: object) -> str:
 
 def _index(value: Any, *keys: Any) -> object:
     for key in keys:
-        value = value.get(key) if isinstance(value, dict) else value[key]
+        missing = "" if isinstance(value, _Strings) else None
+        value = value.get(key, missing) if isinstance(value, dict) else value[key]
     return value
 
 
@@ -306,12 +316,20 @@ def _printf(form: str, *values: object) -> str:
     left = list(values)
 
     def one(match: re.Match[str]) -> str:
-        if match[1] == "%":
+        how, verb = match.groups()
+        if verb == "%":
             return "%"
+        if verb not in ("s", "v", "d", "q", "f", "x"):
+            raise ValueError(f"printf: {match[0]!r} is not understood; there are: %s %v %q %d %x %f %%, with a width")
+        if not left:
+            raise ValueError(f"printf: there is no value for {match[0]!r}")
         value = left.pop(0)
-        return json.dumps(text_of(value)) if match[1] == "q" else text_of(value)
+        if verb in ("d", "f", "x"):
+            return f"%{how}{verb}" % value
+        text = text_of(value)
+        return f"%{how}s" % (json.dumps(text, ensure_ascii=False) if verb == "q" else text)
 
-    return re.sub(r"%([svdq%])", one, form)
+    return _VERB.sub(one, form)
 
 
 def _plain(row: object) -> object:

@@ -6,7 +6,7 @@ import sys
 
 from runtime.cli.arguments import Parser, label, option, size, template
 from runtime.cli.lifecycle import each
-from runtime.cli.output import ago, binary_size, clean, moment, print_json, short_id, table, terminal_width
+from runtime.cli.output import ago, binary_size, clean, moment, print_json, table, terminal_width
 from runtime.cli.prune import add_force, confirm, failed, pruned, system_prune, system_prune_arguments
 from runtime.client import ApiError, ClientError, quote
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from runtime.client import Client
 
-HEX_NAME = 64
 VOLUME_FIELDS = {
     "Name": "VOLUME NAME", "Driver": "DRIVER", "Scope": "SCOPE", "Mountpoint": "MOUNTPOINT", "Size": "SIZE",
     "Used": "USED", "Links": "LINKS", "CreatedAt": "CREATED AT", "Labels": "LABELS",
@@ -276,8 +275,7 @@ def _list(
 
 def _volume_row(one: dict[str, Any]) -> list[str]:
     users = ", ".join(user["name"] + ("" if user["live"] else " (stopped)") for user in one["containers"])
-    name = short_id(one["name"]) if one["anonymous"] and len(one["name"]) == HEX_NAME else one["name"]
-    return [name, binary_size(one["size_bytes"]), binary_size(one["used_bytes"]), users, ago(one["created_at"])]
+    return [one["name"], binary_size(one["size_bytes"]), binary_size(one["used_bytes"]), users, ago(one["created_at"])]
 
 
 def _snapshot_row(one: dict[str, Any]) -> list[str]:

@@ -76,7 +76,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._send(200, json.dumps(answer).encode())
 
-    do_GET = do_POST = do_DELETE = _handle  # noqa: N815 -- the names that http.server looks for
+    do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 -- the names that http.server looks for
 
     def _body(self) -> Any:
         if self.headers.get("Transfer-Encoding") == "chunked":

@@ -177,6 +177,24 @@ def test_pull(hyper: Any, daemon: Daemon) -> None:
     assert hyper("rmi", "host:5000/a/b:1").stdout == f"Untagged: host:5000/a/b:1\nDeleted: {DIGEST}\n"
 
 
+def test_save_replaces_files_alone(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    daemon.answers["POST /v1/images/save"] = [b"arch", b"ive"]
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "far" / "file.tar"
+    os.mkfifo(pipe)
+    for place in (pipe, tmp_path):
+        done = hyper("save", "-o", str(place), "nginx")
+        assert done.returncode == 125
+        assert f"--output {place}: it is no regular file; name one" in one_line(done.stderr)
+    assert pipe.is_fifo()
+    assert not daemon.asked, "nothing is packed for it"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    for _ in range(2):  # a link to nothing yet, and to a file
+        assert hyper("save", "-o", str(link), "nginx").returncode == 0
+        assert (link.readlink(), file.read_bytes(), list(file.parent.iterdir())) == (file, b"archive", [file])
+    assert hyper("save", "nginx").stdout == "archive"
+
+
 def runnable(daemon: Daemon, output: list[bytes], code: int) -> None:
     daemon.answers |= {
         "POST /v1/containers": {"id": ID, "name": "web", "warnings": []},
@@ -231,9 +249,18 @@ def test_publish_all(hyper: Any, daemon: Daemon) -> None:
         (8080, 80, "tcp"),
         (0, 53, "udp"),
     ]
+    exposed = {"5000/sctp": {}, "\x1b[1m": {}, "80/tcp": {}}
+    daemon.answers["GET /v1/images/odd"] = {**IMAGE, "config": {"ExposedPorts": exposed}}
+    done = hyper("run", "-dP", "odd")
+    assert (done.returncode, [one.split(":")[:2] for one in done.stderr.splitlines()]) == (0, [
+        ["WARNING", " the image's port 5000/sctp is not published"],
+        ["WARNING", " the image's port ?[1m is not published"],
+    ])  # fmt: skip
+    assert [one["container_port"] for one in daemon.bodies("POST /v1/containers").pop()["ports"]] == [80]
+    daemon.asked.clear()
     args = ("-P", "--expose", "9000-9001", "--expose", "80", "-p", "8000-8005:80", "-p", "7000-7001:7000-7001/udp")
     assert hyper("run", "-d", *args, "nginx").returncode == 0
-    ports = daemon.bodies("POST /v1/containers")[1]["ports"]
+    ports = daemon.bodies("POST /v1/containers")[0]["ports"]
     assert [(one["host_port"], one.get("host_port_last"), one["container_port"]) for one in ports] == [
         (8000, 8005, 80), (7000, None, 7000), (7001, None, 7001), (0, None, 53), (0, None, 9000), (0, None, 9001),
     ]  # fmt: skip
@@ -243,13 +270,33 @@ def test_publish_all(hyper: Any, daemon: Daemon) -> None:
     ("code", "expected"),
     [("command_not_found", 127), ("command_not_executable", 126), ("port_in_use", 125), ("internal", 125)],
 )
-def test_a_start_that_fails(hyper: Any, daemon: Daemon, code: str, expected: int) -> None:
+def test_a_start_that_fails(hyper: Any, daemon: Daemon, tmp_path: Path, code: str, expected: int) -> None:
     runnable(daemon, [], 0)
     daemon.answers[f"POST /v1/containers/{ID}/start"] = Refusal(400, code, "it cannot be\nfor\x1b[1m this reason")
-    done = hyper("run", "--rm", "nginx", "x")
+    done = hyper("run", "--rm", "--cidfile", str(tmp_path / "id"), "nginx", "x")
     assert done.returncode == expected
     assert one_line(done.stderr) == "hyper: it cannot be for?[1m this reason\n"
     assert daemon.asked[-1][0] == f"DELETE /v1/containers/{ID}?force=true&volumes=true"
+    assert not (tmp_path / "id").exists(), "no container, no file"
+
+
+def test_a_start_attached_sends_stdin_where_there_is_one(hyper: Any, daemon: Daemon) -> None:
+    sent = threading.Event()
+
+    def give(_body: Any) -> Iterator[bytes]:
+        assert sent.wait(20)
+        yield record(1, b"out\n") + exited(4)
+
+    runnable(daemon, [], 4)
+    daemon.answers[f"GET /v1/containers/{ID}/attach"] = give
+    daemon.answers[f"POST /v1/containers/{ID}/input?end=false"] = None
+    daemon.answers[f"POST /v1/containers/{ID}/input?end=true"] = lambda _body: sent.set()
+    for stdin in (True, False):  # without, nothing is to be waited for: it was sent before
+        spec = {"tty": False, "stdin": stdin}
+        daemon.answers[f"GET /v1/containers/{ID}"] = {**CONTAINER, "state": "exited", "spec": spec}
+        done = hyper("start", "-ai", ID, stdin="words")
+        assert (done.returncode, done.stdout, done.stderr) == (4, "out\n", "")
+    assert daemon.bodies(f"POST /v1/containers/{ID}/input?end=false") == [b"words"]
 
 
 def test_interrupt_is_passed_on(daemon: Daemon, environment: dict[str, str]) -> None:
@@ -322,6 +369,8 @@ def test_logs(hyper: Any, daemon: Daemon) -> None:
     pieces = [record(1, b"a\nb"), record(2, b"e\n"), record(1, b"c\n\nd\n"), exited(0)]
     daemon.answers["GET /v1/containers/web/logs?follow=false&tail=2"] = pieces
     assert hyper("logs", "--tail", "2", "web").stdout == "a\nbc\n\nd\n"
+    daemon.answers["GET /v1/containers/web/logs?follow=false"] = pieces
+    assert hyper("logs", "-n", "-1", "web").stdout == hyper("logs", "--tail=all", "web").stdout == "a\nbc\n\nd\n"
     daemon.answers["GET /v1/containers/web/logs?follow=true"] = pieces
     stamp = "2023-11-14T22:13:20.123456789Z "
     done = hyper("logs", "-ft", "web")
@@ -347,8 +396,15 @@ def test_lifecycle(hyper: Any, daemon: Daemon) -> None:
         assert (done.returncode, done.stdout) == (125, "a\n")
         assert "no such thing" in one_line(done.stderr)
     assert hyper("wait", "a").stdout == "9\n"
-    assert daemon.bodies("POST /v1/containers/a/stop") == [{"timeout_s": 3.0, "signal": "QUIT"}]
-    assert daemon.bodies("POST /v1/containers/a/restart") == [{"signal": "9"}]
+    daemon.answers["POST /v1/containers/new/wait"] = {"exit_code": None, "oom_killed": False, "error": None}
+    assert hyper("wait", "new").stdout == "0\n", "it never ran"
+    for option in ("--time=-1", "-t-1"):
+        assert hyper("stop", option, "a").stdout == "a\n"
+    assert hyper("restart", "-t", "-1", "a").stdout == "a\n"
+    assert daemon.bodies("POST /v1/containers/a/stop")[1:] == [{"timeout_s": 86400.0}] * 2
+    assert daemon.bodies("POST /v1/containers/a/restart")[1:] == [{"timeout_s": 86400.0}]
+    assert daemon.bodies("POST /v1/containers/a/stop")[:1] == [{"timeout_s": 3.0, "signal": "QUIT"}]
+    assert daemon.bodies("POST /v1/containers/a/restart")[:1] == [{"signal": "9"}]
     daemon.answers["DELETE /v1/containers/a?force=true&volumes=false"] = None
     done = hyper("rm", "-f", "b", "a")
     assert (done.returncode, done.stdout) == (0, "a\n"), "with -f one that is not there is no failure"
@@ -408,7 +464,10 @@ def test_logout_where_nobody_is_logged_in(hyper: Any, tmp_path: Path) -> None:
     (tmp_path / "auth.json").write_text('{"auths": {"127.0.0.1:5000": {"auth": "eDp5"}}}')
     (tmp_path / "auth.json").chmod(0o600)
     args = ("logout", "127.0.0.1:5000", "--authfile", str(tmp_path / "auth.json"))
-    assert hyper(*args).stdout == "Removed the credentials for 127.0.0.1:5000\n"
+    (tmp_path / "link.json").symlink_to("auth.json")
+    done = hyper(*args[:-1], str(tmp_path / "link.json"))
+    assert done.stdout == "Removed the credentials for 127.0.0.1:5000\n"
+    assert (tmp_path / "link.json").is_symlink()
     assert hyper(*args).stdout == "Not logged in to 127.0.0.1:5000\n"
 
 
@@ -454,6 +513,10 @@ def test_stats(hyper: Any) -> None:
     done = hyper("stats", "--no-stream", HYPER_EXPORTER_URL=url)
     assert done.returncode == 125
     assert "hyper-exporter cannot be reached" in one_line(done.stderr)
+    for wrong in ("http://127.0.0.1:97200", "http://a b:80", "http://[::1", "https://host", "host:80"):
+        done = hyper("stats", "--no-stream", HYPER_EXPORTER_URL=wrong)
+        assert done.returncode == 125
+        assert one_line(done.stderr) == f"hyper: exporter_url {wrong!r} is not http://host:port\n"
 
 
 def test_a_reader_that_has_seen_enough(daemon: Daemon, environment: dict[str, str]) -> None:
@@ -463,6 +526,49 @@ def test_a_reader_that_has_seen_enough(daemon: Daemon, environment: dict[str, st
         ["sh", "-c", command], capture_output=True, text=True, timeout=30, env=environment, check=True
     )
     assert (done.stdout, done.stderr) == ("line\n", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--help >/dev/full", "the output cannot be written: No space left on device"),
+        ("logs web >/dev/full", "the output cannot be written: No space left on device"),
+        ("--version >&-", "stdout is closed"),
+        ("run -d nginx >&-", "stdout is closed"),
+        ("ps <&- >&-", "stdout is closed"),
+    ],
+)
+def test_output_that_cannot_be_written(daemon: Daemon, environment: dict[str, str], line: str, message: str) -> None:
+    runnable(daemon, [], 0)
+    daemon.answers["GET /v1/containers/web/logs?follow=false"] = [record(1, b"line\n" * 13000)] * 4
+    command = ["sh", "-c", f"{sys.executable} -m runtime.cli.program {line}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert message in one_line(done.stderr)
+    assert not daemon.bodies("POST /v1/containers"), "nothing is made of which nobody could be told"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [("<&-", ""), ("<&- 2>&-", ""), ("0>/dev/null", "hyper: stdin cannot be read: Bad file descriptor\n")],
+)
+def test_a_stdin_that_cannot_be_read_has_ended(
+    daemon: Daemon, environment: dict[str, str], redirection: str, message: str
+) -> None:
+    ended = threading.Event()
+
+    def give(_body: Any) -> Iterator[bytes]:
+        assert ended.wait(20)
+        yield record(1, b"out") + exited(3)
+
+    daemon.answers |= {
+        "POST /v1/containers/web/exec": {"session": "one"},
+        "POST /v1/sessions/one/input?end=true": lambda _body: ended.set(),
+        "GET /v1/sessions/one/output": give,
+    }
+    command = ["sh", "-c", f"{sys.executable} -m runtime.cli.program exec -i web cat {redirection}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out", message)
 
 
 def test_dockers_longer_spellings(hyper: Any, daemon: Daemon) -> None:
@@ -528,6 +634,9 @@ def test_volumes_by_filter_and_template(hyper: Any, daemon: Daemon) -> None:
     assert (
         hyper("volume", "list", "--format", '{{.Name}} {{.Label "kind"}} {{.Links}}').stdout == "data test 1\nfree  0\n"
     )
+    anonymous = "c4" * 32
+    daemon.answers["GET /v1/volumes"] = [{**one, "name": anonymous, "anonymous": True}]
+    assert hyper("volume", "ls").stdout.splitlines()[1].split()[0] == anonymous, "no command takes a part of it"
     assert "--filter 'colour=red': write KEY=VALUE" in one_line(hyper("volume", "ls", "-f", "colour=red").stderr)
 
 

@@ -36,7 +36,7 @@ while IFS= read -r COMP_LINE; do
     eval "COMP_WORDS=($(sed -e "s/ \\$/ ''/" -e 's/[=:]/ & /g' <<<"$COMP_LINE"))"
     COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_POINT=${#COMP_LINE} COMPREPLY=()
     _hyper 2>&1
-    echo "${COMPREPLY[@]}"
+    (IFS=$'\t' && echo "${COMPREPLY[*]}")
 done
 """
 
@@ -66,6 +66,7 @@ def offered(tmp_path: Path, script: str) -> Callable[..., list[list[str]]]:
     place = tmp_path / "here"
     (place / "site").mkdir(parents=True)
     (place / "env").touch()
+    (place / "site" / "my archive.tar").touch()
     environment = {
         **os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "SCRIPT": script,
         "HYPER_STATE_DIR": str(tmp_path), "HYPER_CONFIG": "/none",
@@ -77,7 +78,7 @@ def offered(tmp_path: Path, script: str) -> Callable[..., list[list[str]]]:
             text=True, timeout=60, env=environment, cwd=place, check=True,
         )  # fmt: skip
         assert done.stderr == ""
-        return [line.split() for line in done.stdout.splitlines()]
+        return [line.split("\t") if line else [] for line in done.stdout.splitlines()]
 
     return drive
 
@@ -143,6 +144,8 @@ def test_values_of_options_and_files(offered: Any) -> None:
         "hyper stats --sort m": ["mem"],
         "hyper completion ": ["bash", "zsh"],
         "hyper run --env-file ": ["env", "site"],
+        "hyper load -i site/my": ["site/my archive.tar"],
+        "hyper load --input=no": [],
         "hyper build -t x ": ["env", "site"],
         "hyper run nginx -": [],
         "hyper run nginx ": ["env", "site"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +77,9 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("run --health-start-period -1s x", "--health-start-period"),
         ("run --health-retries 0 x", "--health-retries '0': write a whole number above 0"),
         ("run --no-healthcheck --health-cmd true x", "--no-healthcheck and --health-… exclude each other"),
-        ("run --stop-timeout -1 x", "--stop-timeout"),
+        ("run --stop-timeout -2 x", "--stop-timeout"),
+        ("stop -t -2 x", "--timeout '-2': write a number of seconds"),
+        ("logs --tail -2 x", "--tail '-2': write a number of lines, or all"),
         ("run --label-file /nowhere x", "--label-file '/nowhere': it cannot be read: No such file"),
         ("run --cidfile /nowhere/id x", "--cidfile /nowhere/id: it cannot be written: No such file"),
         ("run --cidfile /etc/passwd x", "--cidfile /etc/passwd: it is there already; remove it"),
@@ -113,6 +117,34 @@ def test_wrong_values_are_one_line_with_the_remedy(hyper: Any, daemon: Daemon, a
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not daemon.bodies("POST /v1/containers"), "nothing was created"
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["rm", "-f", ""], "CONTAINER"), (["rm", "-f", "web", ""], "CONTAINER"), (["container", "rm", ""], "CONTAINER"),
+        (["stop", ""], "CONTAINER"), (["logs", ""], "CONTAINER"), (["exec", "", "ls"], "CONTAINER"),
+        (["exec", "web", "", "x"], "COMMAND"), (["inspect", ""], "NAME"), (["volume", "rm", "-f", ""], "VOLUME"),
+        (["volume", "inspect", "data", ""], "VOLUME"), (["snapshot", "rm", ""], "SNAPSHOT"), (["rmi", ""], "IMAGE"),
+        (["run", "", "ls"], "IMAGE"), (["rename", "web", ""], "NEW-NAME"), (["cp", "", "web:/x"], "SOURCE"),
+        (["save", "-o", "/nowhere/x", ""], "IMAGE"), (["stats", ""], "CONTAINER"), (["completion", ""], "shell"),
+    ],
+)  # fmt: skip
+def test_an_empty_name_is_refused_before_anything_is_sent(
+    hyper: Any, daemon: Daemon, args: list[str], what: str
+) -> None:
+    done = hyper(*args)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith(f"hyper: an empty {what} was given: name one; see: hyper ")
+    assert done.stderr.count("\n") == 1
+    assert not daemon.asked
+
+
+def test_empty_words_of_a_program_are_its_own(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["POST /v1/containers"] = {"id": ID, "name": "web", "warnings": []}
+    assert hyper("create", "-e", "A=", "--entrypoint", "", "nginx", "", "x").returncode == 0
+    (body,) = daemon.bodies("POST /v1/containers")
+    assert (body["args"], body["entrypoint"], body["env"]) == (["", "x"], [], ["A="])
 
 
 def test_all_flags_of_run_reach_the_daemon(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
@@ -155,6 +187,12 @@ def test_ps_filters_and_templates(hyper: Any, daemon: Daemon) -> None:
     sized = [{**CONTAINER, "size_bytes": 1500, "size_root_bytes": 2_000_000}]
     daemon.answers["GET /v1/containers?all=false&size=true"] = sized
     assert hyper("ps", "--filter", "status=exited", "-q").stdout == "aa" * 6 + "\n"
+    assert hyper("ps", "-q", "-f", "since=job").stdout == "", "what is compared with has ended"
+    daemon.answers["GET /v1/containers?all=true"] = [CONTAINER, {**OTHER, "created_at": 1.0}]
+    assert hyper("ps", "-f", "since=job", "-f", "name=^/web$", "--format", "{{.Names}}").stdout == "web\n"
+    assert hyper("ps", "-q", "-f", "before=web").stdout == "", "it has ended, and -a is not given"
+    assert hyper("ps", "-aq", "-f", "before=web").stdout == "aa" * 6 + "\n"
+    assert "there is no container none" in hyper("ps", "-f", "before=none").stderr
     assert hyper("ps", "-l", "--format", "{{.Names}}").stdout == "web\n"
     assert hyper("ps", "--format", '{{.ID}} {{.State}} {{.Label "team"}} {{.Labels}}').stdout == (
         f"{ID[:12]} running shop team=shop\n"
@@ -178,7 +216,8 @@ def test_inspect_has_dockers_members(hyper: Any, daemon: Daemon) -> None:
         return str(hyper("inspect", "-f", form, "web", "job").stdout)
 
     assert shown("{{.State.Status}} {{.State.Running}} {{.State.ExitCode}}") == "running true 0\nexited false 3\n"
-    assert shown('{{.Name}} {{index .Config.Labels "team"}}') == "/web shop\n/job <no value>\n"
+    assert shown('{{.Name}} {{index .Config.Labels "team"}}') == "/web shop\n/job \n"
+    assert shown("{{.Config.Labels.team}} {{.labels.no}}") == "shop <no value>\n<no value> <no value>\n"
     assert shown("{{range $p, $c := .NetworkSettings.Ports}}{{$p}}={{(index $c 0).HostPort}} {{end}}") == (
         "53/udp=5353 80/tcp=8080 \n\n"
     )
@@ -218,9 +257,7 @@ def test_inspect_has_dockers_members_of_what_the_image_says_too(hyper: Any, daem
         "{{.Config.User}} {{.Config.WorkingDir}} {{.Config.StopSignal}} {{json .Config.ExposedPorts}}": (
             'web /srv SIGQUIT {"80/tcp":{}}\n   {}\n'
         ),
-        '{{with .Config.Healthcheck}}{{index .Test 0}}{{end}} {{index .Config.Labels "team"}}': (
-            "CMD shop\n <no value>\n"
-        ),
+        '{{with .Config.Healthcheck}}{{index .Test 0}}{{end}} {{index .Config.Labels "team"}}': ("CMD shop\n \n"),
         "{{.LogPath}}": "/var/lib/hyper/container.log\n\n",
     }
     for form, expected in rows.items():
@@ -293,6 +330,78 @@ def test_events(hyper: Any, daemon: Daemon) -> None:
     daemon.answers[f"GET /v1/events?event=die&event=oom&label=a=b&{query}"] = [lines[0]]
     filters = ("--filter", "event=die", "--filter", "event=oom", "--filter", "label=a=b")
     assert hyper("events", "--since", "5", "--until", "9.5", *filters).returncode == 0
+
+
+def packed(*entries: tuple[str, str]) -> list[bytes]:
+    """An archive: a name with `/` behind it is a directory, content that begins with `->` a link."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, text in entries:
+            member = tarfile.TarInfo(name.rstrip("/"))
+            member.mode = 0o755
+            if name.endswith("/"):
+                member.type = tarfile.DIRTYPE
+            elif text.startswith("->"):
+                member.type, member.linkname = tarfile.SYMTYPE, text.removeprefix("->")
+            else:
+                member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return [content.getvalue()]
+
+
+def test_a_directory_is_copied_to_a_name_that_is_not_there(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    at = "GET /v1/containers/web/archive?path="
+    daemon.answers[f"{at}/etc/nginx"] = packed(("nginx/", ""), ("nginx/conf", "on"))
+    daemon.answers[f"{at}/etc/nginx/."] = packed(("./", ""), ("./conf", "on"))
+    daemon.answers[f"{at}/etc/passwd"] = packed(("passwd", "root"))
+    for number, source in enumerate(("web:/etc/nginx", "web:/etc/nginx/.", "web:/etc/nginx")):
+        new = tmp_path / f"new{number}"
+        assert hyper("cp", source, f"{new}{'/' if number < 2 else ''}").returncode == 0
+        assert [(one.name, one.read_text()) for one in new.iterdir()] == [("conf", "on")], source
+    assert hyper("cp", "web:/etc/nginx", f"{tmp_path}/new0/").returncode == 0
+    assert (tmp_path / "new0/nginx/conf").read_text() == "on", "one that is there gets the directory itself"
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("file")
+    for source, target in (("passwd", "none/"), ("nginx", "file/"), ("nginx", "link/"), ("nginx", "no/such/")):
+        done = hyper("cp", f"web:/etc/{source}", f"{tmp_path}/{target}")
+        assert done.returncode == 125
+        assert done.stderr.startswith("hyper: there is no directory ")
+    assert sorted(one.name for one in tmp_path.iterdir() if one.name != "hyperd.sock") == [
+        "file", "link", "new0", "new1", "new2",
+    ]  # fmt: skip
+
+
+def test_links_of_a_container_are_followed_if_asked_for(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    at = "GET /v1/containers/web/archive?path="
+    daemon.answers[f"{at}/a/link"] = packed(("link", "->../b/next"))
+    daemon.answers[f"{at}/a/../b/next"] = packed(("next", "->/etc/passwd"))
+    daemon.answers[f"{at}/etc/passwd"] = packed(("passwd", "root"))
+    daemon.answers[f"{at}/round"] = packed(("round", "->/round"))
+    assert hyper("cp", "web:/a/link", str(tmp_path)).returncode == 0
+    assert (tmp_path / "link").readlink().as_posix() == "../b/next"
+    assert hyper("cp", "-L", "web:/a/link", str(tmp_path)).returncode == 0
+    assert (tmp_path / "link").read_text() == "root"
+    assert not (tmp_path / "link").is_symlink()
+    assert hyper("cp", "-L", "web:/etc/passwd", f"{tmp_path}/own").returncode == 0
+    assert (tmp_path / "own").read_text() == "root"
+    assert "root" in hyper("cp", "-L", "web:/a/link", "-").stdout
+    assert "the links at /round in web do not end" in hyper("cp", "-L", "web:/round", str(tmp_path)).stderr
+
+
+def test_a_link_of_the_host_gives_its_name_to_what_it_leads_to(hyper: Any, daemon: Daemon, tmp_path: Path) -> None:
+    at = "/v1/containers/web/archive?path="
+    daemon.answers[f"GET {at}/srv/."] = packed(("./", ""))
+    daemon.answers[f"PUT {at}/srv"] = None
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/page").write_text("hello")
+    (tmp_path / "link").symlink_to("site")
+    for source in ("link", "site/../link", "link/."):
+        assert hyper("cp", "-L", f"{tmp_path}/{source}", "web:/srv").returncode == 0
+    names = []
+    for body in daemon.bodies(f"PUT {at}/srv"):
+        with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+            names.append(tar.getnames())
+    assert names == [["link", "link/page"], ["link", "link/page"], [".", "./page"]]
 
 
 def test_each_named_container_is_told_of(hyper: Any, daemon: Daemon) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime.cli import arguments, mounts
+from runtime.cli import arguments, main, mounts
 from runtime.client import ClientError
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ def port(host_ip: str, host_port: int, container_port: int, protocol: str) -> di
         ("8080:80", port("0.0.0.0", 8080, 80, "tcp")),
         ("127.0.0.1:8080:80", port("127.0.0.1", 8080, 80, "tcp")),
         ("127.0.0.1::80", port("127.0.0.1", 0, 80, "tcp")),
+        ("127.0.0.1:0:80", port("127.0.0.1", 0, 80, "tcp")),
+        ("0:80", port("0.0.0.0", 0, 80, "tcp")),
+        ("8080:80/TCP", port("0.0.0.0", 8080, 80, "tcp")),
+        ("53/Udp", port("0.0.0.0", 0, 53, "udp")),
         ("80", port("0.0.0.0", 0, 80, "tcp")),
         ("8080:80/udp", port("0.0.0.0", 8080, 80, "udp")),
         ("53/udp", port("0.0.0.0", 0, 53, "udp")),
@@ -46,7 +50,7 @@ def test_a_range_of_host_ports_for_one_port_leaves_the_choice_to_the_daemon() ->
     "text",
     ["", ":", "80:", "0", "65536", "x:80", "8080:x", "80/sctp", "80/", "1:2:3:4", "localhost:8080:80", "256.0.0.1:1:2",
      "[::1]:80:80", "81-80", "8000-8005:80-81", "8000:80-81", "80-", "-80",
-     "8000-70000:80", "+80", "\u0661:80", "01.2.3.4:1:2", "8080:80/TCP"],
+     "8000-70000:80", "+80", "\u0661:80", "01.2.3.4:1:2", "0-5:80", "8080:0"],
 )  # fmt: skip
 def test_wrong_port(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
@@ -134,6 +138,32 @@ def test_switches_take_true_and_false(words: list[str], expected: dict[str, Any]
         parser.parse_args(["--rm=maybe", "x"])
     with pytest.raises(ClientError, match="-i 'rm': write true or false"):
         parser.parse_args(["-i=rm", "x"])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("exec web grep -- -v file", ("web", "grep", ["--", "-v", "file"])),
+        ("exec -- web ls -- -l", ("web", "ls", ["--", "-l"])),
+        ("container exec -e A=1 web ls -l --", ("web", "ls", ["-l", "--"])),
+        ("run -- nginx ls", ("nginx", ["ls"])),
+        ("run -- nginx ls -- x", ("nginx", ["ls", "--", "x"])),
+        ("create --name x nginx -- -x", ("nginx", ["--", "-x"])),
+        ("run nginx -x -- -- y", ("nginx", ["-x", "--", "--", "y"])),
+        ("top web -- -ef", ("web", ["--", "-ef"])),
+        ("rm a -- -x", (["a", "-x"],)),
+        ("rm -f -- -x -y", (["-x", "-y"],)),
+        ("cp -- -a web:/x", ("-a", "web:/x")),
+        ("volume rm -- -x", (["-x"],)),
+    ],
+)
+def test_two_dashes_end_our_options_and_are_otherwise_the_programs(line: str, expected: tuple[Any, ...]) -> None:
+    name, *words = line.split()
+    if name == "container":
+        name, *words = f"{name} {words[0]}", *words[1:]
+    found = vars(main.command(name)[1].parse_args(words))
+    positionals = ("image", "ref", "refs", "command", "args", "options", "source", "target", "names")
+    assert tuple(found[one] for one in positionals if one in found) == expected
 
 
 @pytest.mark.parametrize(

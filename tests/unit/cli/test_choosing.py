@@ -45,6 +45,8 @@ FOUND = [
         ([], ["web", "job", "flaps"]),
         (["name=e"], ["web"]),
         (["name=^(web|job)$"], ["web", "job"]),
+        (["name=^/(web|job)$"], ["web", "job"]),
+        (["name=^/e"], []),
         (["id=22"], ["job"]),
         (["status=running"], ["web"]),
         (["status=exited"], ["job"]),
@@ -69,6 +71,7 @@ FOUND = [
         (["volume=/"], []),
         (["before=job"], ["flaps"]),
         (["since=job"], ["web"]),
+        (["since=web", "before=job"], []),
         (["status=exited", "name=web"], []),
     ],
 )

@@ -16,6 +16,7 @@ DATA: dict[str, Any] = {
     "Name": "web", "Running": True, "Code": 0, "None": None, "List": ["a", "b"], "Empty": [],
     "State": {"Status": "running", "Health": {"Status": "healthy"}}, "Map": {"x": 1, "k-y": 2},
     "Ports": {"80/tcp": [{"HostPort": "8080"}]}, "Label": lambda name: {"team": "shop"}.get(name, ""),
+    "Config": {"Labels": {"team": "shop"}, "Entrypoint": None}, "labels": {},
 }  # fmt: skip
 
 
@@ -46,6 +47,13 @@ DATA: dict[str, Any] = {
         ("{{with .State}}{{.Status}} of {{$.Name}}{{end}}", "running of web"),
         ("{{with .None}}x{{else}}no{{end}}", "no"),
         ('{{printf "%s is %q" .Name .State.Status}}', 'web is "running"'),
+        ('{{printf "%-6s|%6s|%.2s|%-4.1s|" .Name .Name .Name .Name}}', "web   |   web|we|w   |"),
+        ('{{printf "%d %04d %x %.2f|%5v|%v" .Code 7 255 1.5 .Running .List}}', "0 0007 ff 1.50| true|[a b]"),
+        ('{{printf "100%% %q|%8q" .Name "ä"}}', '100% "web"|     "ä"'),
+        ('{{index .Config.Labels "team"}}|{{index .Config.Labels "x"}}|{{index .labels "x"}}', "shop||"),
+        ("{{.Config.Labels.team}} {{.Config.Labels.x}} {{.labels.x}}", "shop <no value> <no value>"),
+        ('{{with .Config.Labels}}{{.x}}{{index . "x"}}{{end}}{{json .Config.Labels}}', '<no value>{"team":"shop"}'),
+        ('{{range index .Ports "81/tcp"}}x{{end}}{{index .Map "none"}}', "<no value>"),
         ("a {{- .Name -}} b", "awebb"),
         (r"{{.Name}}\t{{.Code}}", "web\t0"),
         ('{{println "x"}}', "x\n"),
@@ -76,6 +84,13 @@ def test_templates(text: str, expected: str | None) -> None:
         ("{{(.Name}}", "not closed"),
         ("{{join .Code}}", "cannot take"),
         ("{{range .Name}}{{end}}", "list or a map"),
+        ("{{.Config.Lables.x}}", "no field .Lables; there are: .Labels, .Entrypoint"),
+        ('{{printf "%-5y" .Name}}', "printf: '%-5y' is not understood; there are: %s %v"),
+        ('{{printf "%99999s" .Name}}', "not understood"),
+        ('{{printf "50%" .Name}}', "'%' is not understood"),
+        ('{{printf "%s %s" .Name}}', "there is no value for '%s'"),
+        ('{{printf "%d" .Name}}', "cannot take"),
+        ('{{printf "%f" 1' + "0" * 400 + "}}", "cannot take"),
         ("x" * 100_000, "at most"),
     ],
 )
