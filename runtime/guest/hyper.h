@@ -181,7 +181,7 @@ struct container {
     enum container_state state;
     pid_t pid;
     int exit_code, signal; /* signal 0: none; valid once EXITED */
-    bool oom_killed, rehearsal; /* a rehearsal's end is not the VM's */
+    bool oom_killed, rehearsal, init; /* a rehearsal's end is not the VM's */
     int64_t oom_kills, started_ns, finished_ns;
 };
 extern struct container container;

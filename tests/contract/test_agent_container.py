@@ -145,15 +145,20 @@ def test_kill_all_ends_container_and_sessions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory_max", "kills"), [(20 << 20, {"container": 1, "guest": 0}), (512 << 20, {"container": 0, "guest": 1})]
+    ("memory_max", "init", "kills"),
+    [
+        (20 << 20, False, {"container": 1, "guest": 0}),
+        (512 << 20, False, {"container": 0, "guest": 1}),
+        (20 << 20, True, {"container": 1, "guest": 0}),
+    ],
 )
-def test_what_ran_out_of_memory_is_told(memory_max: int, kills: dict[str, int]) -> None:
+def test_what_ran_out_of_memory_is_told(memory_max: int, init: bool, kills: dict[str, int]) -> None:
     with agent_vm.GuestVm() as vm:
-        vm.start("tail", "/dev/zero", cgroup={"memory_max": memory_max, "memory_swap_max": 0})
+        vm.start("tail", "/dev/zero", init=init, cgroup={"memory_max": memory_max, "memory_swap_max": 0})
         assert vm.wait() == 0
         assert vm.events()[-2:] == [
             {"event": "oom", "kills": 1, "oom_kills": kills},
-            {**exited(137, 9), "oom_killed": True, "oom_kills": kills},
+            {**exited(137, None if init else 9), "oom_killed": True, "oom_kills": kills},
         ]
 
 
