@@ -126,6 +126,52 @@ def test_with_an_init_the_program_is_its_child_and_orphans_are_waited_for() -> N
         assert vm.events()[-1] == exited(137)
 
 
+def test_an_init_has_nothing_of_pid_1_and_is_out_of_the_reach_of_root() -> None:
+    with agent_vm.GuestVm() as vm:
+        pid = vm.start("sleep", "1000", init=True, stdin=True)["pid"]
+        paths = [*(f"/proc/{pid}/fdinfo/{number}" for number in range(100)), f"/proc/{pid}/maps"]
+        *files, maps = vm.stats.call("hyper-read", files=paths)["files"]
+        assert [number for number, one in enumerate(files) if "data" in one] == [0, 1, 2]
+        assert "stack" in maps["data"]
+        assert not [line for line in maps["data"].splitlines() if line.split()[1].endswith("s")]
+        for process, reached in ((1, False), (2, True)):
+            for try_it in ("readlink /proc/{}/fd/0", "cat /proc/{}/environ", "true 3<>/proc/{}/mem"):
+                code, _, err = vm.run("sh", "-c", try_it.format(process))
+                assert (code == 0) == reached, (process, try_it, err)
+        session = vm.exec("sh", "-c", "stat -c %u /proc/$$; readlink -f /proc/$$/exe", user="alice")
+        assert vm.streams.finish(session).out[1] == b"1000\n/bin/busybox\n"
+
+
+def test_a_process_on_its_way_to_its_program_is_out_of_the_reach_of_root() -> None:
+    # The session looks for its program in each place of a long PATH, and is a copy of PID 1 meanwhile.
+    script = """is_copy() { read -r name < /proc/$1/comm && [ "$name" = init ]; }
+        echo ready
+        while :; do for at in /proc/[0-9]*; do
+            pid=${at#/proc/}
+            is_copy $pid && { true 3<>$at/mem; } && is_copy $pid && echo reached
+            is_copy $pid && grep -q '^CapPrm:.*a00425fb' $at/status && is_copy $pid && echo seen
+        done 2>/dev/null; done"""
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", script)
+        wait_for(lambda: vm.output() == b"ready\n", "the script")
+        for _ in range(10):
+            assert vm.run("true", env=["PATH=" + "/x:" * 4_000 + "/bin"])[0] == 0
+            if b"seen" in vm.output():
+                break
+        assert b"seen" in vm.output()
+        assert b"reached" not in vm.output()
+
+
+def test_with_an_init_the_end_of_input_is_seen() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("cat", init=True, stdin=True)
+        vm.streams.write(0, b"hi\n")
+        vm.streams.send(0, agent_vm.EOF)
+        assert vm.wait() == 0
+        assert vm.output() == b"hi\n"
+        assert vm.events()[-1] == exited(0)
+
+
 def test_a_program_that_is_not_there_is_no_start_with_an_init_either() -> None:
     with agent_vm.GuestVm() as vm:
         kind, text = vm.control.refusal("hyper-start", **agent_vm.start_arguments("nothing-of-that-name", init=True))
