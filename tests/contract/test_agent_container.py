@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from runtime.spec import TmpfsSpec
 from tests.contract import agent_vm
 from tests.contract.agent_vm import wait_for
 
@@ -244,6 +245,23 @@ def test_a_read_only_root_takes_no_byte_but_tmpfs() -> None:
         assert vm.wait() == 0
         assert vm.output() == b"1\ny\n/etc/hosts\nweb-1\nno\n"
         assert vm.output(2).count(b"Read-only file system") == 2
+
+
+def test_each_option_of_a_tmpfs_that_is_taken_can_be_mounted() -> None:
+    flags = "ro rw exec noexec suid nosuid nodev atime noatime diratime nodiratime relatime noatime,relatime sync"
+    options = [*flags.split(), "size=1m", "size=50%", "nr_inodes=1k", "mode=0700", "uid=5", "gid=6"]
+    tmpfs = [TmpfsSpec(path=f"/t{at}", options=one).model_dump() for at, one in enumerate(options)]
+    with agent_vm.GuestVm() as vm:
+        vm.start("cat", "/proc/mounts", tmpfs=tmpfs)
+        assert vm.wait() == 0
+        lines = [line.split() for line in vm.output().decode().splitlines()]
+        found = {line[1]: set(line[3].split(",")) for line in lines if line[1].startswith("/t")}
+        assert len(found) == len(options)
+        mounted = {one: found[f"/t{at}"] for at, one in enumerate(options)}
+        assert all("nodev" in words for words in mounted.values())
+        for one in ("ro", "nosuid", "noatime", "nodiratime", "relatime"):
+            assert one in mounted[one]
+        assert "noatime" not in mounted["noatime,relatime"]
 
 
 def test_a_layer_can_be_mounted_before_the_start() -> None:
