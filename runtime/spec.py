@@ -7,7 +7,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,9 @@ MIN_MEMORY_BYTES = 16 * 1024**2
 MAX_MEMORY_BYTES = 1 << 40
 MAX_CPUS = 16
 MAX_HOST_DIRECTORIES = 32
+
+KEPT = "kept"
+"""The context in which a specification is validated that was taken before, perhaps by an older hyperd."""
 
 Text = Annotated[str, Field(max_length=65536)]
 
@@ -36,7 +39,7 @@ SIZES: Mapping[str, tuple[int, int]] = {
 }
 SIZE_DISK_BYTES = 10 * 1024**3
 _TMPFS_OPTION = re.compile(
-    r"(rw|ro|(no)?(exec|suid|dev|atime|diratime)|relatime|sync|size=[0-9]+[kmgKMG%]?|nr_inodes=[0-9]+[kmgKMG]?"
+    r"(rw|ro|(no)?(exec|suid|atime|diratime)|nodev|relatime|sync|size=[0-9]+[kmgKMG%]?|nr_inodes=[0-9]+[kmgKMG]?"
     r"|mode=[0-7]{3,4}|uid=[0-9]+|gid=[0-9]+)"
 )
 
@@ -123,8 +126,10 @@ class TmpfsSpec(BaseModel):
 
     @field_validator("options")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _known(cls, value: str, info: ValidationInfo) -> str:
         for option in value.split(",") if value else ():
+            if option == "dev" and info.context == KEPT:
+                continue  # was taken once: such a container cannot start, but hyperd must come up with it
             if not _TMPFS_OPTION.fullmatch(option):
                 raise ValueError(
                     f"there is no tmpfs option {option[:40]!r}; use size=64m, mode=1777, exec, ro and such"

@@ -17,7 +17,7 @@ from runtime.errors import DiskFull, NameInUse, RuntimeFault
 from runtime.events import Event
 from runtime.record import Record
 from runtime.reserve import NONE, Reserve, is_full
-from runtime.spec import Spec
+from runtime.spec import KEPT, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -108,7 +108,7 @@ class Store:
         """All containers, in the order of their creation."""
         found = self.execute("SELECT id, slot, spec, record FROM containers ORDER BY rowid")
         return [
-            Row(id_, slot, Spec.model_validate_json(spec), Record.from_json(record))
+            Row(id_, slot, Spec.model_validate_json(spec, context=KEPT), Record.from_json(record))
             for id_, slot, spec, record in found
         ]
 

@@ -356,6 +356,7 @@ void archive_run(const struct spawn *spawn)
     close_others(spawn->report);
     if (spawn->process->builtin == BUILTIN_IDLE) {
         close(spawn->report);
+        shared_forget();
         for (;;)
             pause();
     }
@@ -374,6 +375,7 @@ void archive_run(const struct spawn *spawn)
         if (directory < 0)
             child_fail(spawn->report, NOT_FOUND, "%s: %s", path, strerror(errno));
         close(spawn->report);
+        shared_forget();
         unarchive_run(directory);
     }
     /* The parent may be reached over symbolic links; what is asked for itself is taken as it is. */

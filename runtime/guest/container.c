@@ -204,6 +204,7 @@ bool container_start(struct port *port, struct fault *fault)
         close_all(pending.ours, 1);
     container.state = STARTING;
     container.rehearsal = request->rehearse;
+    container.init = process->init;
     return true;
 }
 
@@ -258,7 +259,9 @@ static void container_ended(int status)
     container.finished_ns = now_ns(CLOCK_REALTIME);
     container.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     container.exit_code = code_of(status);
-    container.oom_killed = container.signal == SIGKILL && container_oom_kills() > 0;
+    /* An init ends by itself, with the code of what was killed. */
+    bool killed = container.signal == SIGKILL || (container.init && container.exit_code == 128 + SIGKILL);
+    container.oom_killed = killed && container_oom_kills() > 0;
     cgroup_kill();
     container.state = EXITED;
     killed_ns = now_ns(CLOCK_MONOTONIC);

@@ -181,7 +181,7 @@ struct container {
     enum container_state state;
     pid_t pid;
     int exit_code, signal; /* signal 0: none; valid once EXITED */
-    bool oom_killed, rehearsal; /* a rehearsal's end is not the VM's */
+    bool oom_killed, rehearsal, init; /* a rehearsal's end is not the VM's */
     int64_t oom_kills, started_ns, finished_ns;
 };
 extern struct container container;
@@ -215,6 +215,7 @@ bool cgroup_set_limits(const struct start_request *request, struct fault *fault)
 
 /* --- spawn.c and the files beside it: what happens in the child */
 void *shared_memory(size_t size); /* of PID 1 and its children, zeroed */
+void shared_forget(void); /* in a child that is done with its request: nothing that it does can reach PID 1's memory */
 struct child_report { /* sent over a SOCK_SEQPACKET pair; end of file without one: exec worked */
     enum { CHILD_PID, CHILD_TTY, CHILD_LAYER, CHILD_FAULT } kind; /* CHILD_LAYER: it is mounted, or unmounted */
     pid_t pid;
@@ -300,7 +301,7 @@ bool network_set(const struct identity_request *request, struct fault *fault);
 bool volumes_freeze(struct port *port, const char *device, int timeout_s, struct fault *fault);
 bool volumes_thaw(struct port *port, struct fault *fault);
 void volumes_step(void);
-void close_others(int kept); /* in a child that runs no program: PID 1's descriptors, but the standard streams and one */
+void close_others(int kept); /* in a child: PID 1's descriptors, but the standard streams and one */
 
 /* --- stats.c */
 void stats_read(const struct read_request *request, struct buffer *out);

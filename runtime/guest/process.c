@@ -134,6 +134,7 @@ void process_exec(const struct spawn *spawn)
     bool denied = false;
     struct user user;
 
+    close_others(report); /* exec would do it, but an init stays what it is */
     user_find(process->user, &user, report);
     make_env(spawn, &user);
     /* The streams are the user's, so that it may open /dev/stdout. */
@@ -143,6 +144,10 @@ void process_exec(const struct spawn *spawn)
     if (chdir(cwd) != 0)
         child_fail(report, errno == ENOENT ? NOT_FOUND : NOT_EXECUTABLE, "chdir to \"%s\": %s", cwd, strerror(errno));
     set_limits();
+    /* From become() on it has no more capabilities than the container's root, which could trace it, take over its
+     * descriptors and write to PID 1's memory. Not so where it cannot be dumped; exec makes of that the usual. */
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
+        child_fail(report, GENERIC, "cannot be hidden: %s", strerror(errno));
     become(&user, report);
     if (process->init)
         reaper_begin(report, process->tty);

@@ -218,7 +218,8 @@ static void mount_tmpfs(const char *path, const char *options)
     static const struct { const char *name; unsigned long set, clear; } words[] = {
         {"ro", MS_RDONLY, 0},     {"rw", 0, MS_RDONLY},   {"nosuid", MS_NOSUID, 0}, {"suid", 0, MS_NOSUID},
         {"noexec", MS_NOEXEC, 0}, {"exec", 0, MS_NOEXEC}, {"nodev", 0, 0},          {"noatime", MS_NOATIME, 0},
-        {"atime", 0, MS_NOATIME},
+        {"atime", 0, MS_NOATIME}, {"relatime", MS_RELATIME, MS_NOATIME},
+        {"nodiratime", MS_NODIRATIME, 0}, {"diratime", 0, MS_NODIRATIME},
     };
     char text[1100], data[1100] = "", *rest = text, *word;
     unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;

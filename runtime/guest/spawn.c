@@ -19,14 +19,27 @@
 
 #define NAMESPACES (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC)
 
+#define SHARED 2 /* the control port, and the request to start */
+
+static struct { void *memory; size_t size; } shared[SHARED];
+static int shared_count;
+
 void *shared_memory(size_t size)
 {
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
+    if (memory == MAP_FAILED || shared_count == SHARED) {
         say("no memory: %s", strerror(errno));
         machine_end();
     }
+    shared[shared_count].memory = memory;
+    shared[shared_count++].size = size;
     return memory;
+}
+
+void shared_forget(void)
+{
+    for (; shared_count > 0; shared_count--)
+        munmap(shared[shared_count - 1].memory, shared[shared_count - 1].size);
 }
 
 void child_send(int report, struct child_report *message, int fd)

@@ -81,13 +81,25 @@ static int64_t number(const char *text, size_t size)
     return value;
 }
 
+/* Of a pax header. strtoll() alone would take spaces, newlines and a plus before the digits, and anything after them. */
+static int64_t decimal(const char *text, const char *ends)
+{
+    char *end;
+    errno = 0;
+    int64_t value = strtoll(text, &end, 10);
+    if (*text < '0' || *text > '9' || errno || !strchr(ends, *end))
+        wrong("a pax header has no number where one belongs");
+    return value;
+}
+
 /* Records of a pax header: "LENGTH KEY=VALUE\n". */
 static void read_pax(char *at, size_t size)
 {
     for (char *end = at + size; at < end && *at;) {
         char *key, *value, *next;
         unsigned long length = strtoul(at, &key, 10);
-        if (*key != ' ' || length < 5 || length > (size_t)(end - at) || at[length - 1] != '\n')
+        if (*at < '0' || *at > '9' || *key != ' ' || length < 5 || length > (size_t)(end - at) ||
+            key + 1 >= at + length || at[length - 1] != '\n')
             wrong("a pax header has a wrong length");
         next = at + length;
         next[-1] = '\0';
@@ -101,13 +113,13 @@ static void read_pax(char *at, size_t size)
         else if (strcmp(key, "linkpath") == 0)
             snprintf(entry.link, NAME, "%s", value);
         else if (strcmp(key, "size") == 0)
-            entry.size = strtoll(value, NULL, 10);
+            entry.size = decimal(value, "");
         else if (strcmp(key, "uid") == 0)
-            entry.uid = strtoll(value, NULL, 10);
+            entry.uid = decimal(value, "");
         else if (strcmp(key, "gid") == 0)
-            entry.gid = strtoll(value, NULL, 10);
-        else if (strcmp(key, "mtime") == 0)
-            entry.mtime = strtoll(value, NULL, 10);
+            entry.gid = decimal(value, "");
+        else if (strcmp(key, "mtime") == 0 && *value != '-') /* before 1970 is 1970, as the header has it */
+            entry.mtime = decimal(value, ".");
         else if (strncmp(key, "SCHILY.xattr.", 13) == 0 &&
                  entry.xattrs_bytes + strlen(key) + sizeof bytes + bytes < sizeof entry.xattrs) {
             char *to = stpcpy(entry.xattrs + entry.xattrs_bytes, key + 13) + 1;
@@ -297,6 +309,8 @@ void unarchive_run(int directory)
         const char *base;
         if (entry.size < 0 || !strchr("0123456", entry.type))
             wrong("an entry is of a kind that is not taken");
+        if (entry.size > INT64_MAX - BLOCK)
+            wrong("a number is too large");
         tidy(entry.name);
         if (entry.type == '1')
             tidy(entry.link);

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from runtime.spec import TmpfsSpec
 from tests.contract import agent_vm
 from tests.contract.agent_vm import wait_for
 
@@ -126,6 +127,52 @@ def test_with_an_init_the_program_is_its_child_and_orphans_are_waited_for() -> N
         assert vm.events()[-1] == exited(137)
 
 
+def test_an_init_has_nothing_of_pid_1_and_is_out_of_the_reach_of_root() -> None:
+    with agent_vm.GuestVm() as vm:
+        pid = vm.start("sleep", "1000", init=True, stdin=True)["pid"]
+        paths = [*(f"/proc/{pid}/fdinfo/{number}" for number in range(100)), f"/proc/{pid}/maps"]
+        *files, maps = vm.stats.call("hyper-read", files=paths)["files"]
+        assert [number for number, one in enumerate(files) if "data" in one] == [0, 1, 2]
+        assert "stack" in maps["data"]
+        assert not [line for line in maps["data"].splitlines() if line.split()[1].endswith("s")]
+        for process, reached in ((1, False), (2, True)):
+            for try_it in ("readlink /proc/{}/fd/0", "cat /proc/{}/environ", "true 3<>/proc/{}/mem"):
+                code, _, err = vm.run("sh", "-c", try_it.format(process))
+                assert (code == 0) == reached, (process, try_it, err)
+        session = vm.exec("sh", "-c", "stat -c %u /proc/$$; readlink -f /proc/$$/exe", user="alice")
+        assert vm.streams.finish(session).out[1] == b"1000\n/bin/busybox\n"
+
+
+def test_a_process_on_its_way_to_its_program_is_out_of_the_reach_of_root() -> None:
+    # The session looks for its program in each place of a long PATH, and is a copy of PID 1 meanwhile.
+    script = """is_copy() { read -r name < /proc/$1/comm && [ "$name" = init ]; }
+        echo ready
+        while :; do for at in /proc/[0-9]*; do
+            pid=${at#/proc/}
+            is_copy $pid && { true 3<>$at/mem; } && is_copy $pid && echo reached
+            is_copy $pid && grep -q '^CapPrm:.*a00425fb' $at/status && is_copy $pid && echo seen
+        done 2>/dev/null; done"""
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", script)
+        wait_for(lambda: vm.output() == b"ready\n", "the script")
+        for _ in range(10):
+            assert vm.run("true", env=["PATH=" + "/x:" * 4_000 + "/bin"])[0] == 0
+            if b"seen" in vm.output():
+                break
+        assert b"seen" in vm.output()
+        assert b"reached" not in vm.output()
+
+
+def test_with_an_init_the_end_of_input_is_seen() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("cat", init=True, stdin=True)
+        vm.streams.write(0, b"hi\n")
+        vm.streams.send(0, agent_vm.EOF)
+        assert vm.wait() == 0
+        assert vm.output() == b"hi\n"
+        assert vm.events()[-1] == exited(0)
+
+
 def test_a_program_that_is_not_there_is_no_start_with_an_init_either() -> None:
     with agent_vm.GuestVm() as vm:
         kind, text = vm.control.refusal("hyper-start", **agent_vm.start_arguments("nothing-of-that-name", init=True))
@@ -145,15 +192,20 @@ def test_kill_all_ends_container_and_sessions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory_max", "kills"), [(20 << 20, {"container": 1, "guest": 0}), (512 << 20, {"container": 0, "guest": 1})]
+    ("memory_max", "init", "kills"),
+    [
+        (20 << 20, False, {"container": 1, "guest": 0}),
+        (512 << 20, False, {"container": 0, "guest": 1}),
+        (20 << 20, True, {"container": 1, "guest": 0}),
+    ],
 )
-def test_what_ran_out_of_memory_is_told(memory_max: int, kills: dict[str, int]) -> None:
+def test_what_ran_out_of_memory_is_told(memory_max: int, init: bool, kills: dict[str, int]) -> None:
     with agent_vm.GuestVm() as vm:
-        vm.start("tail", "/dev/zero", cgroup={"memory_max": memory_max, "memory_swap_max": 0})
+        vm.start("tail", "/dev/zero", init=init, cgroup={"memory_max": memory_max, "memory_swap_max": 0})
         assert vm.wait() == 0
         assert vm.events()[-2:] == [
             {"event": "oom", "kills": 1, "oom_kills": kills},
-            {**exited(137, 9), "oom_killed": True, "oom_kills": kills},
+            {**exited(137, None if init else 9), "oom_killed": True, "oom_kills": kills},
         ]
 
 
@@ -193,6 +245,23 @@ def test_a_read_only_root_takes_no_byte_but_tmpfs() -> None:
         assert vm.wait() == 0
         assert vm.output() == b"1\ny\n/etc/hosts\nweb-1\nno\n"
         assert vm.output(2).count(b"Read-only file system") == 2
+
+
+def test_each_option_of_a_tmpfs_that_is_taken_can_be_mounted() -> None:
+    flags = "ro rw exec noexec suid nosuid nodev atime noatime diratime nodiratime relatime noatime,relatime sync"
+    options = [*flags.split(), "size=1m", "size=50%", "nr_inodes=1k", "mode=0700", "uid=5", "gid=6"]
+    tmpfs = [TmpfsSpec(path=f"/t{at}", options=one).model_dump() for at, one in enumerate(options)]
+    with agent_vm.GuestVm() as vm:
+        vm.start("cat", "/proc/mounts", tmpfs=tmpfs)
+        assert vm.wait() == 0
+        lines = [line.split() for line in vm.output().decode().splitlines()]
+        found = {line[1]: set(line[3].split(",")) for line in lines if line[1].startswith("/t")}
+        assert len(found) == len(options)
+        mounted = {one: found[f"/t{at}"] for at, one in enumerate(options)}
+        assert all("nodev" in words for words in mounted.values())
+        for one in ("ro", "nosuid", "noatime", "nodiratime", "relatime"):
+            assert one in mounted[one]
+        assert "noatime" not in mounted["noatime,relatime"]
 
 
 def test_a_layer_can_be_mounted_before_the_start() -> None:

@@ -211,6 +211,8 @@ def test_files_go_in_as_tar_and_stay_in_their_directory(tmp_path: Path, form: in
             _tar((_entry("../out"), b"x")),
             _tar((_entry("d/link/out"), b"x")),
             _tar((_entry("e", tarfile.LNKTYPE, "../etc/passwd"), b"")),
+            # The length is of the newlines alone: a record that ends before its key.
+            _tar((_entry("pax", tarfile.XHDTYPE), b"\n\n\n\n\n5 SCHILY.xattr.user.x=v"), (_entry("e"), b"x")),
         ]
         for escape in (*escapes, b"no tar" * 200, good[: len(good) // 2]):
             code, _, err = archive(vm, "put", "/v", escape)

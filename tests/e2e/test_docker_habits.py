@@ -98,6 +98,7 @@ SCENARIOS: Mapping[str, list[Line]] = {
         Line("docker stop -s KILL web", "web\n"),
         Line("docker wait web", "137\n"),
         Line("docker run --rm --init busybox sh -c 'echo $$ $(cat /proc/1/comm); exit 7'", r"[2-9] init\n", code=7),
+        Line("echo hi | docker run --rm -i --init busybox cat", "hi\n"),
         Line("docker run --rm -t --init busybox sh -c 'tty; kill -TERM $$'", r"/dev/pts/0\r\n", code=143),
         Line("docker rm web", "web\n"),
         Line("docker rm web", code=125, err="no container 'web'"),

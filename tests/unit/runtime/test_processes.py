@@ -148,6 +148,7 @@ async def test_only_what_runs_has_processes(running: Any) -> None:
         ({"tmpfs": [{"path": "/"}]}, "not an absolute path"),
         ({"tmpfs": [{"path": "/a/../b"}]}, "not an absolute path"),
         ({"tmpfs": [{"path": "/a", "options": "size=64m,evil=1"}]}, "no tmpfs option 'evil=1'"),
+        ({"tmpfs": [{"path": "/a", "options": "nodev,dev"}]}, "no tmpfs option 'dev'"),
         ({"auto_remove": True, "restart": {"policy": "always"}}, "exclude each other"),
         ({"size": "S5"}, "size"),
     ],

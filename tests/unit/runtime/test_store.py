@@ -14,7 +14,7 @@ from runtime.errors import Conflict, NameInUse, NotFound
 from runtime.events import Events
 from runtime.life import FOLLOWING, Container, Lives
 from runtime.record import Lifecycle, Limits, Network, Port, Record, RecordError
-from runtime.spec import Spec
+from runtime.spec import Spec, TmpfsSpec
 from runtime.store import Store
 
 if TYPE_CHECKING:
@@ -53,6 +53,13 @@ def test_what_was_kept_is_found_again(tmp_path: Path, store: Store) -> None:
     again.end(operation)
     assert again.interrupted() == []
     again.close()
+
+
+def test_a_tmpfs_option_that_was_taken_once_is_found_again(store: Store) -> None:
+    store.insert(Spec(image="busybox", tmpfs=(TmpfsSpec(path="/a", options="exec"),)), a_record("one"))
+    store.execute("UPDATE containers SET spec = replace(spec, '\"exec\"', '\"dev\"')")
+    (row,) = store.rows()
+    assert row.spec.tmpfs[0].options == "dev"
 
 
 def test_a_name_is_used_once_and_a_refused_container_leaves_nothing(store: Store) -> None:
