@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
 from tests.host import Host, free_port, get, wait_for
 
@@ -142,6 +144,36 @@ def test_a_published_port_answers(host: Host, web: int) -> None:
     host.hyper("stop", "web")
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", web), timeout=5)
+
+
+def test_a_udp_client_that_goes_on_sending_follows_the_published_port(host: Host, images: Images) -> None:
+    """From the host to the first container, and from that one to the next: though its flow never ends by itself."""
+    port, idle = free_port(), (images.busybox, "sleep", "600")
+    published = ("-p", f"{port}:9999/udp")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", port))
+        own = client.getsockname()[1]
+
+        def reached() -> str:
+            """Where the kernel sends what this client sends."""
+            for _ in range(2):  # the first may only learn that nobody listened to the one before
+                with contextlib.suppress(ConnectionRefusedError):
+                    client.send(b"something")
+            with NFCTSocket() as tracker:
+                flows = list(tracker.dump(tuple_orig=NFCTAttrTuple(proto=socket.IPPROTO_UDP, sport=own, dport=port)))
+            tuples = [NFCTAttrTuple.from_netlink(socket.AF_INET, one.get_attr("CTA_TUPLE_REPLY")) for one in flows]
+            return " ".join(one.saddr for one in tuples)
+
+        assert reached() == "127.0.0.1"
+        host.run("--name", "first", *published, *idle)
+        first = str(host.inspect("first")["network"]["address"])
+        assert reached() == first
+        host.hyper("rm", "-f", "first")
+        assert reached() == "127.0.0.1"
+        host.run("--name", "heir", *idle)
+        host.run("--name", "second", *published, *idle)
+        assert host.inspect("heir")["network"]["address"] == first, "it would have got what is not for it"
+        assert reached() == host.inspect("second")["network"]["address"]
 
 
 @pytest.fixture
