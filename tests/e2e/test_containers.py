@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
+from runtime import consoles
 from tests.host import Host, free_port, get, wait_for
 
 if TYPE_CHECKING:
@@ -118,6 +120,26 @@ def test_clones_of_one_template_are_not_twins(host: Host, images: Images) -> Non
     assert addresses[0] != addresses[1]
     for first, second in zip(*(twin[:3] for twin in twins), strict=True):
         assert first != second
+
+
+def test_what_its_kernel_and_its_qemu_say_is_bounded(host: Host, images: Images) -> None:
+    """Both are appended to, so that QEMU goes on at the end of what was cut."""
+    id_ = host.run("--name", "talker", images.busybox, "sleep", "600")
+    process = Path(f"/proc/{host.inspect('talker')['vm']['pid']}")
+    for file in (host.data_dir / f"containers/{id_}/console.log", host.state_dir / f"containers/{id_}/qemu.log"):
+        found = [one.name for one in (process / "fd").iterdir() if one.exists() and one.samefile(file)]
+        infos = [(process / "fdinfo" / name).read_text().split() for name in found]
+        flags = [int(info[info.index("flags:") + 1], 8) for info in infos]
+        assert flags
+        assert all(one & os.O_APPEND for one in flags)
+        with file.open("ab") as qemus:
+            qemus.write(b"x" * 3 * consoles.KEPT_BYTES + b"last words")
+
+        def is_cut(file: Path = file) -> bool:
+            return file.stat().st_blocks * 512 <= 2 * consoles.KEPT_BYTES
+
+        wait_for(is_cut, f"{file} is cut")
+        assert file.read_bytes().endswith(b"x" * 1000 + b"last words")
 
 
 def test_clock_is_the_hosts(host: Host, images: Images) -> None:
