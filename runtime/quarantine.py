@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import Conflict, GuestFailed
 from runtime.events import of_container
+from runtime.network import flows
 from runtime.record import Quarantine
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ async def begin(
                     network=None if network is None else dataclasses.replace(network, ports=()),
                 )
                 await hold_still(engine, container)
-                if ports:
+                if ports and network is not None:
                     await engine.supervisor.publish()
+                    await flows.forget_udp(network.address, ports)
                 engine.store.audit(actor, "quarantine", container.record, reason, "done", {"state": container.state})
                 done()
                 return
@@ -110,4 +112,5 @@ async def lift(engine: Engine, container: Container) -> None:
         )
         if quarantine.ports:
             await engine.supervisor.publish()
+            await flows.forget_udp_elsewhere(network.address, quarantine.ports)
     engine.events.tell(of_container(container.record, "quarantine: lifted"))

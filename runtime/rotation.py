@@ -159,7 +159,7 @@ class Rotation:
                 hurry = known.size - begin > 3 * self._max_bytes + self._step_bytes
                 end = await asyncio.to_thread(_last_boundary, file.fileno(), begin, target, hurry=hurry)
                 known.begin = end  # first: no reader takes what is about to go
-                await asyncio.to_thread(_punch, file.fileno(), end)
+                await asyncio.to_thread(punch, file.fileno(), end)
         except OSError as err:
             if err.errno == errno.EOPNOTSUPP:
                 self._punches = False
@@ -227,7 +227,7 @@ def _last_boundary(descriptor: int, begin: int, target: int, *, hurry: bool) -> 
     return position
 
 
-def _punch(descriptor: int, end: int) -> None:
+def punch(descriptor: int, end: int) -> None:
     """Give the blocks before `end` back to the disk; the rest of a block that is needed becomes zeros."""
     mode, begin = _KEEP_SIZE | _PUNCH_HOLE, 0
     if _libc.fallocate(descriptor, mode, ctypes.c_int64(begin), ctypes.c_int64(end)) != 0:

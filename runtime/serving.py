@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from runtime import command, recovery
+from runtime import command, consoles, recovery
 from runtime.cgroups import HostCgroups, detect
 from runtime.clocks import Clocks
 from runtime.counts import Counts
@@ -126,6 +126,7 @@ async def _serve(config: Config, listener: socket.socket, stack: contextlib.Exit
     about = _about(config, host, qemu_reason, verdict, host_cgroups)
     writing = asyncio.create_task(counts.keep_written())
     rotating = asyncio.create_task(engine.rotation.run())
+    bounding = asyncio.create_task(consoles.keep_bounded(config.state_dir, config.data_dir))
     judging = asyncio.create_task(engine.known_good.run())
     standstill = Standstill(engine.lives, engine.supervisor, engine.events, reserve, config.data_dir)
     looking = asyncio.create_task(standstill.run())
@@ -157,6 +158,7 @@ async def _serve(config: Config, listener: socket.socket, stack: contextlib.Exit
     finally:
         writing.cancel()
         rotating.cancel()
+        bounding.cancel()
         judging.cancel()
         looking.cancel()
         telling_time.cancel()

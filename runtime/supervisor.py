@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from runtime import health, restarts
 from runtime.errors import GuestFailed, HostUnable, RuntimeFault
 from runtime.events import of_container
-from runtime.network import nft
+from runtime.network import flows, nft
 from runtime.output import last_words, size_of, write_end
 from runtime.record import Port
 from runtime.signals import signal_number
@@ -143,6 +143,7 @@ class Supervisor:
         self.attend(container, image)
         if ports:
             await self.publish()
+            await flows.forget_udp_elsewhere(running.network.address, ports)
 
     def attend(self, container: Container, image: Image) -> None:
         """Watch a VM that runs, until it ends, and check its container's health."""
@@ -282,7 +283,7 @@ class Supervisor:
         for layer, kills in {**words.oom_kills, "host": container.killed_by_host}.items():
             if kills is not None:
                 oom_kills[layer] = oom_kills.get(layer, 0) + kills
-        had_ports = bool(container.record.network and container.record.network.ports)
+        network = container.record.network
         self._ports.release(container.id)
         await self._host_cgroups.remove(container.record.cgroups)
         self.clear(container)
@@ -303,9 +304,10 @@ class Supervisor:
             **follows,
         )
         container.killed_by_host = None
-        if had_ports:
+        if network and network.ports:
             try:
                 await self.publish()
+                await flows.forget_udp(network.address, network.ports)
             except HostUnable as err:
                 log.warning("the ports of %s are still published: %s", container.record.name, err)
 

@@ -24,7 +24,6 @@ from runtime.changes.rollout import Rollout
 from runtime.changes.telling import Stopped, Telling
 from runtime.errors import NotFound, RuntimeFault
 from runtime.life import Change
-from runtime.network import flows
 from runtime.record import Lifecycle, Record
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ class Course(Telling):
         self._told("switched")
 
     async def _change_in_place(self, old: Container, new: Container) -> None:
-        engine, name, network = self._engine, self.rollout.name, old.record.network
+        engine, name = self._engine, self.rollout.name
         ports = await readiness.accepted_ports(old)
         async with old.lock, new.lock:
             self._demand_unchanged(old, new, starts=False)
@@ -132,8 +131,6 @@ class Course(Telling):
             if old.live:
                 await engine.stop_held(old)
         await self._start(new, ports)
-        if network is not None:
-            await flows.forget_udp(network.address, network.ports)
         async with old.lock, new.lock:
             spec = switching.final_spec(old.spec, name, self.rollout.new)
             change = Change(new, {"revision": self._next_revision()}, spec)

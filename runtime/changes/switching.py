@@ -93,7 +93,9 @@ async def hand_over(
         await _publish(engine, name)
         raise
     await _publish(engine, name)  # whatever has ended meanwhile
-    if network is not None:
+    if address:
+        await flows.forget_udp_elsewhere(address, ports)
+    elif network is not None:
         await flows.forget_udp(network.address, ports)
 
 

@@ -8,6 +8,7 @@ failed pull had fetched) is kept for a day, so that the next try need not fetch 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -59,6 +60,15 @@ class BlobStore:
             OSError: it is not here.
         """
         return self.path(digest).stat().st_size
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether its content has its digest; all of it is read.
+
+        Raises:
+            OSError: it is not here.
+        """
+        with self.path(digest).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest.removeprefix("sha256:")
 
     def put(self, content: bytes) -> str:
         """Keep a small blob, synced; return its digest."""

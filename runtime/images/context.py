@@ -60,7 +60,7 @@ def unpack(archive: Path, directory: Path, limit_bytes: int) -> str:
             target.symlink_to(text)
     except Refused as err:
         raise InvalidInput(f"the context is refused: {err}", field="context") from err
-    except (tarfile.TarError, EOFError, ValueError, FileExistsError, NotADirectoryError) as err:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, FileExistsError, NotADirectoryError) as err:
         raise InvalidInput(f"the context is not a whole archive: {err}", field="context") from err
     if CONTAINERFILE not in told:
         raise InvalidInput(f"the context has no {CONTAINERFILE} beside it", field="context")

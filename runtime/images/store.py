@@ -122,6 +122,7 @@ class ImageStore(Shelf):
                         await asyncio.to_thread(self._drop_cut, parts)
                         made = await registry.copy(digest, parts, progress)
                         await asyncio.to_thread(self._drop, made - names)
+                        await asyncio.to_thread(self._demand_sizes, parts, str(wanted))
                         await self._install(temporary, content, raw_config, progress, to_be_named=True)
                     await asyncio.to_thread(self._index.tag, str(wanted), digest)
                     image = await self.resolve(digest)
@@ -225,11 +226,25 @@ class ImageStore(Shelf):
         return bool(blobs) and self._index.file(digest).is_file() and all(map(self.blobs.has, blobs))
 
     def _drop_cut(self, parts: manifest.Manifest) -> None:
-        """Remove layers that are shorter than they should be: what a power failure may leave."""
+        """Remove layers that are shorter than they should be: what a power failure may leave.
+
+        The manifest's word alone is no reason to: others may have the layer, and it may be nowhere else.
+        """
+        known = self._index.all_blobs()
         for layer in parts.layers:
             with contextlib.suppress(FileNotFoundError):
-                if self.blobs.size(layer.digest) != layer.size_bytes:
+                size = self.blobs.size(layer.digest)
+                if size not in (layer.size_bytes, known.get(layer.digest)) and not self.blobs.is_whole(layer.digest):
                     self.blobs.path(layer.digest).unlink()
+
+    def _demand_sizes(self, parts: manifest.Manifest, what: str) -> None:
+        for layer in parts.layers:
+            if (size := self.blobs.size(layer.digest)) != layer.size_bytes:
+                raise BadLayer(
+                    f"{what}: the size of the layer {layer.digest} does not match: its manifest says"
+                    f" {layer.size_bytes} bytes, and it has {size}. The image must be pushed anew",
+                    field="image",
+                )
 
     def _keep_blobs(
         self, content: bytes, raw_config: bytes, parts: manifest.Manifest, made_by: Mapping[str, Any]

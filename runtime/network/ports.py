@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class PortReservations:
     """Sockets that hold the published ports of running containers.
 
-    They never accept: packets are rewritten before they reach a socket of the host.
+    They do not listen: packets are rewritten before they reach a socket of the host, and whoever comes before the port
+    is published is refused at once, not left to wait for an answer.
     """
 
     def __init__(self) -> None:
@@ -64,11 +65,9 @@ def _bind(port: Port) -> socket.socket:
     held = socket.socket(socket.AF_INET, kind)
     try:
         if kind == socket.SOCK_STREAM:
-            # Connections of an earlier server in TIME_WAIT are no reason to refuse; a listener is.
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind((port.host_ip, port.host_port))
-        if kind == socket.SOCK_STREAM:
-            held.listen(1)
+            _bind_tcp(held, (port.host_ip, port.host_port))
+        else:
+            held.bind((port.host_ip, port.host_port))
     except OSError as err:
         held.close()
         where = f"{port.host_ip}:{port.host_port}/{port.protocol}"
@@ -79,3 +78,17 @@ def _bind(port: Port) -> socket.socket:
             ) from err
         raise InvalidInput(f"cannot publish {where}: {err.strerror}", field="ports") from err
     return held
+
+
+def _bind_tcp(held: socket.socket, address: tuple[str, int]) -> None:
+    """Bind a socket that does not listen, at a port where nobody else can listen while it is held."""
+    # Connections of an earlier server in TIME_WAIT are no reason to refuse; a listener is.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as chosen:
+        chosen.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        chosen.bind(address)
+        held.bind(chosen.getsockname())  # one that the kernel had chosen for it would be lost with the listening
+    # Only who listens is told of all others that do, and only who does not share keeps them from it.
+    held.listen(1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    held.shutdown(socket.SHUT_RD)  # it listens no more, and stays bound (tcp_disconnect in linux/net/ipv4/tcp.c)

@@ -1,14 +1,17 @@
 """The volumes of this host: making, attaching, copying and removing them.
 
-A volume is here when its row is in the database and its file is in place. The file comes first, by the rename of a
-directory; what a crash leaves is a directory that begins with `.new-` or `.gone-`, or that has no row, and `sweep`
-removes it.
+A volume is here when its row is in the database and its file is in place. It is made in a directory that begins with
+`.new-`, gets its row, and then its name; to be removed it gets a name that begins with `.gone-`, and then loses its
+row. So what a crash leaves tells what it is, and `sweep` ends what was begun. A directory without a row is none of it:
+the database was lost, or is an older copy. It stays, and `create` takes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 import secrets
 import shutil
 import time
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from runtime.life import Container
     from runtime.spec import Spec, VolumeSpec
     from runtime.vm import sharing
+
+log = logging.getLogger(__name__)
 
 FILE = "volume.ext4"
 _NEW, _GONE = ".new-", ".gone-"  # beginnings of directories that are being made, or removed
@@ -79,14 +84,28 @@ class Volumes:
         self._index.close()
 
     def sweep(self) -> None:
-        """Remove what a crash has left; call it before the first use."""
-        for parent, names in (
-            (self._directory, {one.name for one in self._index.volumes()}),
-            (self._snapshots, {one.name for one in self._index.snapshots()}),
+        """End what a crash has cut off; call it before the first use."""
+        for parent, names, forget in (
+            (self._directory, {one.name for one in self._index.volumes()}, self._index.remove_volume),
+            (self._snapshots, {one.name for one in self._index.snapshots()}, self._index.remove_snapshot),
         ):
+            for name in names:
+                if (parent / name).exists():
+                    continue
+                if (made := parent / f"{_NEW}{name}").exists():
+                    made.rename(parent / name)
+                elif (parent / f"{_GONE}{name}").exists():
+                    forget(name)
             for path in parent.iterdir():
-                if path.name not in names and _is_ours(path):
+                if path.name.startswith((_NEW, _GONE)):
                     shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in names and _is_ours(path):
+                    log.warning(
+                        "%s is not in the database, and stays: to have it again, %srun 'hyper volume create %s'",
+                        path,
+                        "" if parent == self._directory else f"move it to {self._directory}/ and ",
+                        path.name,
+                    )
 
     # --- volumes
 
@@ -120,6 +139,8 @@ class Volumes:
     ) -> Volume:
         """Make an empty volume, or one with a snapshot's content. One that exists is taken as it is, as Docker does.
 
+        So is one of which only the database has lost its row.
+
         Raises:
             NotFound: there is no such snapshot.
             NameInUse: it exists, and another size or a snapshot's content was asked for.
@@ -133,8 +154,8 @@ class Volumes:
                 f"a volume of a snapshot has its size, {origin.size_bytes}: leave out --size", field="size"
             )
         async with self._hold(f"volume {name}"):
-            with contextlib.suppress(NotFound):
-                existing = self.get(name)
+            existing = self._existing(name, labels or {}, anonymous=anonymous)
+            if existing:
                 if origin or size_bytes not in (None, existing.size_bytes):
                     raise NameInUse(
                         f"there is a volume {name} of {existing.size_bytes} bytes: choose another name", field="name"
@@ -143,12 +164,24 @@ class Volumes:
             size = origin.size_bytes if origin else size_bytes or self._default_size_bytes
             filled = bool(origin and origin.filled)
             one = Volume(name, time.time(), size, labels or {}, anonymous, filled, origin.name if origin else None)
-            async with self._new(self._directory / name, lambda: self._index.put_volume(one)) as directory:
+            kept = lambda: self._index.put_volume(one), lambda: self._index.remove_volume(name)
+            async with self._new(self._directory / name, *kept) as directory:
                 if origin:
                     source = self._snapshots / origin.name / FILE
                     await _finished(asyncio.to_thread(copying.copy, source, directory / FILE))
                 else:
                     await disks.make_ext4(directory / FILE, size, f"the volume {name}")
+        return one
+
+    def _existing(self, name: str, labels: Mapping[str, str], *, anonymous: bool) -> Volume | None:
+        with contextlib.suppress(NotFound):
+            return self.get(name)
+        if not _is_ours(self._directory / name):
+            return None
+        found = self.file(name).stat()
+        one = Volume(name, found.st_mtime, found.st_size, labels, anonymous, filled=True)
+        self._index.put_volume(one)
+        log.warning("the volume %s was not in the database, and is again, with what it holds", name)
         return one
 
     async def remove(self, name: str, but: Container | None = None) -> None:
@@ -164,8 +197,7 @@ class Volumes:
             if users:
                 names = ", ".join(one.record.name for one in users)
                 raise Conflict(f"the volume {name} is in use by {names}: remove that first (hyper rm)", field="volume")
-            self._index.remove_volume(name)  # first: a crash leaves a directory without a row, for `sweep`
-            await _finished(asyncio.to_thread(_erase, self._directory / name))
+            await self._erase(self._directory / name, self._index.remove_volume)
 
     async def prune(self, *, everything: bool) -> Pruned:
         """Remove volumes that no container has: the anonymous, or all."""
@@ -321,12 +353,13 @@ class Volumes:
         """
         one = self.get(volume)
         name = name or f"{volume[:90]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-        if any(name == known.name for known in self._index.snapshots()):
+        if (self._snapshots / name).exists() or any(name == known.name for known in self._index.snapshots()):
             raise NameInUse(f"there is a snapshot {name}: choose another name, or remove it", field="name")
         async with self._hold(f"snapshot {name}"), self._hold(f"volume {volume}"):
             writer = next((c for c in self.users(volume) if (m := self._mount_of(c, volume)) and not m.read_only), None)
             snapshot = Snapshot(name, volume, time.time(), one.size_bytes, one.filled)
-            made = self._new(self._snapshots / name, lambda: self._index.put_snapshot(snapshot))
+            kept = lambda: self._index.put_snapshot(snapshot), lambda: self._index.remove_snapshot(name)
+            made = self._new(self._snapshots / name, *kept)
             async with made as directory, self._still(writer, volume):
                 await _finished(asyncio.to_thread(copying.copy, self.file(volume), directory / FILE))
         return snapshot
@@ -335,8 +368,7 @@ class Volumes:
         """Remove a snapshot; volumes made from it are copies and stay."""
         self.snapshot(name)
         async with self._hold(f"snapshot {name}"):
-            self._index.remove_snapshot(name)
-            await _finished(asyncio.to_thread(_erase, self._snapshots / name))
+            await self._erase(self._snapshots / name, self._index.remove_snapshot)
 
     @contextlib.asynccontextmanager
     async def _still(self, writer: Container | None, volume: str) -> AsyncIterator[None]:
@@ -385,7 +417,7 @@ class Volumes:
             self._busy.discard(what)
 
     @contextlib.asynccontextmanager
-    async def _new(self, final: Path, keep: Callable[[], None]) -> AsyncIterator[Path]:
+    async def _new(self, final: Path, keep: Callable[[], None], forget: Callable[[], None]) -> AsyncIterator[Path]:
         """A directory that comes to its place, with its row, if the body does not fail, and else is removed."""
         self._reserve.demand_room()
         work = final.with_name(f"{_NEW}{final.name}")
@@ -393,33 +425,40 @@ class Volumes:
         try:
             work.mkdir(mode=0o700)
             yield work
-            work.rename(final)
             keep()
+            try:
+                work.rename(final)
+            except BaseException:
+                forget()
+                raise
         except BaseException as err:
-            for path in (work, final):
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
             if isinstance(err, OSError):
                 raise copying.fault(err, f"cannot make {final}") from err
             raise
 
+    async def _erase(self, directory: Path, forget: Callable[[str], None]) -> None:
+        """Remove a directory and its row: by a name first that tells what it is, should the daemon be killed."""
+        gone = directory.with_name(f"{_GONE}{directory.name}")
+        remove = functools.partial(shutil.rmtree, gone, ignore_errors=True)
+        await _finished(asyncio.to_thread(remove))
+        with contextlib.suppress(FileNotFoundError):
+            directory.rename(gone)
+        try:
+            forget(directory.name)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                gone.rename(directory)
+            raise
+        await _finished(asyncio.to_thread(remove))
+
 
 def _is_ours(path: Path) -> bool:
-    """Whether a directory without a row is one that a crash has left; what somebody else has put there stays."""
-    if path.name.startswith((_NEW, _GONE)):
-        return True
+    """Whether a directory is a volume or a snapshot, and not what somebody else has put there."""
     try:
         return {one.name for one in path.iterdir()} == {FILE}
     except OSError:
         return False  # a file, above all
-
-
-def _erase(directory: Path) -> None:
-    """Remove a volume's directory: by a name first that tells what it is, should the daemon be killed meanwhile."""
-    gone = directory.with_name(f"{_GONE}{directory.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        directory.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 async def _finished(work: Awaitable[None]) -> None:

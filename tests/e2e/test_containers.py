@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
+from runtime import consoles
 from tests.host import Host, free_port, get, wait_for
 
 if TYPE_CHECKING:
@@ -118,6 +122,26 @@ def test_clones_of_one_template_are_not_twins(host: Host, images: Images) -> Non
         assert first != second
 
 
+def test_what_its_kernel_and_its_qemu_say_is_bounded(host: Host, images: Images) -> None:
+    """Both are appended to, so that QEMU goes on at the end of what was cut."""
+    id_ = host.run("--name", "talker", images.busybox, "sleep", "600")
+    process = Path(f"/proc/{host.inspect('talker')['vm']['pid']}")
+    for file in (host.data_dir / f"containers/{id_}/console.log", host.state_dir / f"containers/{id_}/qemu.log"):
+        found = [one.name for one in (process / "fd").iterdir() if one.exists() and one.samefile(file)]
+        infos = [(process / "fdinfo" / name).read_text().split() for name in found]
+        flags = [int(info[info.index("flags:") + 1], 8) for info in infos]
+        assert flags
+        assert all(one & os.O_APPEND for one in flags)
+        with file.open("ab") as qemus:
+            qemus.write(b"x" * 3 * consoles.KEPT_BYTES + b"last words")
+
+        def is_cut(file: Path = file) -> bool:
+            return file.stat().st_blocks * 512 <= 2 * consoles.KEPT_BYTES
+
+        wait_for(is_cut, f"{file} is cut")
+        assert file.read_bytes().endswith(b"x" * 1000 + b"last words")
+
+
 def test_clock_is_the_hosts(host: Host, images: Images) -> None:
     host.run("--name", "clock", images.busybox, "sleep", "600")
     before = time.time()
@@ -142,6 +166,36 @@ def test_a_published_port_answers(host: Host, web: int) -> None:
     host.hyper("stop", "web")
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", web), timeout=5)
+
+
+def test_a_udp_client_that_goes_on_sending_follows_the_published_port(host: Host, images: Images) -> None:
+    """From the host to the first container, and from that one to the next: though its flow never ends by itself."""
+    port, idle = free_port(), (images.busybox, "sleep", "600")
+    published = ("-p", f"{port}:9999/udp")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", port))
+        own = client.getsockname()[1]
+
+        def reached() -> str:
+            """Where the kernel sends what this client sends."""
+            for _ in range(2):  # the first may only learn that nobody listened to the one before
+                with contextlib.suppress(ConnectionRefusedError):
+                    client.send(b"something")
+            with NFCTSocket() as tracker:
+                flows = list(tracker.dump(tuple_orig=NFCTAttrTuple(proto=socket.IPPROTO_UDP, sport=own, dport=port)))
+            tuples = [NFCTAttrTuple.from_netlink(socket.AF_INET, one.get_attr("CTA_TUPLE_REPLY")) for one in flows]
+            return " ".join(one.saddr for one in tuples)
+
+        assert reached() == "127.0.0.1"
+        host.run("--name", "first", *published, *idle)
+        first = str(host.inspect("first")["network"]["address"])
+        assert reached() == first
+        host.hyper("rm", "-f", "first")
+        assert reached() == "127.0.0.1"
+        host.run("--name", "heir", *idle)
+        host.run("--name", "second", *published, *idle)
+        assert host.inspect("heir")["network"]["address"] == first, "it would have got what is not for it"
+        assert reached() == host.inspect("second")["network"]["address"]
 
 
 @pytest.fixture

@@ -189,7 +189,8 @@ def test_a_cold_boot_has_volumes_too_and_half_made_ones_are_swept(images: Images
             (directory / "volume.ext4").touch()
         (own.data_dir / "snapshots" / ".new-half").mkdir()
         own.start()
-        assert sorted(path.name for path in (own.data_dir / "volumes").iterdir()) == ["a", "b"]
+        assert sorted(path.name for path in (own.data_dir / "volumes").iterdir()) == ["a", "b", "norow"]
+        assert own.hyper("volume", "ls", "-q").stdout.split() == ["a", "b"]
         assert list((own.data_dir / "snapshots").iterdir()) == []
         done = own.hyper("run", "--rm", "-v", "a:/a", images.busybox, "true", check=False)
         assert "in use by killed" in done.stderr, "an adopted VM still has its volume"

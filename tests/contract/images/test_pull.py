@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import stat
@@ -337,6 +338,30 @@ asyncio.run(ImageStore(Path({str(data_dir)!r})).pull({registry.host + "/killed:1
     await store.sweep()
     assert image.file.is_file()
     store.close()
+
+
+@pytest.mark.parametrize("here", ["of an image", "of a pull that goes on", "no"])
+async def test_a_manifest_that_has_a_size_wrong_takes_nobodys_layer_away(
+    registry: TestRegistry, store: ImageStore, here: str
+) -> None:
+    digest = registry.push("whole:1", [layer(*busybox_root(), entry(here))])
+    evil = json.loads(registry.blob(digest).read_bytes())
+    whole, size = store.blobs.path(evil["layers"][0]["digest"]), evil["layers"][0]["size"]
+    evil["layers"][0]["size"] += 1
+    connection = http.client.HTTPConnection(registry.host)
+    connection.request("PUT", "/v2/whole/manifests/evil", json.dumps(evil), {"Content-Type": evil["mediaType"]})
+    assert connection.getresponse().status == 201
+    connection.close()
+    if here == "of an image":
+        await store.pull(f"{registry.host}/whole:1")
+    elif here == "of a pull that goes on":
+        whole.write_bytes(registry.blob(f"sha256:{whole.name}").read_bytes())
+    inode = whole.stat().st_ino if whole.exists() else None
+    with store.blobs.pinned([] if here == "no" else [f"sha256:{whole.name}"]):
+        with pytest.raises(BadLayer, match=f"does not match: its manifest says {size + 1} bytes, and it has {size}"):
+            await store.pull(f"{registry.host}/whole:evil")
+        assert (whole.stat().st_ino if whole.exists() else None) == inode
+    assert len(await store.list()) == (here == "of an image")
 
 
 async def test_sweep_forgets_an_image_without_its_file(registry: TestRegistry, store: ImageStore) -> None:

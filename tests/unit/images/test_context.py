@@ -125,3 +125,16 @@ COPY --from=tools:2 /b /b
 FROM Bad:Name
 """
     assert bases(text) == ["127.0.0.1:5000/base:1", "other", "tools:2"]
+
+
+@pytest.mark.parametrize("mtime", ["1e300", "inf", "-inf", "nan"])
+def test_a_time_that_no_file_can_have(tmp_path: Path, mtime: str) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("Containerfile", "context/f"):
+            info = tarfile.TarInfo(name)
+            info.pax_headers = {"mtime": mtime}
+            tar.addfile(info)
+    (tmp_path / "archive").write_bytes(out.getvalue())
+    with pytest.raises(InvalidInput, match="not a whole archive"):
+        context.unpack(tmp_path / "archive", tmp_path / "out", 1000)

@@ -213,14 +213,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         del container, ports
         return 0
 
-    async def forget_udp(address: str, ports: object) -> int:
-        del address, ports
-        return 0
-
     monkeypatch.setattr(signals, "look", look)
     monkeypatch.setattr(signals, "accepts", accepts)
     monkeypatch.setattr(signals, "connections", connections)
-    monkeypatch.setattr("runtime.network.flows.forget_udp", forget_udp)
     monkeypatch.setattr(course, "DRAIN_INTERVAL_S", 0.0)
     monkeypatch.setattr(readiness, "_POLL_S", 0.001)
 

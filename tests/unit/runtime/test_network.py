@@ -95,3 +95,51 @@ def test_all_ports_or_none() -> None:
 def test_an_address_of_another_host_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"203\.0\.113\.1"):
         PortReservations().reserve("one", [Port("203.0.113.1", 8080, 80)])
+
+
+def another_server(address: tuple[str, int], *, shares: bool) -> socket.socket:
+    """One that listens, as servers do, with or without SO_REUSEADDR and SO_REUSEPORT."""
+    server = socket.socket()
+    try:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT) if shares else ():
+            server.setsockopt(socket.SOL_SOCKET, option, 1)
+        server.bind(address)
+        server.listen()
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+@pytest.mark.parametrize("host_ip", ["0.0.0.0", "127.0.0.1"])
+@pytest.mark.parametrize("chosen", [False, True], ids=["by the kernel", "by the user"])
+def test_whoever_comes_before_a_port_is_published_is_refused(host_ip: str, chosen: bool) -> None:
+    """And is not left with a connection that nobody accepts; while no other server gets the port."""
+    ports = PortReservations()
+    (port,) = ports.reserve("one", [Port(host_ip, 0, 80)])
+    if chosen:
+        ports.release("one")
+        ports.reserve("one", [port])
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port.host_port), timeout=5)
+        for address in ("0.0.0.0", "127.0.0.1"):
+            for shares in (False, True):
+                with pytest.raises(OSError, match="in use"):
+                    another_server((address, port.host_port), shares=shares)
+            with pytest.raises(PortInUse):
+                ports.reserve("two", [Port(address, port.host_port, 80)])
+    ports.release("one")
+    another_server((host_ip, port.host_port), shares=False).close()
+
+
+def test_a_server_that_was_about_to_listen_cannot_once_the_port_is_reserved() -> None:
+    ports = PortReservations()
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", 0))
+        ports.reserve("one", [Port("127.0.0.1", server.getsockname()[1], 80)])
+        with pytest.raises(OSError, match="in use"):
+            server.listen()
+        ports.release("one")
+        server.listen()

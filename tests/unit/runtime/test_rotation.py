@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime import rotation
+from runtime import consoles, rotation
 from runtime.logs import STDOUT, LogRecord
 from runtime.rotation import Rotation
 
@@ -67,3 +68,37 @@ async def test_after_that_a_log_is_cut_and_its_guest_goes_on(tmp_path: Path, mon
     one = await looked_after(container)
     assert one.begin(container) == 200 * len(RECORD) - MAX_BYTES - (200 * len(RECORD) - MAX_BYTES) % len(RECORD)
     assert container.agent.credits == [MAX_BYTES]
+
+
+CONSOLES = [
+    "state/containers/a/qemu.log", "state/pool/b/qemu.log", "data/containers/a/console.log", "data/pool/b.console",
+    "data/templates/.c.1/console.log", "data/templates/.c.1/qemu.log",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONSOLES)
+def test_what_guests_kernels_and_qemu_say_is_bounded(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    with path.open("ab", buffering=0) as qemus:
+        qemus.write(b"x" * 2 * consoles.KEPT_BYTES)
+        consoles.cut(tmp_path / "state", tmp_path / "data")
+        assert b"\0" not in path.read_bytes(), "not more than it may be"
+        for words in (b"first", b"then"):
+            qemus.write(b"x" * consoles.KEPT_BYTES + words)
+            consoles.cut(tmp_path / "state", tmp_path / "data")
+            assert path.stat().st_blocks * 512 <= 2 * consoles.KEPT_BYTES
+            assert path.read_bytes()[-consoles.KEPT_BYTES :].strip(b"x") == words
+        assert path.stat().st_size == 4 * consoles.KEPT_BYTES + len(b"firstthen")
+
+
+def test_where_there_are_no_holes_they_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_holes(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no holes")
+
+    monkeypatch.setattr(consoles, "punch", no_holes)
+    path = tmp_path / CONSOLES[0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * (2 * consoles.KEPT_BYTES + 4096))
+    consoles.cut(tmp_path / "state", tmp_path)
+    assert path.read_bytes() == b""

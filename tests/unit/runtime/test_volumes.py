@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,14 +13,13 @@ import pytest
 
 from runtime import disks
 from runtime.cli import mounts
-from runtime.errors import Conflict, InvalidInput, NameInUse, NotFound
+from runtime.errors import Conflict, HostUnable, InvalidInput, NameInUse, NotFound
 from runtime.spec import Spec
 from runtime.volumes import Volumes, copying
 from runtime.volumes.commit import _changed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from runtime.life import Container
 
@@ -190,12 +192,89 @@ async def test_what_somebody_else_has_put_there_is_not_swept(place: Place) -> No
 
 async def test_what_a_crash_leaves_is_swept(place: Place) -> None:
     await place.volumes.create("data")
-    for path in ("volumes/.new-half", "volumes/.gone-half", "volumes/norow", "snapshots/.new-half"):
+    for path in ("volumes/.new-half", "volumes/.gone-half", "snapshots/.new-half"):
         (place.directory / path).mkdir()
-    (place.directory / "volumes/norow/volume.ext4").write_text("whole")
     place.volumes.sweep()
     assert [path.name for path in (place.directory / "volumes").iterdir()] == ["data"]
     assert list((place.directory / "snapshots").iterdir()) == []
+
+
+class Killed(BaseException):
+    """The daemon is no more."""
+
+
+@pytest.mark.parametrize("steps", range(5))
+@pytest.mark.parametrize("what", ["made", "removed"])
+@pytest.mark.parametrize("kind", ["volume", "snapshot"])
+async def test_what_is_cut_off_after_any_step_is_there_whole_or_not_at_all(
+    place: Place, monkeypatch: pytest.MonkeyPatch, kind: str, what: str, steps: int
+) -> None:
+    volumes, index = place.volumes, place.volumes._index
+    await volumes.create("data")
+    if what == "removed":
+        await (volumes.create("one") if kind == "volume" else volumes.take_snapshot("data", "one"))
+    left = steps
+
+    def mortal(real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return real(*args, **named)
+
+        return step
+
+    with monkeypatch.context() as dying:
+        for owner, name in ((Path, "rename"), (shutil, "rmtree"), (index, f"put_{kind}"), (index, f"remove_{kind}")):
+            dying.setattr(owner, name, mortal(getattr(owner, name)))
+        with contextlib.suppress(Killed):
+            if what == "removed":
+                await (volumes.remove("one") if kind == "volume" else volumes.remove_snapshot("one"))
+            else:
+                await (volumes.create("one") if kind == "volume" else volumes.take_snapshot("data", "one"))
+    volumes.sweep()
+    names = {one.name for one in (index.volumes() if kind == "volume" else index.snapshots())}
+    assert {path.name for path in (place.directory / f"{kind}s").iterdir()} == names
+    if steps in (0, 4):
+        assert ("one" in names) == (what == ("removed" if steps == 0 else "made"))
+    for name in names:
+        assert (place.directory / f"{kind}s" / name / "volume.ext4").stat().st_size == SIZE
+
+
+async def test_without_their_rows_volumes_stay_and_are_taken_again(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with a database that was lost, or that is an older copy."""
+    await place.volumes.create("data")
+    await place.volumes.take_snapshot("data", "then")
+    with place.volumes.file("data").open("r+b") as file:
+        file.write(b"mine")
+    place.volumes._index.remove_volume("data")
+    place.volumes._index.remove_snapshot("then")
+    place.volumes.sweep()
+    assert "hyper volume create data" in caplog.text
+    assert f"move it to {place.directory}/volumes/ and run 'hyper volume create then'" in caplog.text
+    assert place.volumes.all() == []
+    await place.volumes.create("other")
+    with pytest.raises(NameInUse):
+        await place.volumes.take_snapshot("other", "then")
+    with pytest.raises(NameInUse):
+        await place.volumes.create("data", size_bytes=2 * SIZE)
+    again = await place.volumes.create("data")
+    assert (again.size_bytes, again.filled) == (SIZE, True)
+    assert place.volumes.file("data").read_bytes()[:4] == b"mine"
+    assert (place.directory / "snapshots/then/volume.ext4").stat().st_size == SIZE
+
+
+async def test_a_directory_of_somebody_else_outlives_a_volume_of_its_name(place: Place) -> None:
+    (place.directory / "volumes/theirs").mkdir()
+    (place.directory / "volumes/theirs/notes").write_text("mine")
+    with pytest.raises(HostUnable, match="not empty"):
+        await place.volumes.create("theirs")
+    assert (place.directory / "volumes/theirs/notes").read_text() == "mine"
+    assert place.volumes.all() == []
+    assert [path.name for path in (place.directory / "volumes").iterdir()] == ["theirs"]
 
 
 def test_instructions_change_a_configuration() -> None:
