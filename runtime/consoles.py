@@ -42,16 +42,23 @@ def cut(state_dir: Path, data_dir: Path) -> None:
     """Give back what those that take twice `KEPT_BYTES` have before their last `KEPT_BYTES`."""
     for path in _all(state_dir, data_dir):
         try:
-            found = path.stat()
+            found = path.lstat()
             if found.st_size > KEPT_BYTES and found.st_blocks * 512 > 2 * KEPT_BYTES:
-                with path.open("r+b") as file:
-                    punch(file.fileno(), found.st_size - KEPT_BYTES)
+                _cut(path, found.st_size - KEPT_BYTES)
         except FileNotFoundError:
             continue  # its container is gone, or it has just got another name
-        except OSError as err:
-            if err.errno != errno.EOPNOTSUPP:
-                raise
-            os.truncate(path, 0)  # better no last words than a full disk
+
+
+def _cut(path: Path, end: int) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        punch(descriptor, end)
+    except OSError as err:
+        if err.errno != errno.EOPNOTSUPP:
+            raise
+        os.truncate(descriptor, 0)  # better no last words than a full disk
+    finally:
+        os.close(descriptor)
 
 
 def _all(state_dir: Path, data_dir: Path) -> Iterator[Path]:
