@@ -23,6 +23,7 @@ from collector.rounds import Collector
 from collector.watch import Settings
 from exporter.server import Application
 from runtime.config import CONFIG_FILE, Config, info_label
+from runtime.impatience import Impatient
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_USAGE = 2
 EXIT_UNABLE = 1
-_MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 64
 GC_THRESHOLD = (50_000, 20, 100)
 """A snapshot is some 60 tuples a container and has no cycles: looking for them as often as by default took a fifth of a
 round over 1000 containers."""
@@ -121,21 +122,7 @@ async def _serve(collector: Collector, listener: socket.socket, influx: InfluxWr
         first.set()
 
     first = asyncio.Event()
-    server = _Server(
-        uvicorn.Config(
-            application,
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            limit_concurrency=_MAX_CONNECTIONS,
-            timeout_graceful_shutdown=2,
-        )
-    )
+    server = Server(application)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -161,8 +148,25 @@ async def _serve(collector: Collector, listener: socket.socket, influx: InfluxWr
         await asyncio.to_thread(influx.stop)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Leaves signals to us: uvicorn would raise them again at its end, and a clean stop would look like a kill."""
+
+    def __init__(self, application: Application, protocol: type[Impatient] = Impatient) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application,
+                loop="asyncio",
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=2,
+            )
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -196,7 +200,7 @@ def _listen(address: str) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, int(port)))
-        listener.listen(_MAX_CONNECTIONS)
+        listener.listen(MAX_CONNECTIONS)
     except BaseException:
         listener.close()
         raise

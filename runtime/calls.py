@@ -178,7 +178,7 @@ class Caller:
             try:
                 connection.request("POST", f"{path}?end={end}", piece, {"Content-Type": "application/octet-stream"})
                 with connection.response(last=False) as response:
-                    if response.status >= 400:
+                    if response.status >= 300:
                         raise _error(response)
                     response.read(ANSWER_LIMIT_BYTES)
             except (OSError, ProtocolError) as err:
@@ -206,7 +206,7 @@ class Caller:
         try:
             if isinstance(body, Chunks):
                 try:  # noqa: SIM105 -- contextlib would slow every start
-                    connection.request(method, path, body.data, headers)
+                    connection.request(method, path, _read(body.data), headers)
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # a daemon that refuses early answers and closes before all is sent: its answer says why
             elif body is not None:
@@ -221,7 +221,7 @@ class Caller:
             if fault is err:
                 raise
             raise fault from err
-        if response.status >= 400:
+        if response.status >= 300:  # a call has no other place, so that it is not led to one
             with response:
                 raise _error(response)
         return response
@@ -247,6 +247,14 @@ class Chunks:
 
     def __init__(self, data: Iterable[bytes]) -> None:
         self.data = data
+
+
+def _read(data: Iterable[bytes]) -> Iterator[bytes]:
+    """What is to be sent. An error in reading it is told by its file: it is none of the connection's."""
+    try:
+        yield from data
+    except OSError as err:
+        raise ClientError(f"{err.filename or 'the input'}: {err.strerror or err}") from err
 
 
 def _decode(response: Response) -> Any:
@@ -288,3 +296,14 @@ def quote(text: str) -> str:
     plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
     octets = text.encode(errors="surrogateescape")
     return "".join(chr(octet) if octet in plain else f"%{octet:02X}" for octet in octets)
+
+
+def segment(text: str, what: str) -> str:
+    """`quote` of what a path names. Without a name it would be the path of another call.
+
+    Raises:
+        ClientError: it is empty; `what` it is stands in the message.
+    """
+    if not text:
+        raise ClientError(f"the name of the {what} is empty: write one")
+    return quote(text)

@@ -16,6 +16,7 @@ from runtime.calls import (
     DaemonUnreachable,
     Records,
     quote,
+    segment,
     setting,
     socket_path,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "DaemonUnreachable",
     "Records",
     "quote",
+    "segment",
     "setting",
     "socket_path",
 ]
@@ -59,7 +61,7 @@ class Client(Caller):
 
     def image(self, reference: str) -> Any:
         """One image."""
-        return self.call("GET", f"/v1/images/{quote(reference)}")
+        return self.call("GET", f"/v1/images/{segment(reference, 'image')}")
 
     def pull(
         self,
@@ -76,15 +78,15 @@ class Client(Caller):
     def remove_image(self, reference: str, *, force: bool = False) -> Any:
         """Untag an image: what was untagged and deleted."""
         query = "?force=true" if force else ""
-        return self.call("DELETE", f"/v1/images/{quote(reference)}{query}")
+        return self.call("DELETE", f"/v1/images/{segment(reference, 'image')}{query}")
 
     def history(self, reference: str) -> Any:
         """The steps that made an image, the last first."""
-        return self.call("GET", f"/v1/history/{quote(reference)}")
+        return self.call("GET", f"/v1/history/{segment(reference, 'image')}")
 
     def packages(self, reference: str) -> Any:
         """What an image has installed."""
-        return self.call("GET", f"/v1/packages/{quote(reference)}")
+        return self.call("GET", f"/v1/packages/{segment(reference, 'image')}")
 
     def save(self, references: Sequence[str], kind: str) -> Iterator[bytes]:
         """Images as an archive."""
@@ -148,7 +150,7 @@ class Client(Caller):
 
     def volume(self, name: str) -> Any:
         """One volume."""
-        return self.call("GET", f"/v1/volumes/{quote(name)}")
+        return self.call("GET", f"/v1/volumes/{segment(name, 'volume')}")
 
     def events(self, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         """What happens, one event after the other: without an end, unless the query has `until`."""
@@ -230,4 +232,4 @@ def _query(pairs: Iterable[tuple[str, object]]) -> str:
 
 
 def _container(ref: str, action: str = "") -> str:
-    return f"/v1/containers/{quote(ref)}" + (f"/{action}" if action else "")
+    return f"/v1/containers/{segment(ref, 'container')}" + (f"/{action}" if action else "")

@@ -22,6 +22,8 @@ MAX_HOST_DIRECTORIES = 32
 KEPT = "kept"
 """The context in which a specification is validated that was taken before, perhaps by an older hyperd."""
 
+
+# With a bound it must be UTF-8 as well: without one pydantic takes half a character (a lone surrogate) of a request.
 Text = Annotated[str, Field(max_length=65536)]
 
 # The sizes of the talk's cloud: cores, memory in MB; each with a disk of 10 GB.
@@ -200,7 +202,7 @@ class Spec(BaseModel):
     stdin: bool = False
     init: bool = False
     terminal_size: tuple[Annotated[int, Field(ge=1, le=65535)], Annotated[int, Field(ge=1, le=65535)]] | None = None
-    labels: dict[str, Text] = Field(default_factory=dict)
+    labels: dict[Text, Text] = Field(default_factory=dict)
     tenant: str = Field("default", pattern=NAME_PATTERN)
     project: str | None = Field(None, pattern=NAME_PATTERN)
     hostname: str | None = Field(None, pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62})$")

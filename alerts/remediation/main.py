@@ -32,11 +32,15 @@ from alerts.remediation.scanner import Scanner
 from alerts.remediation.settings import Settings
 from alerts.remediation.telemetry import Telemetry
 from runtime.config import Config
+from runtime.impatience import Impatient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from fastapi import FastAPI
+
+MAX_CONNECTIONS = 200
 MAX_TOKEN_BYTES = 4096
 MIN_TOKEN_CHARS = 16
 STOP_FILE = "remediation.stop"
@@ -119,6 +123,23 @@ def _listen(host: str, port: int) -> socket.socket:
         raise BadSetting(f"remediation_listen {host}:{port}: {err.strerror}") from err
 
 
+def serving(app: FastAPI, protocol: type[Impatient] = Impatient) -> uvicorn.Server:
+    """The server of an application."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=protocol,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            timeout_keep_alive=30,
+            limit_concurrency=MAX_CONNECTIONS,
+        )
+    )
+
+
 def run(config: Config, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -155,18 +176,7 @@ def run(config: Config, settings: Settings) -> None:
     if config.remediation_feed_file is not None:
         background.append(Scanner(hyperd, feed, controller.submit_holes, settings).run)
     app = build_app(controller, journal, telemetry, token, policy_file=policy_file, background=background)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-            server_header=False,
-            timeout_graceful_shutdown=5,
-            timeout_keep_alive=30,
-            limit_concurrency=200,
-        )
-    )
+    server = serving(app)
     # uvicorn raises the signal anew once it has shut down; that is a clean end, not a death by signal.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

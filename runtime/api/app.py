@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from runtime.api import invalid
+from runtime.api.answer import Answer
 from runtime.api.changes import ChangesApi
 from runtime.api.containers import ContainersApi
 from runtime.api.images import ImagesApi
 from runtime.api.streams import StreamsApi
 from runtime.api.system import SystemApi
 from runtime.api.volumes import VolumesApi
-from runtime.errors import CommandNotFound, DiskFull, NotFound, RuntimeFault
+from runtime.errors import CommandNotFound, DiskFull, InvalidInput, NotFound, RuntimeFault
 from runtime.reserve import is_full
 
 if TYPE_CHECKING:
@@ -30,10 +30,16 @@ log = logging.getLogger(__name__)
 
 def build(engine: Engine, about: Mapping[str, Any]) -> FastAPI:
     """The application to serve over one engine; `about` is what `info` and `version` say of the host."""
-    app = FastAPI(title="hyperd", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    app = FastAPI(
+        title="hyperd",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        redirect_slashes=False,  # a name that is empty would be led to the call about all of them
+    )
     app.add_exception_handler(RuntimeFault, _fault)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _no_such_path)
+    app.add_exception_handler(HTTPException, _turned_away)
     app.add_exception_handler(OSError, _of_the_system)
     app.add_exception_handler(Exception, _defect)
     images = ImagesApi(engine)
@@ -49,18 +55,21 @@ async def _fault(_request: Request, err: Exception) -> Response:
     fault = err if isinstance(err, RuntimeFault) else RuntimeFault(str(err))
     if isinstance(fault, CommandNotFound):
         fault = invalid.unknown_user(fault) or fault
-    return JSONResponse(fault.to_dict(), fault.status)
+    return Answer(fault.to_dict(), fault.status)
 
 
 async def _invalid(request: Request, err: Exception) -> Response:
     fault = invalid.fault(err.errors() if isinstance(err, RequestValidationError) else (), request.url.path)
-    return JSONResponse(fault.to_dict(), fault.status)
+    return Answer(fault.to_dict(), fault.status)
 
 
-async def _no_such_path(request: Request, err: Exception) -> Response:
+async def _turned_away(request: Request, err: Exception) -> Response:
+    """What FastAPI answers by itself: there is no such call, or its body is not UTF-8, or nested without an end."""
     status = err.status_code if isinstance(err, HTTPException) else 500
+    if status == InvalidInput.status:
+        return await _fault(request, InvalidInput("the request is not JSON"))
     body = NotFound(f"{request.method} {request.url.path}: there is no such call (docs/reference/api.md)").to_dict()
-    return JSONResponse(body, status)
+    return Answer(body, status)
 
 
 async def _of_the_system(request: Request, err: Exception) -> Response:
@@ -73,4 +82,4 @@ async def _of_the_system(request: Request, err: Exception) -> Response:
 async def _defect(request: Request, err: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=err)
     fault = RuntimeFault(f"an error of hyperd itself ({type(err).__name__}): its log has the details")
-    return JSONResponse(fault.to_dict(), fault.status)
+    return Answer(fault.to_dict(), fault.status)

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from runtime import evidence, quarantine, view, workload
+from runtime.api.answer import Route
 from runtime.api.body import Body
 from runtime.changes.rollout import TRIGGERS, Trigger
 from runtime.changes.rollouts import Asked, Terms
@@ -66,7 +67,7 @@ class ChangesApi:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(prefix="/v1/containers/{ref}")
+        router = APIRouter(prefix="/v1/containers/{ref}", route_class=Route)
         router.post("/change")(self.change)
         router.post("/rollback")(self.rollback)
         router.get("/rollouts")(self.rollouts)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from runtime import adjust, processes, view, workload
 from runtime.api import effective, invalid
+from runtime.api.answer import Route
 from runtime.api.body import Body
 from runtime.errors import PortInUse
 from runtime.record import Port
@@ -61,7 +62,7 @@ class ContainersApi:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(prefix="/v1/containers")
+        router = APIRouter(prefix="/v1/containers", route_class=Route)
         router.get("")(self.containers)
         router.post("", status_code=201)(self.create)
         router.get("/{ref}")(self.inspect)

@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, ValidationError
 
 from runtime.api import invalid, progress
+from runtime.api.answer import Route
 from runtime.api.body import Body
 from runtime.errors import InvalidInput, RuntimeFault
 from runtime.events import of_image
@@ -19,6 +20,7 @@ from runtime.images import access, export, load, manifest, push, reference
 from runtime.images.access import Access
 from runtime.images.containerfile import CONTEXT_LIMIT_BYTES, Builder, Options
 from runtime.images.packages import Packages
+from runtime.spec import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +59,7 @@ class TagBody(Body):
 class SaveBody(Body):
     """Images to save."""
 
-    references: list[str] = Field(min_length=1, max_length=100)
+    references: list[Text] = Field(min_length=1, max_length=100)
     format: Literal["docker-archive", "oci-archive"] = "docker-archive"
 
 
@@ -83,9 +85,9 @@ class LoginBody(RegistryBody):
 class BuildBody(RegistryBody):
     """What to build, and how."""
 
-    tags: list[str] = Field(default_factory=list, max_length=20)
-    args: dict[str, str] = Field(default_factory=dict)
-    labels: dict[str, str] = Field(default_factory=dict)
+    tags: list[Text] = Field(default_factory=list, max_length=20)
+    args: dict[Text, Text] = Field(default_factory=dict)
+    labels: dict[Text, Text] = Field(default_factory=dict)
     target: str | None = Field(None, max_length=128, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     no_cache: bool = False
 
@@ -108,7 +110,7 @@ class ImagesApi:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(prefix="/v1")
+        router = APIRouter(prefix="/v1", route_class=Route)
         router.get("/images")(self.images)
         router.get("/usage/images")(self.usage)
         router.get("/history/{reference:path}")(self.history)

@@ -53,6 +53,7 @@ _BOUNDS = {
 }
 _TEXTS = {
     "string_too_short": "it is empty: write something",
+    "string_unicode": "it has bytes that are not UTF-8",
     "string_too_long": "write {max_length} characters at most",
     "too_long": "name {max_length} at most",
     "too_short": "name {min_length} at least",
@@ -72,7 +73,7 @@ _SHOWN_CHARACTERS = 80
 def fault(errors: Sequence[Mapping[str, Any]], path: str) -> InvalidInput:
     """The answer to a request whose checks found these errors, as pydantic has them; `path` is that of the call."""
     first = errors[0] if errors else {}
-    parts = [part for part in first.get("loc", ()) if part not in {"body", "query", "path"}]
+    parts = [part for part in first.get("loc", ()) if part not in {"body", "query", "path", "[key]"}]
     members = ".".join(part for part in parts if isinstance(part, str))
     what = _option(members, path.rstrip("/"))
     return InvalidInput(

@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from runtime.api import invalid
+from runtime.api.answer import Route
 from runtime.api.body import Body
 from runtime.errors import Conflict, NotFound, RuntimeFault
 from runtime.logs import EVENT, LogRecord
@@ -56,7 +57,7 @@ class StreamsApi:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(prefix="/v1")
+        router = APIRouter(prefix="/v1", route_class=Route)
         router.get("/containers/{ref}/logs")(self.logs)
         router.get("/containers/{ref}/attach")(self.attach)
         router.post("/containers/{ref}/input", status_code=204)(self.container_input)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from runtime.api.answer import Route
 from runtime.events import Wanted
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class SystemApi:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(prefix="/v1")
+        router = APIRouter(prefix="/v1", route_class=Route)
         router.get("/ping")(self.ping)
         router.get("/version")(self.version)
         router.get("/info")(self.info)

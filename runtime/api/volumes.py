@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from runtime import disks
+from runtime.api.answer import Route
 from runtime.api.body import Body
 from runtime.api.images import PruneBody as PruneImages
 from runtime.api.streams import Streaming
 from runtime.errors import Conflict, NotFound, RuntimeFault
-from runtime.spec import NAME_PATTERN
+from runtime.spec import NAME_PATTERN, Text
 from runtime.volumes import commit, files
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class VolumeBody(Body):
 
     name: str | None = Field(None, pattern=NAME_PATTERN)
     size_bytes: int | None = Field(None, ge=disks.MIN_BYTES, le=MAX_SIZE_BYTES)
-    labels: dict[str, str] = Field(default_factory=dict, max_length=256)
+    labels: dict[Text, Text] = Field(default_factory=dict, max_length=256)
     snapshot: str | None = Field(None, pattern=NAME_PATTERN)
 
 
@@ -58,7 +59,7 @@ class CommitBody(Body):
     reference: str | None = Field(None, min_length=1, max_length=512)
     author: str = Field("", max_length=1024)
     message: str = Field("", max_length=4096)
-    changes: list[str] = Field(default_factory=list, max_length=256)
+    changes: list[Text] = Field(default_factory=list, max_length=256)
     pause: bool = True
 
 
@@ -71,7 +72,7 @@ class VolumesApi:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(prefix="/v1")
+        router = APIRouter(prefix="/v1", route_class=Route)
         router.get("/volumes")(self.volumes)
         router.post("/volumes", status_code=201)(self.create)
         router.post("/volumes/prune")(self.prune)

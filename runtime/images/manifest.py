@@ -124,6 +124,8 @@ def parse_config(content: bytes, what: str) -> tuple[ImageConfig, float | None]:
         )
     part = raw.get("config") or {}
     try:
+        for member, value in part.items():
+            _check_whole(member, value)
         config = ImageConfig(
             env=_strings(part, "Env"),
             cmd=_strings(part, "Cmd"),
@@ -133,9 +135,9 @@ def parse_config(content: bytes, what: str) -> tuple[ImageConfig, float | None]:
             exposed_ports=tuple(part.get("ExposedPorts") or {}),
             stop_signal=_string(part, "StopSignal"),
             labels={str(key): str(value) for key, value in (part.get("Labels") or {}).items()},
-            healthcheck=part.get("Healthcheck") or None,
+            healthcheck=_healthcheck(part),
         )
-    except (TypeError, AttributeError, ValueError) as err:
+    except (TypeError, AttributeError, ValueError, RecursionError) as err:
         raise Upstream(f"{what}: the image's configuration is wrong: {err}") from err
     return config, parse_time(raw.get("created"))
 
@@ -216,6 +218,14 @@ def _object(content: bytes, what: str) -> dict[str, Any]:
     return raw
 
 
+def _check_whole(member: str, value: object) -> None:
+    """Refuse half a character (a lone surrogate): JSON can say one, and UTF-8 cannot, of which answers are made."""
+    try:
+        json.dumps([member, value], ensure_ascii=False).encode()
+    except UnicodeEncodeError as err:
+        raise ValueError(f"{member[:80]!r} has half a character (a lone surrogate)") from err
+
+
 def _platform(raw: dict[str, Any]) -> str:
     parts = [str(raw.get("os") or PLATFORM_OS), str(raw.get("architecture") or "unknown")]
     if raw.get("variant"):
@@ -247,3 +257,16 @@ def _strings(raw: dict[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise TypeError(f"{key} is not a list of strings")
     return tuple(value)
+
+
+def _healthcheck(raw: dict[str, Any]) -> dict[str, Any] | None:
+    """The check as it stands, for what is wrong in it is left out later; but flat, as it is shown with the image."""
+    value = raw.get("Healthcheck") or None
+    if value is None:
+        return None
+    if not isinstance(value, dict) or any(isinstance(one, dict) for one in value.values()):
+        raise TypeError("Healthcheck is not an object of texts and numbers")
+    for member in value:
+        if isinstance(value[member], list):
+            _strings(value, member)
+    return value

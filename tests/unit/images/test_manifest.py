@@ -97,6 +97,9 @@ def test_config() -> None:
         {"User": 5},
         {"Labels": ["x"]},
         {"ExposedPorts": 80},
+        {"Healthcheck": "CMD"},
+        {"Healthcheck": {"Test": [["CMD"]]}},
+        {"Healthcheck": {"a": {"a": 1}}},
         [],
     ],
 )
@@ -107,6 +110,35 @@ def test_wrong_config(part: Any) -> None:
         return
     with pytest.raises(Upstream):
         manifest.parse_config(content, "x")
+
+
+HALF = "a\ud800"
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("Env", [f"A={HALF}"]),
+        ("Cmd", [HALF]),
+        ("Entrypoint", [HALF]),
+        ("User", HALF),
+        ("WorkingDir", HALF),
+        ("ExposedPorts", {HALF: {}}),
+        ("StopSignal", HALF),
+        ("Labels", {"a": HALF}),
+        ("Labels", {HALF: "a"}),
+        ("Healthcheck", {"Test": ["CMD", HALF]}),
+    ],
+)
+def test_half_a_character_is_refused_by_its_member(member: str, value: Any) -> None:
+    content = encode({"os": "linux", "architecture": "amd64", "config": {"A": "fine", member: value}})
+    with pytest.raises(Upstream, match=f"^x: the image's configuration is wrong: '{member}' has half a character"):
+        manifest.parse_config(content, "x")
+
+
+def test_whole_characters_are_taken() -> None:
+    content = encode({"os": "linux", "architecture": "amd64", "config": {"Env": ["A=\U0001f600é"]}})
+    assert manifest.parse_config(content, "x")[0].env == ("A=\U0001f600é",)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def refusal(model: type[pydantic.BaseModel], given: Any, path: str = CONTAINERS)
         ({"colour": 1}, "colour: there is no such member", "colour"),
         ({"project": "/"}, "project '/': begin with", "project"),
         ({"labels": []}, "--label: write an object", "labels"),
+        ({"labels": {"a": "\udcff"}}, "--label: it has bytes that are not UTF-8", "labels.a"),
+        ({"labels": {"\udcff": "a"}}, "--label: it has bytes that are not UTF-8", "labels.\ufffd\ufffd\ufffd"),
         ({"tty": "perhaps"}, "tty: write true or false", "tty"),
     ],
 )
@@ -86,6 +88,25 @@ def patterns(schema: Any) -> Iterator[str]:
     elif isinstance(schema, list):
         for part in schema:
             yield from patterns(part)
+
+
+def without_a_bound(schema: Any, where: str) -> Iterator[str]:
+    """Where a text or a name may hold half a character: pydantic looks into those alone that have a bound."""
+    if isinstance(schema, dict):
+        of_any_name = schema.get("additionalProperties") and "propertyNames" not in schema
+        of_any_text = schema.get("type") == "string" and not {"maxLength", "pattern", "enum", "const"} & schema.keys()
+        if of_any_name or of_any_text:
+            yield where
+        for name, part in schema.items():
+            yield from without_a_bound(part, name)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from without_a_bound(part, where)
+
+
+def test_no_text_of_a_request_is_without_a_bound() -> None:
+    found = {where for model in models() for where in without_a_bound(model.model_json_schema(), model.__name__)}
+    assert found == {"host_ip"}, "which is an address"
 
 
 def test_every_pattern_has_its_words() -> None:
