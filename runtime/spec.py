@@ -22,7 +22,6 @@ MAX_HOST_DIRECTORIES = 32
 KEPT = "kept"
 """The context in which a specification is validated that was taken before, perhaps by an older hyperd."""
 
-
 # With a bound it must be UTF-8 as well: without one pydantic takes half a character (a lone surrogate) of a request.
 Text = Annotated[str, Field(max_length=65536)]
 
