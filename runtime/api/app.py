@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from runtime.api import invalid
 from runtime.api.changes import ChangesApi
@@ -34,6 +35,7 @@ def build(engine: Engine, about: Mapping[str, Any]) -> FastAPI:
     app.add_exception_handler(RuntimeFault, _fault)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_path)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(OSError, _of_the_system)
     app.add_exception_handler(Exception, _defect)
     images = ImagesApi(engine)
@@ -61,6 +63,11 @@ async def _no_such_path(request: Request, err: Exception) -> Response:
     status = err.status_code if isinstance(err, HTTPException) else 500
     body = NotFound(f"{request.method} {request.url.path}: there is no such call (docs/reference/api.md)").to_dict()
     return JSONResponse(body, status)
+
+
+async def _left(_request: Request, _err: Exception) -> Response:
+    """The client went away before the end of its body. What it had begun is undone; this answer reaches nobody."""
+    return Response(status_code=400)
 
 
 async def _of_the_system(request: Request, err: Exception) -> Response:

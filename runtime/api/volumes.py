@@ -10,7 +10,7 @@ from pydantic import Field
 from runtime import disks
 from runtime.api.body import Body
 from runtime.api.images import PruneBody as PruneImages
-from runtime.api.streams import Streaming
+from runtime.api.streaming import Streaming
 from runtime.errors import Conflict, NotFound, RuntimeFault
 from runtime.spec import NAME_PATTERN
 from runtime.volumes import commit, files
