@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runtime.images.store import ImageStore
     from runtime.life import Container, Lives
     from runtime.network.ports import PortReservations
-    from runtime.startup import Starter
+    from runtime.startup import Running, Starter
     from runtime.vm.monitor import Monitor
 
 log = logging.getLogger(__name__)
@@ -100,14 +100,22 @@ class Supervisor:
             quarantine=None,
         )
         ports = tuple(Port(**port.model_dump()) for port in container.spec.ports)
+        running: Running | None = None
         try:
             ports = self._ports.reserve(container.id, ports)
             image = await self._images.resolve(container.record.image_digest)
             running = await self._starter.start(container, image, ports)
+            if ports:  # before it is said to run: with ports that nft refuses it could not be reached
+                await self.publish(*((running.network.address, port) for port in ports))
         except BaseException as err:
+            code = err.exit_code if isinstance(err, RuntimeFault) else RuntimeFault.exit_code
+            if running is not None:
+                running.started.agent.close()
+                await asyncio.shield(running.started.process.kill())
+                await asyncio.shield(self._host_cgroups.remove(running.groups))
+                write_end(container.log_path, code, str(err))
             self._ports.release(container.id)
             self.clear(container)
-            code = err.exit_code if isinstance(err, RuntimeFault) else RuntimeFault.exit_code
             now = time.time()
             self._lives.change(
                 container,
@@ -138,8 +146,6 @@ class Supervisor:
         container.failing_streak = 0
         container.checks.clear()
         self.attend(container, image)
-        if ports:
-            await self.publish()
 
     def attend(self, container: Container, image: Image) -> None:
         """Watch a VM that runs, until it ends, and check its container's health."""

@@ -1,0 +1,100 @@
+"""Starting VMs that are only pretended: what a start that fails leaves."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+from unittest.mock import AsyncMock, MagicMock
+
+import pytest
+
+from runtime.config import Config
+from runtime.errors import HostUnable
+from runtime.images.image import ImageConfig
+from runtime.network import nft
+from runtime.network.ports import PortReservations
+from runtime.output import last_words
+from runtime.record import Cgroups, Network, Port, Vm
+from runtime.spec import PortSpec
+from runtime.startup import Running
+from runtime.supervisor import Supervisor
+from tests.host import free_port
+
+if TYPE_CHECKING:
+    from runtime.life import Container, Lives
+
+GROUPS = Cgroups(v2="/hyper/one")
+
+
+class World:
+    """The host: its QEMUs, control groups and rules."""
+
+    def __init__(self, one: Container, lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+        one.directory.mkdir(exist_ok=True)
+        one.data_directory.mkdir(exist_ok=True)
+        self.process = AsyncMock(signal=MagicMock())
+        self.rules = ""
+        self.nft_works = True
+        self.ports = PortReservations()
+        self.host_cgroups = SimpleNamespace(remove=AsyncMock(), oom_kills=lambda _: None)
+        image = SimpleNamespace(config=ImageConfig())
+        self.supervisor = Supervisor(
+            Config(), lives, MagicMock(resolve=AsyncMock(return_value=image)), MagicMock(start=self.start),
+            self.host_cgroups, MagicMock(), self.ports, MagicMock(), on_end=MagicMock(),  # type: ignore[arg-type]  # pretended
+        )  # fmt: skip
+        monkeypatch.setattr(nft, "apply", self.apply)
+
+    async def start(self, container: Container, _image: object, ports: tuple[Port, ...]) -> Running:
+        network = Network("tap", "bridge", "10.0.0.2", "mac", ports)
+        vm = Vm(1, 1, 1 << 27, 1, "tcg", "microvm", 1, "6.1", start_path="cold")
+        assert container.state == "starting"
+        return Running(MagicMock(process=self.process), vm, network, GROUPS, {}, 1.0)
+
+    async def apply(self, text: str) -> None:
+        if not self.nft_works:
+            raise HostUnable("nft refused the rules")
+        self.rules = text
+
+
+@pytest.fixture
+def world(running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(*running, monkeypatch)
+
+
+@pytest.mark.parametrize(("retry", "policy"), [(False, "always"), (True, "always"), (True, "no")])
+async def test_a_start_whose_ports_cannot_be_published_has_failed(
+    world: World, running: tuple[Container, Lives], retry: bool, policy: str
+) -> None:
+    one, lives = running
+    port = PortSpec(host_ip="127.0.0.1", host_port=free_port(), container_port=80)
+    restart = one.spec.restart.model_copy(update={"policy": policy})
+    lives.change(one, "exited", spec=one.spec.model_copy(update={"ports": (port,), "restart": restart}))
+    world.nft_works = False
+    with pytest.raises(HostUnable):
+        await world.supervisor.start(one, retry=retry)
+    lifecycle = one.record.lifecycle
+    assert (lifecycle.state, lifecycle.error, lifecycle.desired) == ("exited", "nft refused the rules", "running")
+    assert (lifecycle.retry_at is not None) == (retry and policy == "always")
+    world.process.kill.assert_awaited_once()
+    world.host_cgroups.remove.assert_awaited_once_with(GROUPS)
+    assert (one.watcher, one.record.network) == (None, None)
+    words = last_words(one.log_path)
+    assert words is not None
+    assert words.exit_code == lifecycle.exit_code == HostUnable.exit_code
+    world.ports.reserve("another", (Port(**port.model_dump()),))
+    world.ports.release("another")
+
+
+async def test_a_vm_that_is_said_to_run_is_published(
+    world: World, running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, lives = running
+    monkeypatch.setattr(world.supervisor, "attend", MagicMock())
+    port = PortSpec(host_ip="127.0.0.1", host_port=free_port(), container_port=80)
+    lives.change(one, "exited", spec=one.spec.model_copy(update={"ports": (port,)}))
+    await world.supervisor.start(one)
+    assert (one.state, "10.0.0.2 . 80" in world.rules) == ("running", True)
+    world.rules = ""
+    await world.supervisor.publish()
+    assert world.rules.count("10.0.0.2 . 80") == 1
+    world.ports.release(one.id)
