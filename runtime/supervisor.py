@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from runtime.network.ports import PortReservations
     from runtime.startup import Running, Starter
     from runtime.vm.monitor import Monitor
+    from runtime.vm.process import Process
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class Supervisor:
     async def stop(self, container: Container, timeout_s: float | None, number: int | None = None) -> None:
         """Stop signal (the container's, or this one), time to obey, then the end of the VM."""
         if container.halted_at is not None:
-            await self._end(container)
+            await self._end(container.watcher, container.process)
             return
         default_s = container.spec.stop_timeout_s
         timeout_s = timeout_s if timeout_s is not None else default_s
@@ -183,25 +184,28 @@ class Supervisor:
 
         A guest that has written the container's end has nothing to do but to end itself: its disks are synced. In a
         container that was started before, an end may be that of an earlier VM. One that QEMU has stopped cannot obey.
+
+        Without the lock it cuts a stop short, which holds that: the VM that is there now is killed, and no later one.
         """
-        if container.watcher is None or container.watcher.done():
+        watcher, process = container.watcher, container.process
+        if watcher is None or watcher.done():
             return
         said_end = container.record.lifecycle.epoch == 1 and last_words(container.log_path) is not None
         if said_end or container.halted_at is not None:
-            await self._end(container)
+            await self._end(watcher, process)
             return
         self._events.tell(of_container(container.record, "kill", signal=int(signal.SIGKILL)))
         if container.agent is not None:
             with contextlib.suppress(GuestFailed):
                 await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=int(signal.SIGKILL), all=True)
-                await self._ended_within(container, _KILL_GRACE_S)
-        await self._end(container)
+                await asyncio.wait({watcher}, timeout=_KILL_GRACE_S)
+        await self._end(watcher, process)
 
-    async def _end(self, container: Container) -> None:
-        if container.watcher is not None and not container.watcher.done():
-            if container.process is not None:
-                container.process.signal(signal.SIGKILL)
-            await asyncio.shield(container.watcher)
+    async def _end(self, watcher: asyncio.Task[None] | None, process: Process | None) -> None:
+        if watcher is not None and not watcher.done():
+            if process is not None:
+                process.signal(signal.SIGKILL)
+            await asyncio.shield(watcher)
 
     async def pause(self, container: Container) -> None:
         """Stop the VM's processors.

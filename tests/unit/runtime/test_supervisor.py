@@ -1,15 +1,17 @@
-"""Starting VMs that are only pretended: what a start that fails leaves."""
+"""Starting and ending VMs that are only pretended: what a start that fails leaves, and what a kill ends."""
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
+from runtime import supervisor
 from runtime.config import Config
-from runtime.errors import HostUnable
+from runtime.errors import GuestFailed, HostUnable
 from runtime.images.image import ImageConfig
 from runtime.network import nft
 from runtime.network.ports import PortReservations
@@ -98,3 +100,45 @@ async def test_a_vm_that_is_said_to_run_is_published(
     await world.supervisor.publish()
     assert world.rules.count("10.0.0.2 . 80") == 1
     world.ports.release(one.id)
+
+
+async def test_a_kill_cuts_a_stop_short_whose_guest_does_not_obey(
+    world: World, running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = running
+    monkeypatch.setattr(supervisor, "_KILL_GRACE_S", 0.05)
+    ended, asked = asyncio.Event(), asyncio.Event()
+    signals = []
+
+    async def call(_: str, __: float, **arguments: object) -> None:
+        signals.append(arguments)
+        asked.set()
+
+    one.agent = MagicMock(call=call)
+    one.process = MagicMock(signal=lambda _: ended.set())
+    one.watcher = asyncio.create_task(ended.wait())  # type: ignore[arg-type]  # pretended
+    async with asyncio.timeout(5):
+        stop = asyncio.create_task(world.supervisor.stop(one, 600, 15))
+        await asked.wait()
+        await world.supervisor.kill(one)
+        await stop
+    assert signals == [{"signal": 15, "all": False}, {"signal": 9, "all": True}]
+
+
+async def test_a_kill_beside_a_restart_ends_no_later_vm(world: World, running: tuple[Container, Lives]) -> None:
+    one, _ = running
+    ended, later = asyncio.Event(), MagicMock()
+    later_watcher = asyncio.create_task(asyncio.Event().wait())
+
+    async def call(*_: object, **__: object) -> None:
+        ended.set()
+        one.process, one.watcher = later, later_watcher  # type: ignore[assignment]  # pretended
+        raise GuestFailed("the connection is gone")
+
+    one.agent = MagicMock(call=call)
+    one.process = MagicMock()
+    one.watcher = asyncio.create_task(ended.wait())  # type: ignore[arg-type]  # pretended
+    async with asyncio.timeout(5):
+        await world.supervisor.kill(one)
+    later.signal.assert_not_called()
+    later_watcher.cancel()
