@@ -139,6 +139,8 @@ class Engine:
     async def kill(self, reference: str, signal_name: str) -> None:
         """Send a signal to the container's process. KILL ends the VM if the guest does not obey.
 
+        A stop that is under way is not waited for: it is over when the container has ended.
+
         Raises:
             Conflict: it does not run, or it is paused and could not take the signal.
             InvalidInput: no such signal.
@@ -149,7 +151,7 @@ class Engine:
         if number == signal.SIGKILL and container.waits_to_retry:
             self.lives.change(container, desired="stopped", retry_at=None)
             return
-        if container.state not in {"running", "paused"} or container.agent is None:
+        if container.state not in {"running", "paused", "stopping"} or container.agent is None:
             raise Conflict(f"the container {name} is not running", field="container")
         if number != signal.SIGKILL:
             if container.state == "paused":
@@ -160,6 +162,9 @@ class Engine:
             container.demand_going()
             self.events.tell(of_container(container.record, "kill", signal=number))
             await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=number, all=False)
+            return
+        if container.state == "stopping":
+            await self.supervisor.kill(container)
             return
         async with container.lock:
             if container.live:
@@ -228,6 +233,8 @@ class Engine:
     async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it with all it has; with `force` also while it runs, with `volumes` also its anonymous volumes.
 
+        A stop that is under way is cut short: it may have long to wait.
+
         Raises:
             Conflict: it runs, and `force` is not given.
         """
@@ -242,6 +249,8 @@ class Engine:
                 )
 
         demand_over()
+        if container.state == "stopping":
+            await self.supervisor.kill(container)
         async with container.lock:
             demand_over()  # it may have been started meanwhile
             self.lives.find(container.id)  # or removed

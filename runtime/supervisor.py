@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from runtime.images.store import ImageStore
     from runtime.life import Container, Lives
     from runtime.network.ports import PortReservations
-    from runtime.startup import Starter
+    from runtime.startup import Running, Starter
     from runtime.vm.monitor import Monitor
+    from runtime.vm.process import Process
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +102,25 @@ class Supervisor:
             log_start=size_of(container.log_path),
         )
         ports = tuple(Port(**port.model_dump()) for port in container.spec.ports)
+        running: Running | None = None
         try:
             ports = self._ports.reserve(container.id, ports)
             image = await self._images.resolve(container.record.image_digest)
             running = await self._starter.start(container, image, ports)
+            if ports:  # before it is said to run: with ports that nft refuses it could not be reached
+                await self.publish(*((running.network.address, port) for port in ports))
         except BaseException as err:
+            if running is not None:
+                running.started.agent.close()
+                await asyncio.shield(running.started.process.kill())
+                await asyncio.shield(self._host_cgroups.remove(running.groups))
             self._ports.release(container.id)
             self.clear(container)
             if isinstance(err, asyncio.CancelledError):
                 raise  # the daemon ends: the next one starts it anew
             code = err.exit_code if isinstance(err, RuntimeFault) else RuntimeFault.exit_code
+            if running is not None:
+                write_end(container.log_path, container.record.lifecycle.log_start, code, str(err))
             now = time.time()
             self._lives.change(
                 container,
@@ -142,7 +152,6 @@ class Supervisor:
         container.checks.clear()
         self.attend(container, image)
         if ports:
-            await self.publish()
             await flows.forget_udp_elsewhere(running.network.address, ports)
 
     def attend(self, container: Container, image: Image) -> None:
@@ -161,7 +170,7 @@ class Supervisor:
     async def stop(self, container: Container, timeout_s: float | None, number: int | None = None) -> None:
         """Stop signal (the container's, or this one), time to obey, then the end of the VM."""
         if container.halted_at is not None:
-            await self._end(container)
+            await self._end(container.watcher, container.process)
             return
         default_s = container.spec.stop_timeout_s
         timeout_s = timeout_s if timeout_s is not None else default_s
@@ -181,25 +190,28 @@ class Supervisor:
 
         A guest that has written the container's end has nothing to do but to end itself: its disks are synced. One that
         QEMU has stopped cannot obey.
+
+        Without the lock it cuts a stop short, which holds that: the VM that is there now is killed, and no later one.
         """
-        if container.watcher is None or container.watcher.done():
+        watcher, process = container.watcher, container.process
+        if watcher is None or watcher.done():
             return
         said_end = last_words(container.log_path, container.record.lifecycle.log_start) is not None
         if said_end or container.halted_at is not None:
-            await self._end(container)
+            await self._end(watcher, process)
             return
         self._events.tell(of_container(container.record, "kill", signal=int(signal.SIGKILL)))
         if container.agent is not None:
             with contextlib.suppress(GuestFailed):
                 await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=int(signal.SIGKILL), all=True)
-                await self._ended_within(container, _KILL_GRACE_S)
-        await self._end(container)
+                await asyncio.wait({watcher}, timeout=_KILL_GRACE_S)
+        await self._end(watcher, process)
 
-    async def _end(self, container: Container) -> None:
-        if container.watcher is not None and not container.watcher.done():
-            if container.process is not None:
-                container.process.signal(signal.SIGKILL)
-            await asyncio.shield(container.watcher)
+    async def _end(self, watcher: asyncio.Task[None] | None, process: Process | None) -> None:
+        if watcher is not None and not watcher.done():
+            if process is not None:
+                process.signal(signal.SIGKILL)
+            await asyncio.shield(watcher)
 
     async def pause(self, container: Container) -> None:
         """Stop the VM's processors.

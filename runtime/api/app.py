@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from runtime.api import invalid
 from runtime.api.answer import Answer
@@ -40,6 +41,7 @@ def build(engine: Engine, about: Mapping[str, Any]) -> FastAPI:
     app.add_exception_handler(RuntimeFault, _fault)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _turned_away)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(OSError, _of_the_system)
     app.add_exception_handler(Exception, _defect)
     images = ImagesApi(engine)
@@ -70,6 +72,11 @@ async def _turned_away(request: Request, err: Exception) -> Response:
         return await _fault(request, InvalidInput("the request is not JSON"))
     body = NotFound(f"{request.method} {request.url.path}: there is no such call (docs/reference/api.md)").to_dict()
     return Answer(body, status)
+
+
+async def _left(_request: Request, _err: Exception) -> Response:
+    """The client went away before the end of its body. What it had begun is undone; this answer reaches nobody."""
+    return Response(status_code=400)
 
 
 async def _of_the_system(request: Request, err: Exception) -> Response:

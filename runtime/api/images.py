@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import StreamingResponse
 from pydantic import Field, ValidationError
 
 from runtime.api import invalid, progress
 from runtime.api.answer import Route
 from runtime.api.body import Body
+from runtime.api.streaming import Streaming
 from runtime.errors import InvalidInput, RuntimeFault
 from runtime.events import of_image
 from runtime.images import access, export, load, manifest, push, reference
@@ -159,7 +159,7 @@ class ImagesApi:
         image = await self._images.resolve(reference)
         return {"digest": image.digest, **(await self._packages.of(image)).to_dict()}
 
-    async def pull(self, body: ReferenceBody, request: Request) -> StreamingResponse:
+    async def pull(self, body: ReferenceBody, request: Request) -> Streaming:
         """Pull an image, telling of the progress."""
         reached = access_of(body, request)
 
@@ -172,7 +172,7 @@ class ImagesApi:
 
         return progress.answer(f"the pull of {body.reference}", pull)
 
-    async def push(self, body: ReferenceBody, request: Request) -> StreamingResponse:
+    async def push(self, body: ReferenceBody, request: Request) -> Streaming:
         """Push an image, telling of the progress."""
         reached = access_of(body, request)
 
@@ -189,15 +189,15 @@ class ImagesApi:
         self._engine.events.tell(of_image("tag", body.target, image.digest))
         return image.to_dict()
 
-    async def save(self, body: SaveBody) -> StreamingResponse:
+    async def save(self, body: SaveBody) -> Streaming:
         """Images as an archive."""
         made = export.Export(self._images, body.format)
         await made.prepare(body.references)
         for name in body.references:
             self._engine.events.tell(of_image("save", name))
-        return StreamingResponse(made.stream(), media_type=TAR)
+        return Streaming(made.stream(), media_type=TAR)
 
-    async def load(self, request: Request) -> StreamingResponse:
+    async def load(self, request: Request) -> Streaming:
         """Take in the images of an archive, which is the body."""
         async with AsyncExitStack() as stack:
             temporary = await stack.enter_async_context(self._images.temporary())
@@ -212,9 +212,7 @@ class ImagesApi:
 
             return progress.answer("the load of an archive", take, stack.pop_all())
 
-    async def build(
-        self, request: Request, options: Annotated[str, Query(max_length=32 << 10)] = "{}"
-    ) -> StreamingResponse:
+    async def build(self, request: Request, options: Annotated[str, Query(max_length=32 << 10)] = "{}") -> Streaming:
         """Build an image of the archive that is the body; `options` is a `BuildBody` in JSON."""
         try:
             body = BuildBody.model_validate_json(options)
@@ -234,7 +232,7 @@ class ImagesApi:
 
             return progress.answer("the build", make, stack.pop_all())
 
-    async def rebuild(self, body: RebuildBody, request: Request) -> StreamingResponse:
+    async def rebuild(self, body: RebuildBody, request: Request) -> Streaming:
         """Build an image of this host again from what it was built from, on what its bases are by now."""
         reached = access_of(body, request)
         async with AsyncExitStack() as stack:

@@ -7,8 +7,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fastapi.responses import StreamingResponse
-
+from runtime.api.streaming import Streaming
 from runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def answer(
     what: str,
     work: Callable[[Callable[[Progress], None]], Awaitable[dict[str, Any]]],
     held: AsyncExitStack | None = None,
-) -> StreamingResponse:
+) -> Streaming:
     """Do some work while its progress is sent; a client that goes away ends it, with all that it had half-made.
 
     Args:
@@ -56,4 +55,4 @@ def answer(
             if held is not None:
                 await held.aclose()
 
-    return StreamingResponse(lines(), media_type="application/x-ndjson")
+    return Streaming(lines(), media_type="application/x-ndjson")

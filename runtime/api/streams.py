@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from runtime.api import invalid
 from runtime.api.answer import Route
 from runtime.api.body import Body
-from runtime.errors import Conflict, NotFound, RuntimeFault
+from runtime.api.streaming import Streaming
+from runtime.errors import Conflict, NotFound
 from runtime.logs import EVENT, LogRecord
 from runtime.output import Reader, Wanted
 from runtime.spec import ExecSpec
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from runtime.engine import Engine
     from runtime.life import Container
     from runtime.vm.streams import Streams
-
-log = logging.getLogger(__name__)
 
 LOG_MEDIA_TYPE = "application/vnd.hyper.log"
 OFFSET_HEADER = "X-Hyper-Log-Offset"
@@ -79,14 +76,14 @@ class StreamsApi:
         since: _Seconds = Decimal(0),
         until: Annotated[Decimal | None, Query(ge=0, lt=10**10)] = None,
         offset: _Offset = None,
-    ) -> StreamingResponse:
+    ) -> Streaming:
         """What it wrote."""
         until_ns = None if until is None else int(until * 10**9)
         wanted = Wanted(follow, tail, int(since * 10**9), until_ns, offset)
         reader = Reader(self._engine.rotation, self._engine.lives.find(ref), wanted)
         return _response(reader.chunks(), await reader.find())
 
-    async def attach(self, ref: str, *, offset: _Offset = None) -> StreamingResponse:
+    async def attach(self, ref: str, *, offset: _Offset = None) -> Streaming:
         """What it writes from now on, or from an offset on; it waits for whoever takes this slowly."""
         reader = Reader(
             self._engine.rotation, self._engine.lives.find(ref), Wanted(follow=True, offset=offset), holds_up=True
@@ -118,7 +115,7 @@ class StreamsApi:
         asyncio.get_running_loop().call_later(_SESSION_CLAIM_S, self._let_go, session, one.streams)
         return {"session": session}
 
-    async def session_output(self, session: str) -> StreamingResponse:
+    async def session_output(self, session: str) -> Streaming:
         """What the command writes, once; at last how it ended."""
         if session not in self._sessions:
             raise NotFound(f"there is no session {session!r}, or its output was taken already", field="session")
@@ -179,24 +176,7 @@ class StreamsApi:
             streams.drop(number)
 
 
-class Streaming(StreamingResponse):
-    """Closes what it streams at once when the client goes away, not when the collector of garbage comes.
-
-    What breaks off is not ended: the server closes the connection, and the client knows.
-    """
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer."""
-        try:
-            await super().__call__(scope, receive, send)
-        except RuntimeFault as err:
-            log.warning("%s broke off: %s", scope["path"], err.message)
-        finally:
-            if hasattr(self.body_iterator, "aclose"):
-                await self.body_iterator.aclose()
-
-
-def _response(chunks: AsyncIterator[bytes], offset: int) -> StreamingResponse:
+def _response(chunks: AsyncIterator[bytes], offset: int) -> Streaming:
     return Streaming(chunks, media_type=LOG_MEDIA_TYPE, headers={OFFSET_HEADER: str(offset)})
 
 

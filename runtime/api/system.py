@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
 
 from runtime.api.answer import Route
+from runtime.api.streaming import Streaming
 from runtime.events import Wanted
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class SystemApi:
         image: Values = (),
         label: Values = (),
         type: Values = (),  # noqa: A002 -- Docker's name
-    ) -> StreamingResponse:
+    ) -> Streaming:
         """What happens: from `since` (seconds since 1970; else from now) to `until` (else without an end)."""
         wanted = Wanted(tuple(container), tuple(event), tuple(image), tuple(label), tuple(type))
         found = self._engine.events.read(wanted, _ns(since), _ns(until))
@@ -87,7 +87,7 @@ class SystemApi:
             async for one in found:
                 yield json.dumps(one.to_dict()).encode() + b"\n"
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return Streaming(lines(), media_type="application/x-ndjson")
 
 
 def _ns(seconds: float | None) -> int | None:

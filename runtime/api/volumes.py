@@ -11,7 +11,7 @@ from runtime import disks
 from runtime.api.answer import Route
 from runtime.api.body import Body
 from runtime.api.images import PruneBody as PruneImages
-from runtime.api.streams import Streaming
+from runtime.api.streaming import Streaming
 from runtime.errors import Conflict, NotFound, RuntimeFault
 from runtime.spec import NAME_PATTERN, Text
 from runtime.volumes import commit, files

@@ -84,7 +84,7 @@ async def get(engine: Engine, container: Container, path: str) -> AsyncIterator[
     stack = contextlib.AsyncExitStack()
     try:
         agent, streams = await stack.enter_async_context(guest(engine, container, path))
-        session = await _begin(agent, streams, "get", path)
+        session = await stack.enter_async_context(_session(agent, streams, "get", path))
     except BaseException:
         await stack.aclose()
         raise
@@ -106,14 +106,15 @@ async def put(engine: Engine, container: Container, path: str, archive: AsyncIte
         Conflict: as `guest`.
     """
     _absolute(path)
-    async with guest(engine, container, path) as (agent, streams):
-        session = await _begin(agent, streams, "put", path)
+    async with (
+        guest(engine, container, path) as (agent, streams),
+        _session(agent, streams, "put", path) as session,
+    ):
         async for chunk in archive:
             try:
                 async with asyncio.timeout(_SILENCE_S):
                     await streams.write(session, chunk)
             except TimeoutError as err:
-                streams.drop(session)
                 raise GuestFailed(f"the guest took nothing for {_SILENCE_S:g} s") from err
             except GuestFailed:  # it has ended: its output says why
                 break
@@ -132,8 +133,10 @@ async def changes(engine: Engine, container: Container) -> list[dict[str, str]]:
         Conflict, GuestFailed: as `guest`; or there are too many.
     """
     data = bytearray()
-    async with guest(engine, container) as (agent, streams):
-        session = await _begin(agent, streams, "changes", "/", exclude=stubs(container))
+    async with (
+        guest(engine, container) as (agent, streams),
+        _session(agent, streams, "changes", "/", exclude=stubs(container)) as session,
+    ):
         async for piece in _output(streams, session):
             data += piece
             if len(data) > _CHANGES_BYTES:
@@ -161,8 +164,10 @@ async def layer(engine: Engine, container: Container, *, still: bool) -> AsyncIt
         if frozen:
             await agent.call("hyper-freeze", _FREEZE_TIMEOUT_S, device=device, hold_s=COMMIT_HOLD_S)
         try:
-            session = await _begin(agent, streams, "layer", "/", exclude=stubs(container))
-            async with contextlib.aclosing(_output(streams, session)) as output:
+            async with (
+                _session(agent, streams, "layer", "/", exclude=stubs(container)) as session,
+                contextlib.aclosing(_output(streams, session)) as output,
+            ):
                 yield output
         except BaseException:
             if frozen:
@@ -186,18 +191,21 @@ def _absolute(path: str) -> None:
         raise InvalidInput(f"{path[:80]!r} is not an absolute path", field="path")
 
 
-async def _begin(agent: Agent, streams: Streams, kind: str, path: str, exclude: Sequence[str] = ()) -> int:
+@contextlib.asynccontextmanager
+async def _session(
+    agent: Agent, streams: Streams, kind: str, path: str, exclude: Sequence[str] = ()
+) -> AsyncIterator[int]:
+    """A process of the guest that archives. However it is left: one that has not ended gets no more input, and ends."""
     session = secrets.randbelow(2**31 - 1) + 1
     await streams.open(session)
     try:
-        await agent.call("hyper-archive", session=session, kind=kind, path=path, exclude=list(exclude))
-    except CommandNotFound as err:
-        streams.forget(session)
-        raise NotFound(f"in the container: {err.message}", field="path") from err
-    except BaseException:
-        streams.forget(session)
-        raise
-    return session
+        try:
+            await agent.call("hyper-archive", session=session, kind=kind, path=path, exclude=list(exclude))
+        except CommandNotFound as err:
+            raise NotFound(f"in the container: {err.message}", field="path") from err
+        yield session
+    finally:
+        streams.drop(session)
 
 
 async def _output(streams: Streams, session: int) -> AsyncGenerator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -90,6 +91,34 @@ def test_stop_obeys_the_stop_signal_and_start_keeps_the_files(host: Host, images
     assert host.inspect("twice")["restarts"] == 1
     host.hyper("redeploy", "twice")
     wait_for(lambda: host.hyper("logs", "--tail", "1", "twice").stdout == "up\n", "a redeploy has fresh files")
+
+
+@pytest.mark.parametrize(
+    ("command", "answers"),
+    [(("kill",), True), (("rm", "-f"), True), (("rm", "-f"), False)],
+    ids=["kill", "rm", "rm of a guest that does not answer"],
+)
+def test_a_stop_that_is_under_way_can_be_cut_short(
+    host: Host, images: Images, command: tuple[str, ...], answers: bool
+) -> None:
+    script = "trap '' TERM; trap 'echo told' USR1; echo up; while :; do sleep 0.1; done"
+    name = host.run("--name", "deaf", images.busybox, "sh", "-c", script)
+    wait_for(lambda: host.hyper("logs", name).stdout == "up\n", "it is deaf")
+    pid = host.inspect(name)["vm"]["pid"]
+    stop = [host.hyper_program, "stop", "-t", "100", name]
+    with subprocess.Popen(stop, env={**os.environ, **host.env}, stdout=subprocess.DEVNULL) as stopping:
+        wait_for(lambda: host.inspect(name)["state"] == "stopping", "it is being stopped")
+        host.hyper("kill", "--signal", "USR1", name)
+        wait_for(lambda: host.hyper("logs", name).stdout == "up\ntold\n", "another signal has come to it")
+        if not answers:
+            os.kill(pid, signal.SIGSTOP)
+        host.hyper(*command, name, timeout_s=30)
+        assert stopping.wait(timeout=10) == 0, "the stop has ended as it would have by itself"
+    if command == ("kill",):
+        found = host.inspect(name)
+        assert (found["state"], found["exit_code"], found["desired"]) == ("exited", 137, "stopped")
+    else:
+        assert host.hyper("ps", "-a", "-q").stdout == ""
 
 
 def test_exec(host: Host, images: Images) -> None:

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
+from runtime.client import Chunks, Client, DaemonUnreachable
 from runtime.errors import DiskFull, HostUnable
 from runtime.volumes import Volumes
 from tests.host import Host, wait_for
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.e2e.conftest import Images
+
+SESSIONS = 64  # of a guest
+
+
+def groups(name: str) -> list[str]:
+    """The control groups of this name."""
+    return [at for at, names, _ in os.walk("/sys/fs/cgroup") if name in names]
 
 
 @pytest.fixture
@@ -255,6 +264,34 @@ def test_files_are_copied_both_ways(disks: Host, images: Images, tmp_path: Path)
         assert (done.returncode, len(done.stderr.splitlines())) == (125, 1), (source, target, done.stderr)
     disks.hyper("start", "box")
     assert disks.hyper("exec", "box", "cat", "/root/late").stdout == "#!/bin/sh\n"
+
+
+def test_copies_that_are_broken_off_leave_nothing(disks: Host, images: Images) -> None:
+    client = Client(str(disks.state_dir / "hyperd.sock"))
+    logged = disks.hyperd.log.stat().st_size
+    box = disks.run("--name", "box", images.busybox, "sh", "-c", "head -c 64000000 /dev/zero > /big; exec sleep 600")
+    file = tarfile.TarInfo("half")
+    file.size = 1 << 20
+
+    def half() -> Iterator[bytes]:
+        yield file.tobuf()
+        yield bytes(4096)
+        raise InterruptedError
+
+    for _ in range(SESSIONS + 1):  # each of which would be one that the guest has not any more
+        with pytest.raises(DaemonUnreachable):
+            client.call("PUT", "/v1/containers/box/archive?path=/tmp", Chunks(half()))
+    wait_for(lambda: client.call("GET", "/v1/streams")["sessions"] == 0, "no session is open")
+    done = disks.hyper("exec", "box", "sh", "-c", "until [ $(stat -c %s /big) = 64000000 ]; do usleep 50000; done; ps")
+    assert "sleep 600" in done.stdout
+    disks.hyper("stop", "-t", "0", "box")
+    pieces = client.stream("GET", "/v1/containers/box/archive?path=/big")
+    assert next(pieces)
+    assert groups(f"files-{box}")
+    pieces.close()  # type: ignore[attr-defined]  # a generator
+    wait_for(lambda: not groups(f"files-{box}"), "the VM for its files is gone, with its groups")
+    disks.hyper("start", "box")
+    assert "Traceback" not in disks.hyperd.log.read_text()[logged:]
 
 
 def test_a_container_cannot_write_outside_the_place_that_was_named(disks: Host, images: Images, tmp_path: Path) -> None:

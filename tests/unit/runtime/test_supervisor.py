@@ -1,127 +1,144 @@
-"""Starts that are cut off, and which words of a log are those of the last start; the VM itself is pretended."""
+"""Starting and ending VMs that are only pretended: what a start that fails leaves, and what a kill ends."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
-from runtime import recovery
-from runtime.logs import EVENT, LogRecord
-from runtime.spec import Spec
+from runtime import supervisor
+from runtime.config import Config
+from runtime.errors import GuestFailed, HostUnable
+from runtime.images.image import ImageConfig
+from runtime.network import nft
+from runtime.network.ports import PortReservations
+from runtime.output import last_words
+from runtime.record import Cgroups, Network, Port, Vm
+from runtime.spec import PortSpec
+from runtime.startup import Running
 from runtime.supervisor import Supervisor
-from tests.unit.runtime.test_course import DoomedStore, World, an_engine, finished, release
+from tests.host import free_port
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from runtime.life import Container, Lives
 
-    from runtime.engine import Engine
-    from runtime.life import Container
+GROUPS = Cgroups(v2="/hyper/one")
 
 
-class Daemons:
-    """One after the other on a host, each with the supervisor that it really has. No VM ever comes up."""
+class World:
+    """The host: its QEMUs, control groups and rules."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._store: DoomedStore | None = None
-        self.starting = asyncio.Event()
-        self.engine = self.next()
-
-    def next(self) -> Engine:
-        """The daemon before is gone; this one has not come back yet."""
-        self.close()
-        self._store = DoomedStore(self._path / "hyper.db")
-        self.engine = engine = an_engine(self._path, World(), self._store)
-        cgroups: Any = SimpleNamespace(existing=dict, oom_kills=lambda groups: None, remove=self._remove)
-        engine.host_cgroups = cgroups
-        starter: Any = SimpleNamespace(start=self._start)
-        engine.supervisor = Supervisor(
-            engine.config, engine.lives, engine.images, starter, cgroups, engine.counts, engine.ports, engine.events,
-            on_end=engine._has_ended,
+    def __init__(self, one: Container, lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+        one.directory.mkdir(exist_ok=True)
+        one.data_directory.mkdir(exist_ok=True)
+        self.process = AsyncMock(signal=MagicMock())
+        self.rules = ""
+        self.nft_works = True
+        self.ports = PortReservations()
+        self.host_cgroups = SimpleNamespace(remove=AsyncMock(), oom_kills=lambda _: None)
+        image = SimpleNamespace(config=ImageConfig())
+        self.supervisor = Supervisor(
+            Config(), lives, MagicMock(resolve=AsyncMock(return_value=image)), MagicMock(start=self.start),
+            self.host_cgroups, MagicMock(), self.ports, MagicMock(), on_end=MagicMock(),  # type: ignore[arg-type]  # pretended
         )  # fmt: skip
-        return engine
+        monkeypatch.setattr(nft, "apply", self.apply)
 
-    def close(self) -> None:
-        if self._store is not None:
-            release(self.engine)
-            self._store.close()
+    async def start(self, container: Container, _image: object, ports: tuple[Port, ...]) -> Running:
+        network = Network("tap", "bridge", "10.0.0.2", "mac", ports)
+        vm = Vm(1, 1, 1 << 27, 1, "tcg", "microvm", 1, "6.1", start_path="cold")
+        assert container.state == "starting"
+        return Running(MagicMock(process=self.process), vm, network, GROUPS, {}, 1.0)
 
-    async def _start(self, *_: object) -> Any:
-        self.starting.set()
-        await asyncio.Event().wait()
-
-    async def _remove(self, *_: object) -> None:
-        pass
+    async def apply(self, text: str) -> None:
+        if not self.nft_works:
+            raise HostUnable("nft refused the rules")
+        self.rules = text
 
 
 @pytest.fixture
-async def daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    async def publish(_: object) -> None:
-        pass
-
-    monkeypatch.setattr(Supervisor, "publish", publish)
-    one = Daemons(tmp_path)
-    yield one
-    for task in list(one.engine._background):
-        task.cancel()
-    one.close()
+def world(running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(*running, monkeypatch)
 
 
-def wrote(container: Container, *events: dict[str, object]) -> None:
-    with container.log_path.open("ab") as file:
-        for event in events:
-            file.write(LogRecord(EVENT, 0, json.dumps(event).encode()).encode())
-
-
-async def one_that_ended_well(engine: Engine) -> Container:
-    one = await engine.create(Spec(image="old", name="web"))
-    with engine.operation(one, "start"):
-        engine.lives.change(one, "starting", desired="running", epoch=1)
-        wrote(one, {"event": "started"}, {"event": "exited", "exit_code": 0, "oom_killed": False})
-        engine.lives.change(one, "exited", exit_code=0, desired="stopped")
-    return one
-
-
-@pytest.mark.parametrize("heard", [False, True], ids=["before its guest was heard of", "and it had ended well again"])
-@pytest.mark.parametrize("how", ["killed", "stopped in order"])
-async def test_a_start_that_the_daemons_end_cut_off_is_done_by_the_next(
-    daemons: Daemons, how: str, heard: bool
+@pytest.mark.parametrize(("retry", "policy"), [(False, "always"), (True, "always"), (True, "no")])
+async def test_a_start_whose_ports_cannot_be_published_has_failed(
+    world: World, running: tuple[Container, Lives], retry: bool, policy: str
 ) -> None:
-    one = await one_that_ended_well(daemons.engine)
-    starting = asyncio.create_task(daemons.engine.start("web"))
-    await daemons.starting.wait()
-    daemons.starting.clear()
-    if heard:
-        wrote(one, {"event": "started"}, {"event": "exited", "exit_code": 0, "oom_killed": False})
-    if how == "stopped in order":  # the server cancels what it is in the middle of
-        starting.cancel()
-        await asyncio.wait([starting])
-    engine = daemons.next()
-    await recovery.recover(engine)
-    web = engine.lives.find("web")
-    if heard:
-        await finished(engine)
-        assert (web.state, web.record.lifecycle.desired, web.record.lifecycle.exit_code) == ("exited", "stopped", 0)
-        assert engine.store.interrupted() == []
-        return
-    await asyncio.wait_for(daemons.starting.wait(), 5)
-    assert web.record.lifecycle.desired == "running"
-    assert [one.kind for one in engine.store.interrupted()] == ["start"], "until it runs"
-
-
-async def test_the_words_of_an_earlier_start_are_not_taken_for_the_end_of_one_that_was_not_heard_of(
-    daemons: Daemons,
-) -> None:
-    engine = daemons.engine
-    one = await one_that_ended_well(engine)
-    starting = asyncio.create_task(engine.start("web"))
-    await daemons.starting.wait()
-    await engine.supervisor.after_end(one)
+    one, lives = running
+    port = PortSpec(host_ip="127.0.0.1", host_port=free_port(), container_port=80)
+    restart = one.spec.restart.model_copy(update={"policy": policy})
+    lives.change(one, "exited", spec=one.spec.model_copy(update={"ports": (port,), "restart": restart}))
+    world.nft_works = False
+    with pytest.raises(HostUnable):
+        await world.supervisor.start(one, retry=retry)
     lifecycle = one.record.lifecycle
-    assert (lifecycle.exit_code, lifecycle.desired) == (137, "running")
-    assert lifecycle.error is not None
-    starting.cancel()
+    assert (lifecycle.state, lifecycle.error, lifecycle.desired) == ("exited", "nft refused the rules", "running")
+    assert (lifecycle.retry_at is not None) == (retry and policy == "always")
+    world.process.kill.assert_awaited_once()
+    world.host_cgroups.remove.assert_awaited_once_with(GROUPS)
+    assert (one.watcher, one.record.network) == (None, None)
+    words = last_words(one.log_path, 0)
+    assert words is not None
+    assert words.exit_code == lifecycle.exit_code == HostUnable.exit_code
+    world.ports.reserve("another", (Port(**port.model_dump()),))
+    world.ports.release("another")
+
+
+async def test_a_vm_that_is_said_to_run_is_published(
+    world: World, running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, lives = running
+    monkeypatch.setattr(world.supervisor, "attend", MagicMock())
+    port = PortSpec(host_ip="127.0.0.1", host_port=free_port(), container_port=80)
+    lives.change(one, "exited", spec=one.spec.model_copy(update={"ports": (port,)}))
+    await world.supervisor.start(one)
+    assert (one.state, "10.0.0.2 . 80" in world.rules) == ("running", True)
+    world.rules = ""
+    await world.supervisor.publish()
+    assert world.rules.count("10.0.0.2 . 80") == 1
+    world.ports.release(one.id)
+
+
+async def test_a_kill_cuts_a_stop_short_whose_guest_does_not_obey(
+    world: World, running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = running
+    monkeypatch.setattr(supervisor, "_KILL_GRACE_S", 0.05)
+    ended, asked = asyncio.Event(), asyncio.Event()
+    signals = []
+
+    async def call(_: str, __: float, **arguments: object) -> None:
+        signals.append(arguments)
+        asked.set()
+
+    one.agent = MagicMock(call=call)
+    one.process = MagicMock(signal=lambda _: ended.set())
+    one.watcher = asyncio.create_task(ended.wait())  # type: ignore[arg-type]  # pretended
+    async with asyncio.timeout(5):
+        stop = asyncio.create_task(world.supervisor.stop(one, 600, 15))
+        await asked.wait()
+        await world.supervisor.kill(one)
+        await stop
+    assert signals == [{"signal": 15, "all": False}, {"signal": 9, "all": True}]
+
+
+async def test_a_kill_beside_a_restart_ends_no_later_vm(world: World, running: tuple[Container, Lives]) -> None:
+    one, _ = running
+    ended, later = asyncio.Event(), MagicMock()
+    later_watcher = asyncio.create_task(asyncio.Event().wait())
+
+    async def call(*_: object, **__: object) -> None:
+        ended.set()
+        one.process, one.watcher = later, later_watcher  # type: ignore[assignment]  # pretended
+        raise GuestFailed("the connection is gone")
+
+    one.agent = MagicMock(call=call)
+    one.process = MagicMock()
+    one.watcher = asyncio.create_task(ended.wait())  # type: ignore[arg-type]  # pretended
+    async with asyncio.timeout(5):
+        await world.supervisor.kill(one)
+    later.signal.assert_not_called()
+    later_watcher.cancel()
