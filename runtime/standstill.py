@@ -74,7 +74,9 @@ class Standstill:
         if free < NEARLY_FULL_BYTES or halted or time.monotonic() >= self._all_due:
             self._all_due = time.monotonic() + NOW_AND_THEN_S
             await asyncio.gather(*(self._ask(one) for one in running))
-        if free >= RESUME_BYTES and not self._reserve.missing_bytes:
+        halted = any(one.halted_at is not None for one in running)
+        # What was free before they were asked may be what they have filled since.
+        if halted and reserves.free_bytes(self._directory) >= RESUME_BYTES and not self._reserve.missing_bytes:
             await asyncio.gather(*(self._resume(one) for one in running if one.halted_at is not None))
 
     async def _ask(self, container: Container) -> None:

@@ -106,6 +106,23 @@ async def test_it_is_noticed_and_told_once_and_goes_on_when_there_is_room(
     assert "stopped" not in view.container(one, [])["status"]
 
 
+async def test_one_that_fills_the_disk_while_it_is_asked_is_not_let_go_on_for_what_was_free_before(
+    running: tuple[Container, Lives], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, lives = running
+    world.free = RESUME_BYTES
+    ask = world.execute
+
+    async def fills(name: str) -> Any:
+        world.free = 0
+        return await ask(name)
+
+    monkeypatch.setattr(world, "execute", fills)
+    await world.standstill.look()
+    assert one.halted_at is not None
+    assert (told(lives), world.continued) == (["halt"], 0)
+
+
 async def test_a_user_who_pauses_it_or_does_something_else_to_it_is_first(
     running: tuple[Container, Lives], world: World
 ) -> None:
