@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from runtime import command, recovery
+from runtime import command, keeping, recovery
 from runtime.cgroups import HostCgroups, detect
 from runtime.clocks import Clocks
 from runtime.counts import Counts
@@ -124,12 +124,15 @@ async def _serve(config: Config, listener: socket.socket, stack: contextlib.Exit
         templates.prepare(default_shape)
     pool.open(default_shape)
     about = _about(config, host, qemu_reason, verdict, host_cgroups)
-    writing = asyncio.create_task(counts.keep_written())
-    rotating = asyncio.create_task(engine.rotation.run())
-    judging = asyncio.create_task(engine.known_good.run())
     standstill = Standstill(engine.lives, engine.supervisor, engine.events, reserve, config.data_dir)
-    looking = asyncio.create_task(standstill.run())
-    telling_time = asyncio.create_task(Clocks(engine.lives).run())
+    always = {
+        "counting": counts.keep_written,
+        "the rotation of logs": engine.rotation.run,
+        "judging what is known to be good": engine.known_good.run,
+        "looking for VMs that stand still": standstill.run,
+        "keeping clocks": Clocks(engine.lives).run,
+    }
+    kept = [asyncio.create_task(keeping.keep(what, run)) for what, run in always.items()]
     await importing
     import uvicorn
 
@@ -155,11 +158,9 @@ async def _serve(config: Config, listener: socket.socket, stack: contextlib.Exit
     try:
         await server.serve(sockets=[listener])
     finally:
-        writing.cancel()
-        rotating.cancel()
-        judging.cancel()
-        looking.cancel()
-        telling_time.cancel()
+        for task in kept:
+            task.cancel()
+        engine.rotation.watch.close()
         await engine.rollouts.close()
         if await _host_goes_down():
             await engine.go_down()

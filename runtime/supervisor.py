@@ -9,7 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from runtime import health, restarts
+from runtime import health, keeping, restarts
 from runtime.errors import GuestFailed, HostUnable, RuntimeFault
 from runtime.events import of_container
 from runtime.network import nft
@@ -151,7 +151,8 @@ class Supervisor:
         check = self._check(container, image)
         if check is not None:
             checker = health.Checker(container, self._lives, check)
-            container.checker = asyncio.create_task(checker.run(), name=f"check {container.id[:12]}")
+            checking = keeping.keep(f"the health checks of {container.record.name}", checker.run)
+            container.checker = asyncio.create_task(checking, name=f"check {container.id[:12]}")
         container.watcher = asyncio.create_task(self._watch(container), name=f"watch {container.id[:12]}")
 
     @staticmethod
@@ -343,12 +344,15 @@ class Supervisor:
             code = await container.process.ended()
             if code is not None and code < 0 and code != -signal.SIGKILL:
                 log.warning("container %s: its QEMU crashed (signal %d)", container.record.name, -code)
+        told = ""
         while True:
             try:
                 await self.after_end(container)
-            except (RuntimeFault, OSError) as err:
-                # A full disk, above all: the end must not be forgotten for it.
-                log.warning("the end of %s cannot be written down yet: %s", container.record.name, err)
+            except Exception as err:  # noqa: BLE001 -- told
+                # A full disk, above all: the end must not be forgotten for it, nor for a defect.
+                if (cause := repr(err)) != told:
+                    keeping.tell(f"the end of {container.record.name} cannot be written down yet", err)
+                told = cause
                 await asyncio.sleep(_END_RETRY_S)
             else:
                 break

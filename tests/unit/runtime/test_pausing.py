@@ -131,3 +131,27 @@ async def test_one_that_was_put_into_quarantine_and_paused_too_late_goes_on_when
     async with asyncio.timeout(10):
         await quarantine.lift(engine, one)
     assert (one.state, qemu.status) == ("running", "running")
+
+
+async def test_an_end_is_written_down_whatever_has_hindered_that(
+    running: Running, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, lives = running
+    hindrances: list[Exception] = [OSError("no room"), KeyError("odd"), KeyError("odd")]
+
+    async def after_end(container: Container) -> None:
+        if hindrances:
+            raise hindrances.pop(0)
+        lives.change(container, "exited", exit_code=0)
+
+    monkeypatch.setattr(supervising, "_END_RETRY_S", 0.0)
+    monkeypatch.setattr(supervisor, "after_end", after_end)
+    ended: list[Container] = []
+    monkeypatch.setattr(supervisor, "_on_end", ended.append)
+    await asyncio.wait_for(supervisor._watch(one), 5)
+    assert one.state == "exited"
+    assert ended == [one]
+    assert caplog.messages == [
+        "the end of web cannot be written down yet: no room",
+        "the end of web cannot be written down yet: a defect",
+    ]
