@@ -25,7 +25,7 @@ async def pause(engine: Engine, reference: str) -> None:
 
     Raises:
         Conflict: it does not run, or is paused already.
-        GuestFailed: QEMU does not answer; it goes on.
+        GuestFailed: QEMU does not answer; it goes on, at the latest when QEMU answers again.
     """
     container = engine.lives.find(reference)
     async with container.lock:

@@ -14,6 +14,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+from runtime import keeping
 from runtime.errors import GuestFailed
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ class Clocks:
                 slew = abs(error_ns) < JUMP_NS
                 await agent.set_clock(_TIMEOUT_S, slew=slew, host_ns=self._host_ns)
             except GuestFailed:
+                return False
+            except Exception as err:  # noqa: BLE001 -- told; the others' clocks are kept all the same
+                keeping.tell(f"the clock of {container.record.name}", err)
                 return False
         how = "is brought nearer" if slew else "has been set"
         log.info("the clock of %s was %+.3f s off the host's, and %s", container.record.name, error_ns / 1e9, how)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from runtime.rotation import punch
@@ -19,8 +19,6 @@ from runtime.vm.launch import QEMU_LOG
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-log = logging.getLogger(__name__)
 
 KEPT_BYTES = 1 << 20  # as much as is saved as evidence
 _INTERVAL_S = 5.0
@@ -31,10 +29,7 @@ _DATA = ("containers/*/console.log", "pool/*.console", "templates/*/console.log"
 async def keep_bounded(state_dir: Path, data_dir: Path) -> None:
     """Cut them until cancelled: of containers, of members of the pool, and of templates that are being made."""
     while True:
-        try:
-            await asyncio.to_thread(cut, state_dir, data_dir)
-        except OSError as err:
-            log.warning("consoles cannot be cut: %s", err)
+        await asyncio.to_thread(cut, state_dir, data_dir)
         await asyncio.sleep(_INTERVAL_S)
 
 
@@ -43,7 +38,7 @@ def cut(state_dir: Path, data_dir: Path) -> None:
     for path in _all(state_dir, data_dir):
         try:
             found = path.lstat()
-            if found.st_size > KEPT_BYTES and found.st_blocks * 512 > 2 * KEPT_BYTES:
+            if stat.S_ISREG(found.st_mode) and found.st_size > KEPT_BYTES and found.st_blocks * 512 > 2 * KEPT_BYTES:
                 _cut(path, found.st_size - KEPT_BYTES)
         except FileNotFoundError:
             continue  # its container is gone, or it has just got another name

@@ -101,8 +101,7 @@ async def lift(engine: Engine, container: Container) -> None:
     if quarantine is None or network is None:
         raise Conflict(f"{container.record.name} is not in quarantine", field="container")
     with engine.operation(container, "unquarantine"):
-        if container.state == "paused":
-            await engine.supervisor.resume(container)
+        await engine.supervisor.resume(container)  # also one that runs: QEMU may have paused it without an answer
         engine.lives.change(
             container,
             "running",

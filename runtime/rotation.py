@@ -82,21 +82,18 @@ class Rotation:
     async def run(self) -> None:
         """Look after the logs until cancelled."""
         self._began = time.monotonic()
-        try:
-            while True:
-                busy = False
-                containers = self._lives.all()
-                for container in containers:
-                    busy |= self._look(container)
-                if len(self._known) > len(containers):
-                    living = {container.id for container in containers}
-                    self._known = {id_: one for id_, one in self._known.items() if id_ in living}
-                self._wanted.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_BUSY_INTERVAL_S if busy else _INTERVAL_S):
-                        await self._wanted.wait()
-        finally:
-            self.watch.close()
+        while True:
+            busy = False
+            containers = self._lives.all()
+            for container in containers:
+                busy |= self._look(container)
+            if len(self._known) > len(containers):
+                living = {container.id for container in containers}
+                self._known = {id_: one for id_, one in self._known.items() if id_ in living}
+            self._wanted.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BUSY_INTERVAL_S if busy else _INTERVAL_S):
+                    await self._wanted.wait()
 
     def begin(self, container: Container) -> int:
         """Where the log begins now: all before it has been given back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import logging
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from runtime import command, consoles, recovery
+from runtime import command, consoles, keeping, recovery
 from runtime.cgroups import HostCgroups, detect
 from runtime.clocks import Clocks
 from runtime.counts import Counts
@@ -124,13 +125,16 @@ async def _serve(config: Config, listener: socket.socket, stack: contextlib.Exit
         templates.prepare(default_shape)
     pool.open(default_shape)
     about = _about(config, host, qemu_reason, verdict, host_cgroups)
-    writing = asyncio.create_task(counts.keep_written())
-    rotating = asyncio.create_task(engine.rotation.run())
-    bounding = asyncio.create_task(consoles.keep_bounded(config.state_dir, config.data_dir))
-    judging = asyncio.create_task(engine.known_good.run())
     standstill = Standstill(engine.lives, engine.supervisor, engine.events, reserve, config.data_dir)
-    looking = asyncio.create_task(standstill.run())
-    telling_time = asyncio.create_task(Clocks(engine.lives).run())
+    always = {
+        "counting": counts.keep_written,
+        "the rotation of logs": engine.rotation.run,
+        "the bounds of consoles": functools.partial(consoles.keep_bounded, config.state_dir, config.data_dir),
+        "judging what is known to be good": engine.known_good.run,
+        "looking for VMs that stand still": standstill.run,
+        "keeping clocks": Clocks(engine.lives).run,
+    }
+    kept = [asyncio.create_task(keeping.keep(what, run)) for what, run in always.items()]
     await importing
     import uvicorn
 
@@ -156,12 +160,9 @@ async def _serve(config: Config, listener: socket.socket, stack: contextlib.Exit
     try:
         await server.serve(sockets=[listener])
     finally:
-        writing.cancel()
-        rotating.cancel()
-        bounding.cancel()
-        judging.cancel()
-        looking.cancel()
-        telling_time.cancel()
+        for task in kept:
+            task.cancel()
+        engine.rotation.watch.close()
         await engine.rollouts.close()
         if await _host_goes_down():
             await engine.go_down()

@@ -9,7 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from runtime import health, restarts
+from runtime import health, keeping, restarts
 from runtime.errors import GuestFailed, HostUnable, RuntimeFault
 from runtime.events import of_container
 from runtime.network import flows, nft
@@ -17,10 +17,11 @@ from runtime.output import last_words, size_of, write_end
 from runtime.record import Port
 from runtime.signals import signal_number
 from runtime.vm import launch, monitor
+from runtime.vm.monitor import Command
 from runtime.vm.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from typing import Any
 
     from runtime.cgroups import HostCgroups
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 DEFAULT_STOP_TIMEOUT_S = 10.0
 SIGNAL_TIMEOUT_S = 2.0
 _MONITOR_TIMEOUT_S = 5.0
+_PAUSE_TIMEOUT_S = 30.0  # QEMU first writes out what its disks hold
+_GO_ON_RETRY_S = 1.0
 _KILL_GRACE_S = 1.5
 _EXIT_KILLED = 137
 _END_RETRY_S = 1.0
@@ -76,6 +79,7 @@ class Supervisor:
         self._events = events
         self._on_end = on_end
         self._publishing = asyncio.Lock()
+        self._going_on: set[asyncio.Task[None]] = set()
 
     async def start(self, container: Container, *, retry: bool = False) -> None:
         """Start the VM of a container that has none; the caller holds its lock.
@@ -160,7 +164,8 @@ class Supervisor:
         check = self._check(container, image)
         if check is not None:
             checker = health.Checker(container, self._lives, check)
-            container.checker = asyncio.create_task(checker.run(), name=f"check {container.id[:12]}")
+            checking = keeping.keep(f"the health checks of {container.record.name}", checker.run)
+            container.checker = asyncio.create_task(checking, name=f"check {container.id[:12]}")
         container.watcher = asyncio.create_task(self._watch(container), name=f"watch {container.id[:12]}")
 
     @staticmethod
@@ -217,10 +222,15 @@ class Supervisor:
         """Stop the VM's processors.
 
         Raises:
-            GuestFailed: QEMU does not answer.
+            GuestFailed: QEMU does not answer. It goes on, in the end also if QEMU takes longer.
         """
-        async with self._monitor(container) as qmp:
-            await qmp.execute("stop")
+        with contextlib.closing(await self._monitor(container)) as qmp:
+            try:
+                await qmp.run(Command("stop"), timeout_s=_PAUSE_TIMEOUT_S)
+            except (GuestFailed, asyncio.CancelledError):
+                self._going_on.add(task := asyncio.create_task(self._go_on(container)))
+                task.add_done_callback(self._going_on.discard)
+                raise
 
     async def resume(self, container: Container) -> None:
         """Let the VM's processors go on, and set its clock, which stood still with them.
@@ -228,8 +238,8 @@ class Supervisor:
         Raises:
             GuestFailed: QEMU does not answer.
         """
-        async with self._monitor(container) as qmp:
-            await qmp.execute("cont")
+        with contextlib.closing(await self._monitor(container)) as qmp:
+            await qmp.run(Command("cont"), timeout_s=_MONITOR_TIMEOUT_S)
         if container.agent is not None:
             try:
                 await container.agent.connect(SIGNAL_TIMEOUT_S)
@@ -237,11 +247,28 @@ class Supervisor:
             except GuestFailed as err:
                 log.warning("the clock of %s is behind by its pause: %s", container.record.name, err)
 
-    @contextlib.asynccontextmanager
-    async def _monitor(self, container: Container) -> AsyncIterator[Monitor]:
+    async def _go_on(self, container: Container) -> None:
+        """Let a VM go on that was to be paused, and that QEMU may have stopped without an answer, or be about to.
+
+        Whatever comes over a new connection, QEMU does after that. One in quarantine may stand still.
+        """
+        log.warning(
+            "container %s was not paused in time: it is let go on as soon as QEMU answers", container.record.name
+        )
+        while True:
+            async with container.lock:
+                if container.state != "running" or container.record.quarantine is not None:
+                    return
+                with contextlib.suppress(GuestFailed):
+                    await self.resume(container)
+                    return
+            await asyncio.sleep(_GO_ON_RETRY_S)
+
+    async def _monitor(self, container: Container) -> Monitor:
+        """QEMU's monitor, for the caller to close."""
         try:
-            async with asyncio.timeout(_MONITOR_TIMEOUT_S), monitor.opened(container.directory) as qmp:
-                yield qmp
+            async with asyncio.timeout(_MONITOR_TIMEOUT_S):
+                return await monitor.connect(container.directory)
         except TimeoutError as err:
             raise GuestFailed(f"QEMU's monitor did not answer within {_MONITOR_TIMEOUT_S:g} s") from err
 
@@ -335,12 +362,15 @@ class Supervisor:
             code = await container.process.ended()
             if code is not None and code < 0 and code != -signal.SIGKILL:
                 log.warning("container %s: its QEMU crashed (signal %d)", container.record.name, -code)
+        told = ""
         while True:
             try:
                 await self.after_end(container)
-            except (RuntimeFault, OSError) as err:
-                # A full disk, above all: the end must not be forgotten for it.
-                log.warning("the end of %s cannot be written down yet: %s", container.record.name, err)
+            except Exception as err:  # noqa: BLE001 -- told
+                # A full disk, above all: the end must not be forgotten for it, nor for a defect.
+                if (cause := repr(err)) != told:
+                    keeping.tell(f"the end of {container.record.name} cannot be written down yet", err)
+                told = cause
                 await asyncio.sleep(_END_RETRY_S)
             else:
                 break

@@ -36,6 +36,7 @@ _FIRST_RESYNC_S = 0.01
 _LAST_RESYNC_S = 1.0
 CLOCK_ERROR_NS = 20_000_000
 _CLOCK_TRIES = 5
+_TIMES_NS = range(1 << 63)  # what a clock can show: time_t in nanoseconds
 _MAX_DESCRIPTION = 500
 
 _ERRORS = {"NotFound": CommandNotFound, "NotExecutable": CommandNotExecutable}
@@ -106,8 +107,8 @@ class Agent:
             began_ns = host_ns()
             told = await self.call("guest-get-time", timeout_s)
             took_ns = host_ns() - began_ns
-            if type(told) is not int:
-                raise GuestFailed("the guest agent answered guest-get-time with something else than a number")
+            if type(told) is not int or told not in _TIMES_NS:
+                raise GuestFailed("the guest agent answered guest-get-time with something else than a time")
             found.append((took_ns // 2, told - began_ns - took_ns // 2))
             if 0 <= took_ns < CLOCK_ERROR_NS:
                 break

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0
 _MAX_LINE_BYTES = 1 << 20
+_MAX_EVENTS = 4096  # before one answer: far more than QEMU has to tell
 _READ_BYTES = 64 * 1024
 _RETRY_S = 0.001
 
@@ -101,14 +102,16 @@ class Monitor:
                 return
 
     async def _answer(self) -> dict[str, Any]:
-        while "event" in (answer := await self._line()):
-            pass
-        return answer
+        for _ in range(_MAX_EVENTS):
+            if "event" not in (answer := await self._line()):
+                return answer
+        raise ValueError("events without an end")
 
     async def _line(self) -> dict[str, Any]:
         while (end := self._held.find(b"\n")) < 0:
             if len(self._held) > _MAX_LINE_BYTES:
                 raise ValueError("a line without an end")
+            await asyncio.sleep(0)  # a socket that is never empty would not let anybody else run, nor the time be over
             data = await asyncio.get_running_loop().sock_recv(self._socket, _READ_BYTES)
             if not data:
                 raise EOFError

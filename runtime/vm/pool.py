@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -22,12 +23,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runtime import cgroups, command, disks
-from runtime.errors import GuestFailed, RuntimeFault
+from runtime import cgroups, command, disks, keeping
+from runtime.errors import GuestFailed
 from runtime.network import links
 from runtime.vm import hotplug, launch, machine, monitor
 from runtime.vm.agent import Agent
 from runtime.vm.demand import Demand, Kind
+from runtime.vm.process import uids_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -48,7 +50,6 @@ REHEARSALS = 2  # the second one still finds code that the first did not reach
 _REHEARSAL_TIMEOUT_S = 30.0
 _POLL_S = 0.01
 _QUIET_S = 0.2  # after a start; the next one often follows
-_RETRY_S = 10.0
 _LOOK_S = 15.0  # members get too old, and too many, while nothing happens
 _USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUPS = "root:x:0:\nnogroup:x:65534:\n"
@@ -115,7 +116,7 @@ class Pool:
         self._host_cgroups = host_cgroups
         self._init = init
         self._disk_bytes = disk_bytes
-        self._uids = deque(range(first_uid, first_uid + 4096))
+        self._first_uid = first_uid
         self._depth = depth
         self._limit = limit
         self._memory_bytes = memory_bytes
@@ -143,7 +144,7 @@ class Pool:
         for shape in shapes:
             self._demand.keep(Kind(shape))
         if self._depth:
-            self._task = asyncio.create_task(self._keep_full(), name="pool")
+            self._task = asyncio.create_task(keeping.keep("the pool", self._keep_full), name="pool")
 
     def take(self, shape: Shape, root: Root) -> tuple[Member | None, str | None]:
         """A member of the shape, for this image if there is one, or None and the reason (none if there is no pool).
@@ -264,12 +265,12 @@ class Pool:
             try:
                 template = await self._templates.settled(kind.shape)
                 member = await self._make(template, rehearsal, self._roots[kind.image] if kind.image else None)
-            except (RuntimeFault, OSError) as err:
-                log.warning("the pool gets no member: %s", err)
-                if kind.image:  # what it did to its guest is no reason to let the others wait
-                    self._demand.forget(kind)
-                else:
-                    await asyncio.sleep(_RETRY_S)
+            except Exception as err:
+                if kind.image is None:
+                    raise
+                # What it did to its guest is no reason to let the others wait.
+                self._demand.forget(kind)
+                keeping.tell(f"the pool's member for {kind.image.name}", err)
             else:
                 self._waiting.setdefault(kind, deque()).append(member)
 
@@ -311,7 +312,7 @@ class Pool:
 
     async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
         id_ = secrets.token_hex(32)
-        directory, uid = self._state / id_, self._uids.popleft()
+        directory, uid = self._state / id_, await self._free_uid()
         console, output, scratch, layer = (self._data / f"{id_}.{kind}" for kind in ("console", "log", "ext4", "layer"))
         groups = self._host_cgroups.create(id_)
         process: Process | None = None
@@ -349,7 +350,7 @@ class Pool:
                 qmp.close()
             if process is not None:
                 await asyncio.shield(process.kill())
-            await asyncio.shield(self._clear(id_, directory, (console, output, layer), groups, uid))
+            await asyncio.shield(self._clear(id_, directory, (console, output, layer), groups))
             if isinstance(err, TimeoutError):
                 raise GuestFailed(f"a clone did not finish its rehearsal: {err}") from err
             raise
@@ -361,14 +362,18 @@ class Pool:
         member.monitor.close()
         await member.process.kill()
         files = (member.console, member.log, member.layer)
-        await self._clear(member.id, member.directory, files, member.groups, member.uid)
+        await self._clear(member.id, member.directory, files, member.groups)
 
-    async def _clear(self, id_: str, directory: Path, files: tuple[Path, ...], groups: Cgroups, uid: int) -> None:
+    async def _clear(self, id_: str, directory: Path, files: tuple[Path, ...], groups: Cgroups) -> None:
         await self._host_cgroups.remove(groups)
         shutil.rmtree(directory, ignore_errors=True)
         for file in files:
             file.unlink(missing_ok=True)
-        self._uids.append(uid)
+
+    async def _free_uid(self) -> int:
+        """The first uid that no VM has: of members, of those that were handed out, and of what a daemon before left."""
+        used = await asyncio.to_thread(uids_in_use)
+        return next(uid for uid in itertools.count(self._first_uid) if uid not in used)
 
     async def _rehearsal_image(self) -> Path:
         """The image that members rehearse with: the guest init, which knows how."""

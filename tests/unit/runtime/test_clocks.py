@@ -143,6 +143,26 @@ async def test_who_does_not_answer_is_asked_again_alone(world: World) -> None:
     assert world.asked == 2
 
 
+async def test_one_whose_clock_cannot_be_kept_for_any_reason_is_told_and_keeps_nobody_else_waiting(
+    running: tuple[Container, Lives], world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, lives = running
+
+    class Odd:
+        async def clock_error(self, *_: object) -> tuple[int, int]:
+            raise OverflowError("integer division result too large for a float")
+
+    other = dataclasses.replace(one, id="cd" * 32, agent=Odd())  # type: ignore[arg-type]  # pretended
+    lives.add(other)
+    world.guest -= 60 * SECOND
+    await world.clocks.look()
+    assert world.set == ["jump"]
+    assert caplog.messages == ["the clock of web: a defect"]
+    world.goes_on(clocks.AGAIN_S)
+    await world.clocks.look()
+    assert (world.asked, len(caplog.messages)) == (1, 2), "it is asked again, alone"
+
+
 async def test_who_is_paused_stands_still_or_is_being_started_is_not_asked(
     running: tuple[Container, Lives], world: World
 ) -> None:

@@ -115,6 +115,15 @@ async def test_an_answer_of_any_kind_is_one_line_of_failure(tmp_path: Path, answ
         one.close()
 
 
+@pytest.mark.parametrize("told", [b"9" * 400, b"9223372036854775808", b"-1", b"1e400", b"true", b'"1"', b"null"])
+async def test_what_no_clock_shows_is_no_time(tmp_path: Path, told: bytes) -> None:
+    async with guest(tmp_path / "a", answering(b'{"return": ' + told + b"}\n")):
+        one = Agent(tmp_path / "a")
+        with pytest.raises(GuestFailed, match="something else than a time"):
+            await one.clock_error(5)
+        one.close()
+
+
 async def test_what_a_guest_says_of_an_error_is_one_short_line(tmp_path: Path) -> None:
     error = {"error": {"class": "NotFound", "desc": "no\x1b[2J\nsuch\0" + "x" * 50_000}}
     async with guest(tmp_path / "a", answering(json.dumps(error).encode() + b"\n")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -147,6 +148,48 @@ async def test_answers_that_are_none(tmp_path: Path, answer: bytes, said: str) -
     async with double(tmp_path, GREETING, given), monitor.opened(tmp_path) as qmp:
         with pytest.raises(GuestFailed, match=said):
             await qmp.run(Command("stop"), timeout_s=0.2)
+
+
+class Flooding:
+    """A socket that always has something to read, as that of a QEMU that writes without end has."""
+
+    def __init__(self, piece: bytes, others: list[None]) -> None:
+        self._pieces = itertools.cycle(piece.partition(b"}")) if len(piece) < 100 else itertools.repeat(piece)
+        self._others = others
+        self._read = 0
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def send(self, data: bytes) -> int:
+        return len(data)
+
+    def recv(self, _most: int) -> bytes:
+        self._read += 1
+        assert self._read - len(self._others) < 10, "nobody else has had a turn"
+        return next(self._pieces)
+
+
+@pytest.mark.parametrize(
+    ("piece", "timeout_s", "said"),
+    [
+        (b'{"event":1}\n' * 5000, 60.0, "events without an end"),
+        (b'{"event":1}\n', 0.05, r"did not answer within 0\.05 s"),
+    ],
+)
+async def test_events_without_an_end_hold_up_nobody_else(piece: bytes, timeout_s: float, said: str) -> None:
+    others: list[None] = []
+
+    async def other() -> None:
+        while True:
+            others.append(None)
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(other())
+    qmp = monitor.Monitor(Flooding(piece, others))  # type: ignore[arg-type]  # as much of a socket as is used
+    with pytest.raises(GuestFailed, match=said):
+        await qmp.run(Command("stop"), timeout_s=timeout_s)
+    running.cancel()
 
 
 async def test_whoever_comes_when_the_queue_of_a_qemu_that_hangs_is_full_is_turned_away(tmp_path: Path) -> None:

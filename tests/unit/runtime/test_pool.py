@@ -1,0 +1,117 @@
+"""The pool: whose uid a member has, and that it is filled again whatever hindered it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runtime import keeping
+from runtime.errors import GuestFailed
+from runtime.record import Cgroups
+from runtime.vm import launch, machine
+from runtime.vm import pool as pools
+from runtime.vm.pool import Member, Pool
+
+if TYPE_CHECKING:
+    from runtime.vm.launch import Root, Template
+
+SHAPE = machine.Shape(1 << 20, 1, "tcg")
+
+
+class Groups:
+    """Control groups that are none."""
+
+    def create(self, _name: str) -> Cgroups:
+        return Cgroups()
+
+    def weigh(self, _groups: Cgroups, _weight: int) -> None:
+        pass
+
+    async def remove(self, _groups: Cgroups) -> None:
+        pass
+
+
+def a_pool(path: Path, first_uid: int = 0, kind: type[Pool] = Pool) -> Pool:
+    async def settled(_shape: machine.Shape) -> Any:
+        return SimpleNamespace(shape=SHAPE)
+
+    host: Any = None
+    templates: Any = SimpleNamespace(settled=settled)
+    groups: Any = Groups()
+    return kind(
+        path, path, host, templates, groups, first_uid, path / "init", 1 << 20,
+        depth=1, limit=4, memory_bytes=1 << 30, max_age_s=60.0,
+    )  # fmt: skip
+
+
+async def uid_of_the_next(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> int:
+    uids: list[int] = []
+
+    async def start(_host: object, order: launch.Order, *_: object, **__: object) -> None:
+        uids.append(order.uid)
+        raise GuestFailed("it is looked at alone")
+
+    monkeypatch.setattr(launch, "start", start)
+    template: Any = SimpleNamespace(shape=SHAPE)
+    with pytest.raises(GuestFailed, match="looked at alone"):
+        await pool._make(template, Path("rehearsal"), None)
+    return uids[0]
+
+
+async def test_a_uid_under_which_something_runs_is_given_to_no_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VM that was handed out, above all, also by a daemon before this one."""
+    first = os.geteuid()
+    assert await uid_of_the_next(a_pool(tmp_path, first), monkeypatch) > first
+
+
+async def test_uids_are_not_used_up_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = set(range(700, 700 + 5000))
+    monkeypatch.setattr(pools, "uids_in_use", lambda: used)
+    pool = a_pool(tmp_path, 700)
+    assert await uid_of_the_next(pool, monkeypatch) == 5700
+    used.discard(703)
+    assert await uid_of_the_next(pool, monkeypatch) == 703
+
+
+async def test_it_is_filled_whatever_has_hindered_it_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hindrances: list[Exception | None] = [
+        OSError("no room for the rehearsal's image"), None, IndexError("pop from an empty deque"), None, None,
+    ]  # fmt: skip
+
+    class Hindered(Pool):
+        async def _rehearsal_image(self) -> Path:
+            return self._unhindered(tmp_path)
+
+        async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
+            del template, rehearsal, root
+            member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1)
+            return self._unhindered(member)
+
+        async def _discard(self, member: Member) -> None:
+            pass
+
+        def _unhindered(self, made: Any) -> Any:
+            if error := hindrances.pop(0):
+                raise error
+            return made
+
+    monkeypatch.setattr(keeping, "AGAIN_S", 0.01)
+    pool = a_pool(tmp_path, kind=Hindered)
+    pool.open(SHAPE)
+    async with asyncio.timeout(10):
+        while not pool.waiting:  # noqa: ASYNC110 -- nothing there could wake us
+            await asyncio.sleep(0.01)
+    assert caplog.messages == ["the pool: no room for the rehearsal's image", "the pool: a defect"]
+    await asyncio.wait_for(pool.close(), 5)
+    assert pool._task is not None
+    assert pool._task.cancelled()
