@@ -36,6 +36,7 @@ from runtime.volumes import Volumes
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Coroutine
 
     from runtime.config import Config
 
@@ -126,7 +127,7 @@ async def _serve(config: Config, listener: socket.socket, stack: contextlib.Exit
     pool.open(default_shape)
     about = _about(config, host, qemu_reason, verdict, host_cgroups)
     standstill = Standstill(engine.lives, engine.supervisor, engine.events, reserve, config.data_dir)
-    always = {
+    always: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "counting": counts.keep_written,
         "the rotation of logs": engine.rotation.run,
         "the bounds of consoles": functools.partial(consoles.keep_bounded, config.state_dir, config.data_dir),
