@@ -275,7 +275,7 @@ class Pool:
                 self._waiting.setdefault(kind, deque()).append(member)
 
     def _next(self) -> Kind | None:
-        """The kind that lacks members most. Those that are too old, or more than are wanted by now, are ended.
+        """The kind that lacks members most. Those that are too old, more than are wanted by now, or dead, are ended.
 
         Images have at most half of the pool: one that is new finds a member as well. There one that was started later
         displaces one that nobody has started for a while.
@@ -286,6 +286,9 @@ class Pool:
             waiting, depth = self._waiting.setdefault(kind, deque()), self._demand.depth(kind, now)
             if kind.image and not (kind.image in self._roots and kind.image.exists()):
                 depth = 0
+            for dead in [one for one in waiting if not one.process.alive()]:
+                waiting.remove(dead)
+                asyncio.ensure_future(self._discard(dead))  # noqa: RUF006 -- as in `take`
             while waiting and (len(waiting) > depth or now - waiting[0].made_at > self._max_age_s):
                 asyncio.ensure_future(self._discard(waiting.popleft()))  # noqa: RUF006 -- as in `take`
             if depth > len(waiting):

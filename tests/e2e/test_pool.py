@@ -28,6 +28,12 @@ def for_any(pooled: Host) -> int:
     return int(now["pool_waiting"] - now["pool_waiting_for_images"])
 
 
+def members(pooled: Host) -> list[psutil.Process]:
+    """QEMUs of the clones that wait."""
+    names = {f"hyper-{directory.name}" for directory in (pooled.state_dir / "pool").iterdir()}
+    return [one for one in psutil.process_iter(["cmdline"]) if names.intersection(one.info["cmdline"] or ())]
+
+
 def test_a_container_from_the_pool_is_like_any_other(pooled: Host, images: Images) -> None:
     wait_for(lambda: for_any(pooled) > 0, "a clone waits", 60)
     port = free_port()
@@ -50,11 +56,12 @@ def test_a_container_from_the_pool_is_like_any_other(pooled: Host, images: Image
 def test_the_layer_that_a_member_waits_with_becomes_the_containers(pooled: Host, images: Images) -> None:
     wait_for(lambda: for_any(pooled) > 0, "a clone waits", 60)
     pooled.run("--name", "one", images.busybox, "sh", "-c", "echo started >> /mine; sleep 600")
+    written = ("exec", "one", "sh", "-c", "cat /mine 2>&1")
+    wait_for(lambda: pooled.hyper(*written, check=False).stdout == "started\n", "it writes to its disk")
     wait_for(lambda: for_any(pooled) > 0, "a clone waits", 60)
     pooled.hyper("restart", "-t", "0", "one")
     assert pooled.inspect("one")["vm"]["start_path"] == "pool"
-    lines = wait_for(lambda: pooled.hyper("exec", "one", "cat", "/mine").stdout, "it writes to its disk")
-    assert lines == "started\n" * 2, "with the layer that it had"
+    wait_for(lambda: pooled.hyper(*written).stdout == "started\n" * 2, "it has the layer that it had")
     assert "barrier" in pooled.hyper("exec", "one", "cat", "/proc/fs/ext4/vdb/options").stdout.split()
     assert not list((pooled.data_dir / "pool").glob(f"{pooled.inspect('one')['id']}*"))
     pooled.hyper("rm", "-f", "one")
@@ -118,13 +125,20 @@ def test_each_clone_is_handed_out_once(pooled: Host, images: Images) -> None:
 
 def test_a_dead_member_is_not_handed_out(pooled: Host, images: Images) -> None:
     wait_for(lambda: for_any(pooled) == 2, "the pool is full", 60)
-    members = {f"hyper-{directory.name}" for directory in (pooled.state_dir / "pool").iterdir()}
-    killed = [one for one in psutil.process_iter(["cmdline"]) if members.intersection(one.info["cmdline"] or ())]
+    killed = members(pooled)
     assert len(killed) >= 2
     for one in killed:
         one.kill()
     assert pooled.hyper("run", "--rm", images.busybox, "echo", "well").stdout == "well\n"
-    wait_for(lambda: for_any(pooled) == 2, "refilled", 60)
+    wait_for(lambda: len(members(pooled)) >= about(pooled)["pool_waiting"] > 0 and for_any(pooled) == 2, "refilled", 60)
+
+
+def test_a_dead_member_is_replaced_though_nobody_asks_for_it(pooled: Host) -> None:
+    wait_for(lambda: for_any(pooled) == 2, "the pool is full", 60)
+    killed = members(pooled)
+    for one in killed:
+        one.kill()
+    wait_for(lambda: len(members(pooled)) >= len(killed) and for_any(pooled) == 2, "others wait", 60)
 
 
 def test_a_crash_leaves_no_member(pooled: Host, images: Images) -> None:
