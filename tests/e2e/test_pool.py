@@ -34,6 +34,11 @@ def members(pooled: Host) -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if names.intersection(one.info["cmdline"] or ())]
 
 
+def refilled(pooled: Host) -> bool:
+    """Whether as many wait as are wanted, and live."""
+    return for_any(pooled) == 2 and len(members(pooled)) >= about(pooled)["pool_waiting"]
+
+
 def test_a_container_from_the_pool_is_like_any_other(pooled: Host, images: Images) -> None:
     wait_for(lambda: for_any(pooled) > 0, "a clone waits", 60)
     port = free_port()
@@ -130,15 +135,14 @@ def test_a_dead_member_is_not_handed_out(pooled: Host, images: Images) -> None:
     for one in killed:
         one.kill()
     assert pooled.hyper("run", "--rm", images.busybox, "echo", "well").stdout == "well\n"
-    wait_for(lambda: len(members(pooled)) >= about(pooled)["pool_waiting"] > 0 and for_any(pooled) == 2, "refilled", 60)
+    wait_for(lambda: refilled(pooled), "others wait", 60)
 
 
 def test_a_dead_member_is_replaced_though_nobody_asks_for_it(pooled: Host) -> None:
     wait_for(lambda: for_any(pooled) == 2, "the pool is full", 60)
-    killed = members(pooled)
-    for one in killed:
+    for one in members(pooled):
         one.kill()
-    wait_for(lambda: len(members(pooled)) >= len(killed) and for_any(pooled) == 2, "others wait", 60)
+    wait_for(lambda: refilled(pooled), "others wait", 60)
 
 
 def test_a_crash_leaves_no_member(pooled: Host, images: Images) -> None:

@@ -170,7 +170,7 @@ def orphans(host: Host) -> list[Path]:
     data = host.data_dir
     directories = [
         *(parent / "containers" / OURS for parent in (host.state_dir, data)),
-        *(data / kind / name for kind in ("volumes", "snapshots") for name in (".new-half", ".gone-half", "norow")),
+        *(data / kind / name for kind in ("volumes", "snapshots") for name in (".new-half", ".gone-half")),
         data / "images" / ".tmp-half",
         data / "images" / OURS,
         *groups(host, f"{host.cgroup_parent}/{OURS}"),
@@ -178,8 +178,7 @@ def orphans(host: Host) -> list[Path]:
     ]
     for one in directories:
         one.mkdir(parents=True)
-    files = [data / kind / "norow/volume.ext4" for kind in ("volumes", "snapshots")]
-    files += [data / "blobs/sha256" / name for name in (f".{OURS}.4711", f".trash-{OURS}.0123")]
+    files = [data / "blobs/sha256" / name for name in (f".{OURS}.4711", f".trash-{OURS}.0123")]
     for one in files:
         one.write_text("half")
     return [*directories, *files]
@@ -200,6 +199,8 @@ def foreign(host: Host) -> Iterator[Callable[[], dict[str, object]]]:
     tap, bridge, table = f"hyp{THEIRS[:8]}{tag}", f"hyz{tag}", f"hyper_hyz{tag}"
     disk, mounted = data / "disk.img", data / "volumes/theirs"
     made = [*groups(host, f"{host.cgroup_parent}/somebody"), *groups(host, f"{host.cgroup_parent}-other/{THEIRS}")]
+    # Volumes whose rows a database that was lost had: what they hold is somebody's.
+    lost = [data / kind / "norow" for kind in ("volumes", "snapshots")]
     directories = [
         *(
             data / kind / name
@@ -237,9 +238,13 @@ def foreign(host: Host) -> Iterator[Callable[[], dict[str, object]]]:
         for one in directories:
             one.mkdir(parents=True, exist_ok=True)
             stack.callback(shutil.rmtree, one, ignore_errors=True)
+        for one in lost:
+            one.mkdir()
+            stack.callback(shutil.rmtree, one, ignore_errors=True)
         run("mount", "-t", "tmpfs", "theirs", mounted, undo=("umount", mounted))
         files = {one / "kept" for one in directories if one.name != "lost+found"}
         files |= {one.with_name("note") for one in directories} | {data / "blobs/sha256/note", disk}
+        files |= {one / "volume.ext4" for one in lost}
         for one in files:
             one.write_text("theirs")
             stack.callback(one.unlink)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtime.client import Chunks, Client, DaemonUnreachable
+from runtime.client import Chunks, Client, ClientError
 from runtime.errors import DiskFull, HostUnable
 from runtime.volumes import Volumes
 from tests.host import Host, wait_for
@@ -276,10 +276,10 @@ def test_copies_that_are_broken_off_leave_nothing(disks: Host, images: Images) -
     def half() -> Iterator[bytes]:
         yield file.tobuf()
         yield bytes(4096)
-        raise InterruptedError
+        raise InterruptedError(4, "the user breaks it off")
 
     for _ in range(SESSIONS + 1):  # each of which would be one that the guest has not any more
-        with pytest.raises(DaemonUnreachable):
+        with pytest.raises(ClientError, match="the input: the user breaks it off"):
             client.call("PUT", "/v1/containers/box/archive?path=/tmp", Chunks(half()))
     wait_for(lambda: client.call("GET", "/v1/streams")["sessions"] == 0, "no session is open")
     done = disks.hyper("exec", "box", "sh", "-c", "until [ $(stat -c %s /big) = 64000000 ]; do usleep 50000; done; ps")
