@@ -228,6 +228,8 @@ def foreign(host: Host) -> Iterator[Callable[[], dict[str, object]]]:
 
         for one in made:
             one.mkdir(parents=True)
+            if one.parent.name.endswith("-other"):
+                stack.callback(one.parent.rmdir)
             stack.callback(one.rmdir)
             (one / "cgroup.procs").write_text(str(like_qemu[0].pid))
         for one in made:

@@ -94,7 +94,8 @@ async def test_it_is_filled_whatever_has_hindered_it_before(
 
         async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
             del template, rehearsal, root
-            member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1)
+            process = SimpleNamespace(alive=lambda: True)
+            member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1, process=process)
             return self._unhindered(member)
 
         async def _discard(self, member: Member) -> None:
