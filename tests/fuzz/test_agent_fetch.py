@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+from tests.fuzz.sanitized import built
 
-GUEST = Path(__file__).resolve().parents[2] / "runtime" / "guest"
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SOURCES = ("fetch.c", "arguments.c", "json.c", "json_write.c")
 SECONDS = int(os.environ.get("HYPER_FUZZ_SECONDS", "5"))
 
 
 def test_no_server_breaks_or_holds_up_the_agent(tmp_path: Path) -> None:
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc: install build-essential")
-    program = tmp_path / "fetch_fuzz"
-    flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-D_GNU_SOURCE"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    files = [str(GUEST / name) for name in SOURCES]
-    source = str(Path(__file__).with_name("fetch_fuzz.c"))
-    subprocess.run(
-        ["gcc", *flags, *sanitizers, f"-I{GUEST}", "-o", str(program), source, *files], check=True, timeout=90
-    )
+    program = built("fetch_fuzz.c", SOURCES, tmp_path)
     done = subprocess.run(
         [program, "20261126", str(SECONDS)],
         env={"ASAN_OPTIONS": "detect_leaks=0:exitcode=99", "UBSAN_OPTIONS": "print_stacktrace=1"},

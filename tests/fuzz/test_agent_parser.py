@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-GUEST = Path(__file__).resolve().parents[2] / "runtime" / "guest"
+from tests.fuzz.sanitized import built
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SOURCES = (
     "line.c",
     "json.c",
@@ -27,17 +30,7 @@ SECONDS = int(os.environ.get("HYPER_FUZZ_SECONDS", "10"))
 
 @pytest.fixture(scope="module")
 def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc: install build-essential")
-    program = tmp_path_factory.mktemp("fuzz") / "agent_fuzz"
-    flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-D_GNU_SOURCE", '-DHYPER_VERSION="fuzz"']
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    files = [str(GUEST / name) for name in SOURCES]
-    source = str(Path(__file__).with_name("agent_fuzz.c"))
-    subprocess.run(
-        ["gcc", *flags, *sanitizers, f"-I{GUEST}", "-o", str(program), source, *files], check=True, timeout=90
-    )
-    return program
+    return built("agent_fuzz.c", SOURCES, tmp_path_factory.mktemp("fuzz"), '-DHYPER_VERSION="fuzz"')
 
 
 @pytest.mark.parametrize("seed", [1, 20261123])

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+from tests.fuzz.sanitized import built
 
-GUEST = Path(__file__).resolve().parents[2] / "runtime" / "guest"
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SECONDS = int(os.environ.get("HYPER_FUZZ_SECONDS", "5"))
 
 
 def test_no_archive_breaks_the_unpacking_or_leaves_its_directory(tmp_path: Path) -> None:
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc: install build-essential")
-    program, directory = tmp_path / "unarchive_fuzz", tmp_path / "outer" / "inner"
+    directory = tmp_path / "outer" / "inner"
     directory.mkdir(parents=True)
-    flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-D_GNU_SOURCE"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    files = [str(Path(__file__).with_name("unarchive_fuzz.c")), str(GUEST / "unarchive.c")]
-    subprocess.run(["gcc", *flags, *sanitizers, f"-I{GUEST}", "-o", str(program), *files], check=True, timeout=90)
+    program = built("unarchive_fuzz.c", ["unarchive.c"], tmp_path)
     done = subprocess.run(
         [program, "20261127", str(SECONDS), directory],
         env={"ASAN_OPTIONS": "detect_leaks=0:exitcode=99", "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=99"},
