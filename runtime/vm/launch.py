@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING
 from runtime import disks
 from runtime.errors import GuestFailed
 from runtime.network import holding, links
-from runtime.vm import hotplug, machine, monitor, process, sharing, userns
+from runtime.vm import hotplug, machine, monitor, process, sharing, timer, userns
 from runtime.vm.agent import Agent
 from runtime.vm.monitor import Command
+from runtime.vm.timer import TimerWrong
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from runtime.vm.kernel import Kernel
     from runtime.vm.machine import Mode, Shape
+
+log = logging.getLogger(__name__)
 
 QEMU_LOG = "qemu.log"
 SHARED = "shared"  # the directory that QEMU starts in and exports
@@ -33,6 +37,9 @@ WRITABLE = {"device": "vdb", "fstype": "ext4"}
 COLD_TIMEOUT_S = 60.0
 _AHEAD_TIMEOUT_S = 30.0
 CLONE_TIMEOUT_S = 10.0
+# How many times a guest is booted for its timer, and how far that may be off: a template's is that of all its clones.
+_BOOTS: dict[Mode, int] = {"cold": 3, "template": 5, "clone": 1}
+_TIMER_TOLERANCE: dict[Mode, float] = {"cold": 0.25, "template": 0.02}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +133,14 @@ async def start(
     ram: int = -1,
     timeout_s: float | None = None,
 ) -> Started:
-    """Start QEMU and wait for the agent. `ram` is the memory of a template that is being made.
+    """Start QEMU and wait for the agent. `ram` is the memory of a template that is being made; it is emptied first.
 
-    The order's writable layer is made if there is none (phase `image`).
+    The order's writable layer is made if there is none (phase `image`). What is booted is booted again if its kernel
+    measured its timer wrongly, a few times.
 
     Raises:
-        GuestFailed: QEMU ended (its last line is in the message) or the agent did not answer in time;
-            QEMU is gone then.
+        GuestFailed: QEMU ended (its last line is in the message), the agent did not answer in time, or the timer was
+            wrong each time; QEMU is gone then.
         HostUnable: a program, tap or bridge is missing, or a user namespace for a VM that shares.
         DiskFull: there is no room for the layer.
     """
@@ -141,6 +149,32 @@ async def start(
     mounted = await _make_layer(order, template)
     layered = time.monotonic()
     await holding.gone(order.tap)  # a VM before
+    for left in reversed(range(_BOOTS[mode])):
+        if ram >= 0:
+            os.truncate(ram, 0)
+            os.truncate(ram, order.shape.ram_bytes)
+        try:
+            running, agent, vm_up = await _bring_up(host, order, mode, template, ram, timeout_s, mounted=mounted)
+            break
+        except TimerWrong as err:
+            log.warning("VM %s: timer %s, boots left: %d", order.name, err.found, left)
+            if not left:
+                raise
+    phases = {"image": layered - began, "vm": vm_up - layered, "agent": time.monotonic() - vm_up}
+    return Started(running, agent, phases, mounted)
+
+
+async def _bring_up(
+    host: Host,
+    order: Order,
+    mode: Mode,
+    template: Template | None,
+    ram: int,
+    timeout_s: float | None,
+    *,
+    mounted: bool,
+) -> tuple[process.Process, Agent, float]:
+    """QEMU, its agent, and when QEMU was up; `mounted`: the writable layer is as the template's guest has it."""
     # A clone whose guest has a file system mounted never meets another one behind that drive.
     later = order.writable if template and template.layer and not mounted else None
     with contextlib.ExitStack() as stack:
@@ -149,8 +183,8 @@ async def start(
             await links.attach_tap(order.tap, order.bridge, order.address)
         command_line = machine.kernel_command_line(host.kernel, host.tsc_khz, order.shape.accel)
         arguments = machine.arguments(order.name, order.shape, files, mode, host.kernel, command_line)
-        log = order.directory / QEMU_LOG
-        log.write_bytes(b"")
+        said = order.directory / QEMU_LOG
+        said.write_bytes(b"")
         namespace = -1
         if order.shares:
             namespace = userns.make(order.uid)
@@ -159,24 +193,25 @@ async def start(
             order.uid, order.groups, kvm=order.shape.accel == "kvm", user_namespace=namespace
         )
         shared = sharing.prepare(order.directory / SHARED)
-        running = process.start(host.qemu, arguments, files.inherited(), confinement, log, shared)
+        running = process.start(host.qemu, arguments, files.inherited(), confinement, said, shared)
         holding.hold(running.pid, order.tap, files.tap)
         deadline_s = timeout_s or (CLONE_TIMEOUT_S if mode == "clone" else COLD_TIMEOUT_S)
         agent = Agent(order.directory / "agent.sock")
         try:
             if mode == "clone":
-                await _unless_ended(running, log, _load_state(order.directory, files.vm_state), deadline_s)
+                await _unless_ended(running, said, _load_state(order.directory, files.vm_state), deadline_s)
             vm_up = time.monotonic()
-            await _unless_ended(running, log, agent.connect(deadline_s), deadline_s)
+            await _unless_ended(running, said, agent.connect(deadline_s), deadline_s)
+            if mode in _TIMER_TOLERANCE:
+                await _unless_ended(running, said, timer.check(agent, _TIMER_TOLERANCE[mode]), deadline_s)
             if template and template.layer and not mounted:
-                await _unless_ended(running, log, _change_layer(order.directory, agent, later), deadline_s)
+                await _unless_ended(running, said, _change_layer(order.directory, agent, later), deadline_s)
         except BaseException:
             agent.close()
             await asyncio.shield(running.kill())
             await asyncio.shield(holding.gone(order.tap))
             raise
-    phases = {"image": layered - began, "vm": vm_up - layered, "agent": time.monotonic() - vm_up}
-    return Started(running, agent, phases, mounted)
+    return running, agent, vm_up
 
 
 async def _make_layer(order: Order, template: Template | None) -> bool:

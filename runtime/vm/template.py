@@ -245,7 +245,6 @@ class Templates:
         state = os.open(work / "state", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         groups = self._host_cgroups.create(f"template-{key}")
         try:
-            os.truncate(ram, shape.ram_bytes)
             order = self._order(key, shape, work, cgroups.directories(groups), root)
             await self._boot_and_save(order, root, ram, state)
             await asyncio.to_thread(_save, ram, work / "ram", shape.ram_bytes)
