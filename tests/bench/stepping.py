@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from collector.rounds import Collector
 from collector.watch import Settings
-from exporter.main import GC_THRESHOLD
+from exporter.main import look_for_garbage
 from exporter.server import Application
 from tests.fakevm.process import REPOSITORY
 
@@ -65,13 +65,16 @@ async def stepper(state_dir: Path, root: Path, deadline_s: float) -> AsyncIterat
 def _main(state_dir: Path, root: Path, deadline_s: float) -> None:
     collector = Collector(state_dir, Settings(node="bench", root=root, deadline_s=deadline_s))
     application = Application("0")
-    gc.set_threshold(*GC_THRESHOLD)
+    gc.disable()
     with asyncio.Runner() as runner:
+        # Its own run() gives a signal handler the task, which CPython makes a text of, with the snapshot in it.
+        run = runner.get_loop().run_until_complete
         for line in sys.stdin:
             began, cpu_began = time.perf_counter_ns(), time.process_time_ns()
             if line == "round\n":
-                snapshot = runner.run(collector.round())
+                snapshot = run(collector.round())
                 application.publish(snapshot)
+                look_for_garbage()
                 cpu_ns = time.process_time_ns() - cpu_began
                 second = sum(1 for one in snapshot.containers.values() if one.down)
             else:
