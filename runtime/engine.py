@@ -295,7 +295,7 @@ class Engine:
                     try:
                         with self.counts.operation("start"):
                             await self.supervisor.start(container, retry=retry)
-                    except RuntimeFault as err:
+                    except (RuntimeFault, OSError) as err:
                         log.warning("container %s could not be started again: %s", container.record.name, err)
             if container.state == "exited":
                 self._has_ended(container)

@@ -230,11 +230,11 @@ class ImageStore(Shelf):
 
         The manifest's word alone is no reason to: others may have the layer, and it may be nowhere else.
         """
-        known = self._index.all_blobs()
         for layer in parts.layers:
             with contextlib.suppress(FileNotFoundError):
                 size = self.blobs.size(layer.digest)
-                if size not in (layer.size_bytes, known.get(layer.digest)) and not self.blobs.is_whole(layer.digest):
+                known = size == layer.size_bytes or size == self._index.all_blobs().get(layer.digest)
+                if not known and not self.blobs.is_whole(layer.digest):
                     self.blobs.path(layer.digest).unlink()
 
     def _demand_sizes(self, parts: manifest.Manifest, what: str) -> None:
