@@ -151,12 +151,15 @@ async def _finish(engine: Engine, container: Container, kind: str | None, *, boo
         await _end_vm(engine, container)
         await _erase(engine, container)
         return
+    lifecycle = container.record.lifecycle
+    at_boot = booted and restarts.at_boot(container.spec.restart, lifecycle)
     if kind in {"start", "restart", "redeploy"}:
+        by_policy = kind == "start" and lifecycle.retries > 0
         await _end_vm(engine, container)
         if kind == "redeploy":
             (container.data_directory / "writable.ext4").unlink(missing_ok=True)
         if container.record.lifecycle.desired == "running":
-            engine.start_later(container)
+            engine.start_later(container, retry=by_policy or at_boot)
             return  # else it had come up, and has ended by itself
     if container.live:
         await _end_vm(engine, container, with_host=booted)
@@ -169,9 +172,7 @@ async def _finish(engine: Engine, container: Container, kind: str | None, *, boo
         engine.retry_later(container)
     elif container.record.quarantine is not None:
         return
-    elif (
-        booted and container.state == "exited" and restarts.at_boot(container.spec.restart, container.record.lifecycle)
-    ):
+    elif at_boot and container.state == "exited":
         engine.start_later(container, retry=True)
 
 

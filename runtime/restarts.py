@@ -26,9 +26,17 @@ class Ending(NamedTuple):
 
 
 def ending(
-    restart: RestartSpec, lifecycle: Lifecycle, exit_code: int, now: float, *, with_host: bool = False
+    restart: RestartSpec,
+    lifecycle: Lifecycle,
+    exit_code: int,
+    now: float,
+    *,
+    with_host: bool = False,
+    ran: bool = True,
 ) -> Ending:
     """What follows when a container that nobody asked to stop has ended; `with_host`: because the host went down.
+
+    Not `ran`: it could not be started, and what it ran for before does not count.
 
     A process that ends with 0 has done what it was for, unless its policy says that it is to run whatever it says.
     One that fails is missed (its desired state stays `running`), also when it is not tried again.
@@ -42,7 +50,7 @@ def ending(
         again = False
     if not again:
         return Ending("stopped" if exit_code == 0 else "running", None, 0.0)
-    ran_s = now - lifecycle.started_at if lifecycle.started_at else 0.0
+    ran_s = now - lifecycle.started_at if ran and lifecycle.started_at else 0.0
     if with_host or ran_s >= LONG_RUN_S or not lifecycle.retry_delay_s:
         delay_s = FIRST_DELAY_S
     else:

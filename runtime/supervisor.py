@@ -132,7 +132,11 @@ class Supervisor:
                 finished_at=now,
                 exit_code=code,
                 error=str(err) or type(err).__name__,
-                **(self._ending(container, code, now) if retry else {"desired": "running" if again else "stopped"}),
+                **(
+                    self._ending(container, code, now, ran=False)
+                    if retry
+                    else {"desired": "running" if again else "stopped"}
+                ),
             )
             raise
         container.process = running.started.process
@@ -140,7 +144,8 @@ class Supervisor:
         path, reason = running.vm.start_path, running.vm.start_path_reason
         self._counts.starts[path] += 1
         if reason:
-            self._counts.fallbacks[reason] += 1
+            # Of the text behind it there may be any number: a guest has a say in it.
+            self._counts.fallbacks[reason.partition(":")[0]] += 1
             log.info("container %s took the %s path: %s", container.record.name, path, reason)
         self._lives.change(
             container,
@@ -350,12 +355,15 @@ class Supervisor:
             except HostUnable as err:
                 log.warning("the ports of %s are still published: %s", container.record.name, err)
 
-    def _ending(self, container: Container, exit_code: int, now: float, *, with_host: bool = False) -> dict[str, Any]:
-        """What follows from an end that nobody asked for, as changes of the record."""
+    def _ending(
+        self, container: Container, exit_code: int, now: float, *, with_host: bool = False, ran: bool = True
+    ) -> dict[str, Any]:
+        """What follows from an end that nobody asked for, as changes of the record; not `ran`: it did not start."""
         lifecycle = container.record.lifecycle
         if container.record.quarantine is not None:
             return restarts.Ending("stopped", None, 0.0)._asdict()
-        return restarts.ending(container.spec.restart, lifecycle, exit_code, now, with_host=with_host)._asdict()
+        restart = container.spec.restart
+        return restarts.ending(restart, lifecycle, exit_code, now, with_host=with_host, ran=ran)._asdict()
 
     async def _watch(self, container: Container) -> None:
         if container.process is not None:

@@ -7,6 +7,7 @@ is booted to its agent, with a deadline, once for each boot of the host, kernel 
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,11 +64,12 @@ async def _probe(config: Config, host: launch.Host, uid: int, groups: HostCgroup
     if not Path("/dev/kvm").exists():
         return Verdict("tcg", "this host has no /dev/kvm", host.tsc_khz)
     directory = config.state_dir / "probe"
-    shutil.rmtree(directory, ignore_errors=True)  # of a daemon that was killed meanwhile
+    shutil.rmtree(directory, ignore_errors=True)  # of a daemon that was killed meanwhile, whose QEMU may go on
+    tap = f"hypprobe{secrets.token_hex(3)}"  # that one has its own
     try:
         shape = machine.Shape(_PROBE_RAM_BYTES, 1, "kvm")
         inside = cgroups.directories(groups.create("probe"))
-        order = launch.Order("probe", directory, shape, uid, inside, "hypprobe0", None, directory / "console.log")
+        order = launch.Order("probe", directory, shape, uid, inside, tap, None, directory / "console.log")
         started = await launch.start(host, order, "cold", timeout_s=PROBE_TIMEOUT_S)
         started.agent.close()
         await started.process.kill()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from runtime.vm.kernel import Kernel
 
-LAYOUT = 6  # to be raised whenever devices, the command line or what is saved changes: templates are keyed by it
+LAYOUT = 7  # to be raised whenever devices, the command line, or what is saved or demanded changes: it keys templates
 
 PORT_NAMES = ("hyper.control", "hyper.stats", "hyper.streams", "hyper.log")
 # Disks for volumes. With image, writable layer, ports, network, entropy and the shared directory they are the eight

@@ -50,6 +50,7 @@ REHEARSALS = 2  # the second one still finds code that the first did not reach
 _REHEARSAL_TIMEOUT_S = 30.0
 _POLL_S = 0.01
 _QUIET_S = 0.2  # after a start; the next one often follows
+_PUT_OFF_S = 60.0
 _LOOK_S = 15.0  # members get too old, and too many, while nothing happens
 _USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUPS = "root:x:0:\nnogroup:x:65534:\n"
@@ -124,6 +125,7 @@ class Pool:
         self._waiting: dict[Kind, deque[Member]] = {}
         self._roots: dict[Path, Root] = {}  # by image, what was started of it last
         self._demand = Demand(depth)
+        self._put_off: dict[Kind, float] = {}  # sizes of which none could be made: until when
         self._largest_bytes = 0  # of the members so far: what the next one may take
         self._starting = 0
         self._changed = asyncio.Event()
@@ -265,12 +267,13 @@ class Pool:
             try:
                 template = await self._templates.settled(kind.shape)
                 member = await self._make(template, rehearsal, self._roots[kind.image] if kind.image else None)
-            except Exception as err:
-                if kind.image is None:
-                    raise
-                # What it did to its guest is no reason to let the others wait.
-                self._demand.forget(kind)
-                keeping.tell(f"the pool's member for {kind.image.name}", err)
+            except Exception as err:  # noqa: BLE001 -- told; no reason to let the other kinds wait
+                if kind.image:
+                    self._demand.forget(kind)
+                else:
+                    self._put_off[kind] = time.monotonic() + _PUT_OFF_S
+                what = kind.image.name if kind.image else f"{kind.shape.ram_bytes >> 20} MiB"
+                keeping.tell(f"the pool's member for {what}", err)
             else:
                 self._waiting.setdefault(kind, deque()).append(member)
 
@@ -291,7 +294,7 @@ class Pool:
                 asyncio.ensure_future(self._discard(dead))  # noqa: RUF006 -- as in `take`
             while waiting and (len(waiting) > depth or now - waiting[0].made_at > self._max_age_s):
                 asyncio.ensure_future(self._discard(waiting.popleft()))  # noqa: RUF006 -- as in `take`
-            if depth > len(waiting):
+            if depth > len(waiting) and self._put_off.get(kind, 0.0) <= now:
                 lacking[kind] = depth - len(waiting)
             elif not depth:
                 del self._waiting[kind]

@@ -9,6 +9,7 @@ after a restart of the daemon. A template is found by a digest of all that shape
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -50,7 +51,7 @@ _META = "meta.json"
 _LAYER = "layer"  # the file that the guest had mounted, as it was when the guest was stopped
 _OURS = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}\.\d+")  # directories of templates, and of one in the making
 _ASKED = 256  # images that were asked for once
-_LET_GO_S = 60.0  # a clone that is being started may still need the memory of a template that is given up
+_LET_GO_S = 60.0  # a clone that is being started may still need a template that is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Templates:
         self._ready: dict[str, Template] = {}
         self._failed: dict[str, tuple[str, float]] = {}  # why, and when to try again (monotonic)
         self._provided: dict[str, _Provided] = {}
+        self._leaving: list[Template] = []
         self._one_at_a_time = asyncio.Lock()
 
     def prepare(self, shape: Shape, root: Root | None = None) -> None:
@@ -188,6 +190,8 @@ class Templates:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for template in list(self._leaving):
+            self._let_go(template)
         for template in self._ready.values():
             os.close(template.ram)
         self._ready.clear()
@@ -216,8 +220,16 @@ class Templates:
         kept = [key for key, image in own.items() if image.exists()][-self._images :]
         for key in own.keys() - set(kept):
             template = self._ready.pop(key)
-            shutil.rmtree(self._directory / key, ignore_errors=True)
-            asyncio.get_running_loop().call_later(_LET_GO_S, os.close, template.ram)
+            self._leaving.append(template)
+            asyncio.get_running_loop().call_later(_LET_GO_S, self._let_go, template)
+
+    def _let_go(self, template: Template) -> None:
+        """Close what is given up, and remove it, unless it is wanted again."""
+        if template in self._leaving:
+            self._leaving.remove(template)
+            os.close(template.ram)
+            if not any(template.key in known for known in (self._ready, self._provided)):
+                shutil.rmtree(self._directory / template.key, ignore_errors=True)
 
     def _load(self, key: str, shape: Shape, root: Root | None) -> Template | None:
         directory = self._directory / key
@@ -240,11 +252,16 @@ class Templates:
     async def _build(self, key: str, shape: Shape, root: Root | None) -> Template:
         work = self._directory / f".{key}.{os.getpid()}"
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True, mode=0o700)
-        ram = os.memfd_create("hyper-template", os.MFD_CLOEXEC)
-        state = os.open(work / "state", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        groups = self._host_cgroups.create(f"template-{key}")
-        try:
+        async with contextlib.AsyncExitStack() as after:
+            undo = after.enter_context(contextlib.ExitStack())
+            undo.callback(shutil.rmtree, work, ignore_errors=True)
+            work.mkdir(parents=True, mode=0o700)
+            ram = os.memfd_create("hyper-template", os.MFD_CLOEXEC)
+            after.callback(os.close, ram)
+            state = os.open(work / "state", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            after.callback(os.close, state)
+            groups = self._host_cgroups.create(f"template-{key}")
+            after.push_async_callback(lambda: asyncio.shield(self._host_cgroups.remove(groups)))
             order = self._order(key, shape, work, cgroups.directories(groups), root)
             await self._boot_and_save(order, root, ram, state)
             await asyncio.to_thread(_save, ram, work / "ram", shape.ram_bytes)
@@ -253,6 +270,7 @@ class Templates:
             (work / _META).write_text(json.dumps(about))
             layer = await asyncio.to_thread(_kept_layer, work / _LAYER) if self._layer_bytes else None
             sealed = await asyncio.to_thread(_sealed_copy, ram, shape.ram_bytes)
+            undo.callback(os.close, sealed)
             template = Template(key, shape, sealed, work / "state", layer, order.image)
             await self._verify(template, order)
             (work / launch.SHARED).rmdir()
@@ -262,14 +280,8 @@ class Templates:
             final = self._directory / key
             shutil.rmtree(final, ignore_errors=True)
             work.rename(final)
+            undo.pop_all()
             return replace(template, state=final / "state")
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
-        finally:
-            os.close(ram)
-            os.close(state)
-            await asyncio.shield(self._host_cgroups.remove(groups))
 
     async def _boot_and_save(self, order: Order, root: Root | None, ram: int, state: int) -> None:
         started = await launch.start(self._host, order, "template", ram=ram)

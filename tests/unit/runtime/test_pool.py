@@ -38,8 +38,8 @@ class Groups:
 
 
 def a_pool(path: Path, first_uid: int = 0, kind: type[Pool] = Pool) -> Pool:
-    async def settled(_shape: machine.Shape) -> Any:
-        return SimpleNamespace(shape=SHAPE)
+    async def settled(shape: machine.Shape) -> Any:
+        return SimpleNamespace(shape=shape)
 
     host: Any = None
     templates: Any = SimpleNamespace(settled=settled)
@@ -107,12 +107,44 @@ async def test_it_is_filled_whatever_has_hindered_it_before(
             return made
 
     monkeypatch.setattr(keeping, "AGAIN_S", 0.01)
+    monkeypatch.setattr(pools, "_PUT_OFF_S", 0.01)
+    monkeypatch.setattr(pools, "_LOOK_S", 0.01)
     pool = a_pool(tmp_path, kind=Hindered)
     pool.open(SHAPE)
     async with asyncio.timeout(10):
         while not pool.waiting:  # noqa: ASYNC110 -- nothing there could wake us
             await asyncio.sleep(0.01)
-    assert caplog.messages == ["the pool: no room for the rehearsal's image", "the pool: a defect"]
+    assert caplog.messages == ["the pool: no room for the rehearsal's image", "the pool's member for 1 MiB: a defect"]
     await asyncio.wait_for(pool.close(), 5)
     assert pool._task is not None
     assert pool._task.cancelled()
+
+
+async def test_a_size_of_which_none_can_be_made_keeps_no_other_from_having_its_own(tmp_path: Path) -> None:
+    large = machine.Shape(2 << 20, 1, "tcg")
+
+    class Some(Pool):
+        async def _rehearsal_image(self) -> Path:
+            return tmp_path
+
+        async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
+            if template.shape == large:
+                raise GuestFailed("template failed")
+            process = SimpleNamespace(alive=lambda: True)
+            member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1, process=process)
+            return member
+
+        async def _discard(self, member: Member) -> None:
+            pass
+
+    pool = a_pool(tmp_path, kind=Some)
+    for image in ("a", "b", "c"):
+        (tmp_path / image).touch()
+        # More of it are wanted than of the other.
+        assert pool.take(large, launch.Root(tmp_path / image, "sh", "")) == (None, "the pool is empty")
+    pool.open(SHAPE)
+    async with asyncio.timeout(10):
+        while not pool.waiting:  # noqa: ASYNC110 -- nothing there could wake us
+            await asyncio.sleep(0.01)
+    assert pool.take(SHAPE, launch.Root(tmp_path / "a", "sh", ""))[0] is not None
+    await asyncio.wait_for(pool.close(), 5)

@@ -80,3 +80,12 @@ def test_a_clock_that_jumps_makes_nobody_wait_long(planned: float, now: float, d
 def test_wrong_policies_are_refused(raw: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"max_retries|policy"):
         RestartSpec.model_validate(raw)
+
+
+def test_starts_that_fail_after_a_long_run_come_ever_later() -> None:
+    life, now, delays = RUNNING, 4000.0, []
+    for _ in range(4):
+        found = restarts.ending(RestartSpec(policy="always"), life, 1, now, ran=False)
+        delays.append(found.retry_delay_s)
+        life = dataclasses.replace(life, retry_delay_s=found.retry_delay_s)
+    assert delays == [0.1, 0.2, 0.4, 0.8]

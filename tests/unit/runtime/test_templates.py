@@ -109,8 +109,11 @@ def test_what_no_start_can_use_any_more_is_removed(tmp_path: Path) -> None:
     assert {one.name for one in (tmp_path / "templates").iterdir()} == {"a" * 24, "lost+found"}
 
 
-async def test_an_image_has_one_of_its_own_when_it_is_asked_for_again_and_the_last_ones_stay(tmp_path: Path) -> None:
+async def test_an_image_has_one_of_its_own_when_it_is_asked_for_again_and_the_last_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[str] = []
+    monkeypatch.setattr(template, "_LET_GO_S", 0.005)
 
     class Built(Templates):
         def _load(self, key: str, shape: Shape, root: Root | None) -> None:
@@ -145,3 +148,50 @@ async def test_an_image_has_one_of_its_own_when_it_is_asked_for_again_and_the_la
     (tmp_path / "a").touch()
     assert [await asked("a") for _ in range(3)] == [None, None, "a"], "another file is another image"
     await templates.close()
+
+
+async def test_what_is_given_up_stays_for_a_clone_that_is_being_started(tmp_path: Path) -> None:
+    kernel = SimpleNamespace(key="kernel", needs_acpi=False)
+    host: Any = SimpleNamespace(kernel=kernel, qemu_version="7", tsc_khz=1000)
+    templates = Templates(tmp_path, host, 0, Any, 1, images=1)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"image-{name}").touch()
+        ram = os.open("/dev/null", os.O_RDONLY)
+        templates._ready[name] = launch.Template(name, SHAPE, ram, tmp_path, None, tmp_path / f"image-{name}")
+    templates._give_up()
+    assert [one.key for one in templates.ready()] == ["second"]
+    assert (tmp_path / "first").exists()
+    await templates.close()
+    assert not (tmp_path / "first").exists()
+    assert (tmp_path / "second").exists()
+
+
+async def test_one_whose_clone_does_not_come_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[object] = []
+
+    class Groups:
+        def create(self, name: str) -> str:
+            return name
+
+        async def remove(self, groups: object) -> None:
+            removed.append(groups)
+
+    class Broken(Templates):
+        async def _boot_and_save(self, order: launch.Order, root: Root | None, ram: int, state: int) -> None:
+            os.truncate(ram, order.shape.ram_bytes)
+
+        async def _verify(self, template: launch.Template, order: object) -> None:
+            raise GuestFailed("it did not come up")
+
+    monkeypatch.setattr(template.cgroups, "directories", lambda _: ())
+    kernel = SimpleNamespace(key="kernel", needs_acpi=False)
+    host: Any = SimpleNamespace(kernel=kernel, qemu_version="7", tsc_khz=1000)
+    groups: Any = Groups()
+    templates = Broken(tmp_path, host, 0, groups)
+    before = list(Path("/proc/self/fd").iterdir())
+    with pytest.raises(GuestFailed):
+        await templates.settled(machine.Shape(1 << 20, 1, "tcg"))
+    assert list(Path("/proc/self/fd").iterdir()) == before
+    assert not list(tmp_path.iterdir())
+    assert len(removed) == 1
