@@ -178,10 +178,11 @@ class Rotation:
             known.granting = asyncio.create_task(self._give(container, known, epoch, allowed))
 
     async def _give(self, container: Container, known: _Growth, epoch: int, credit: int) -> None:
+        limit = known.size + credit  # or more, by what the guest writes before it hears of it
         try:
             if container.agent is not None:
                 await container.agent.call("hyper-log-credit", _CREDIT_TIMEOUT_S, credit=credit)
-            known.epoch, known.limit = epoch, known.size + credit
+            known.epoch, known.limit = epoch, limit
         except GuestFailed as err:
             log.debug("container %s: no credit for its log: %s", container.record.name, err)
             known.retry_at = time.monotonic() + _RETRY_S

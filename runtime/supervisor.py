@@ -43,7 +43,10 @@ SIGNAL_TIMEOUT_S = 2.0
 _MONITOR_TIMEOUT_S = 5.0
 _PAUSE_TIMEOUT_S = 30.0  # QEMU first writes out what its disks hold
 _GO_ON_RETRY_S = 1.0
-_KILL_GRACE_S = 1.5
+# A guest writes its files out before it says that its container has ended. It has time as long as QEMU writes.
+_SILENT_S = 1.5
+_ENDING_S = 5.0  # the same for one that has confirmed the kill: its disks may flush what is written
+_WRITING_S = 30.0
 _EXIT_KILLED = 137
 _END_RETRY_S = 1.0
 _WITH_HOST = "the host went down while it ran"
@@ -190,9 +193,12 @@ class Supervisor:
             number = signal_number(container.spec.stop_signal or image.config.stop_signal or "TERM", "stop_signal")
         if container.agent is not None and timeout_s > 0:
             self._events.tell(of_container(container.record, "kill", signal=number))
-            with contextlib.suppress(GuestFailed):
-                await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=number, all=False)
-                await self._ended_within(container, timeout_s)
+            until = time.monotonic() + timeout_s
+            with contextlib.suppress(GuestFailed):  # as while it writes its files out, since its container has ended
+                # Another call may take its time before this one's turn comes.
+                most_s = max(SIGNAL_TIMEOUT_S, timeout_s)
+                await container.agent.call("hyper-signal", most_s, signal=number, all=False)
+            await self._ended_within(container, max(0.0, until - time.monotonic()))
         await self.kill(container)
 
     async def kill(self, container: Container) -> None:
@@ -212,10 +218,21 @@ class Supervisor:
             return
         self._events.tell(of_container(container.record, "kill", signal=int(signal.SIGKILL)))
         if container.agent is not None:
+            idle_s = _SILENT_S
             with contextlib.suppress(GuestFailed):
                 await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=int(signal.SIGKILL), all=True)
-                await asyncio.wait({watcher}, timeout=_KILL_GRACE_S)
+                idle_s = _ENDING_S
+            await self._while_it_writes(watcher, process, idle_s)
         await self._end(watcher, process)
+
+    @staticmethod
+    async def _while_it_writes(watcher: asyncio.Task[None], process: Process | None, idle_s: float) -> None:
+        """Wait for the end of a VM until its QEMU has written nothing for `idle_s`, or for `_WRITING_S` in all."""
+        until, before, written = time.monotonic() + _WRITING_S, -1, 0
+        while not watcher.done() and process is not None and before != written and time.monotonic() < until:
+            before = process.written_bytes()
+            await asyncio.wait({watcher}, timeout=idle_s)
+            written = process.written_bytes()
 
     async def _end(self, watcher: asyncio.Task[None] | None, process: Process | None) -> None:
         if watcher is not None and not watcher.done():

@@ -59,6 +59,14 @@ class Process:
             return 0
         return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
 
+    def written_bytes(self) -> int:
+        """What it has written to files so far, as the kernel counts it (proc_pid_io(5)); 0 if it does not say."""
+        try:
+            text = Path(f"/proc/{self.pid}/io").read_text()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("write_bytes:")), 0)
+
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended is no failure."""
         with self._descriptor() as descriptor:

@@ -102,3 +102,21 @@ def test_where_there_are_no_holes_they_begin_anew(tmp_path: Path, monkeypatch: p
     path.write_bytes(b"x" * (2 * consoles.KEPT_BYTES + 4096))
     consoles.cut(tmp_path / "state", tmp_path)
     assert path.read_bytes() == b""
+
+
+async def test_a_guest_that_uses_its_credit_before_its_answer_comes_gets_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "_RETURN_S", 0.0)
+    container = a_container(tmp_path, 0)
+
+    class Hasty(Agent):
+        async def call(self, name: str, timeout_s: float, *, credit: int) -> None:
+            await super().call(name, timeout_s, credit=credit)
+            with container.log_path.open("ab") as log:
+                log.write(RECORD * (credit // len(RECORD)))
+            await asyncio.sleep(0.1)  # meanwhile it is looked at
+
+    container.agent = Hasty()
+    await looked_after(container, 1.5)
+    assert len(container.agent.credits) > 5

@@ -106,7 +106,7 @@ async def test_a_kill_cuts_a_stop_short_whose_guest_does_not_obey(
     world: World, running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = running
-    monkeypatch.setattr(supervisor, "_KILL_GRACE_S", 0.05)
+    monkeypatch.setattr(supervisor, "_ENDING_S", 0.05)
     ended, asked = asyncio.Event(), asyncio.Event()
     signals = []
 
@@ -115,7 +115,7 @@ async def test_a_kill_cuts_a_stop_short_whose_guest_does_not_obey(
         asked.set()
 
     one.agent = MagicMock(call=call)
-    one.process = MagicMock(signal=lambda _: ended.set())
+    one.process = MagicMock(signal=lambda _: ended.set(), written_bytes=lambda: 0)
     one.watcher = asyncio.create_task(ended.wait())  # type: ignore[arg-type]  # pretended
     async with asyncio.timeout(5):
         stop = asyncio.create_task(world.supervisor.stop(one, 600, 15))
@@ -142,3 +142,40 @@ async def test_a_kill_beside_a_restart_ends_no_later_vm(world: World, running: t
         await world.supervisor.kill(one)
     later.signal.assert_not_called()
     later_watcher.cancel()
+
+
+async def test_a_guest_that_writes_its_files_out_after_a_kill_has_time_to(
+    world: World, running: tuple[Container, Lives], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = running
+    monkeypatch.setattr(supervisor, "_SILENT_S", 0.05)
+    written, killed = iter([1, 2, 2, 3, 3, 4, *[4] * 100]), asyncio.Event()
+
+    async def call(*_: object, **__: object) -> None:
+        raise GuestFailed("it did not answer: it writes")
+
+    async def goes_on_until_killed() -> None:
+        await killed.wait()
+
+    one.agent = MagicMock(call=call)
+    one.process = MagicMock(signal=lambda _: killed.set(), written_bytes=lambda: next(written))
+    one.watcher = asyncio.create_task(goes_on_until_killed())
+    async with asyncio.timeout(5):
+        await world.supervisor.kill(one)
+    assert next(written) == 4, "it was looked at until it wrote no more"
+
+
+async def test_a_stop_waits_though_the_signal_was_not_confirmed(world: World, running: tuple[Container, Lives]) -> None:
+    one, _ = running
+    asked = []
+
+    async def call(_: str, timeout_s: float, **arguments: object) -> None:
+        asked.append((timeout_s, arguments["signal"]))
+        raise GuestFailed("it writes its files out, since its container has ended")
+
+    one.agent = MagicMock(call=call)
+    one.process = MagicMock()
+    one.watcher = asyncio.create_task(asyncio.sleep(0.2))
+    await world.supervisor.stop(one, 30, 15)
+    assert asked == [(30, 15)], "its turn may come late, and nothing is killed that ends by itself"
+    one.process.signal.assert_not_called()
