@@ -43,9 +43,9 @@ SIGNAL_TIMEOUT_S = 2.0
 _MONITOR_TIMEOUT_S = 5.0
 _PAUSE_TIMEOUT_S = 30.0  # QEMU first writes out what its disks hold
 _GO_ON_RETRY_S = 1.0
-# A guest writes its files out before it says that its container has ended. It has time as long as QEMU writes.
+# A guest writes its files out before it says that its container has ended: it has time as long as its disks change.
 _SILENT_S = 1.5
-_ENDING_S = 5.0  # the same for one that has confirmed the kill: its disks may flush what is written
+_ENDING_S = 3.0  # the same for one that has confirmed the kill: its disks may flush what is written
 _WRITING_S = 30.0
 _EXIT_KILLED = 137
 _END_RETRY_S = 1.0
@@ -227,12 +227,12 @@ class Supervisor:
 
     @staticmethod
     async def _while_it_writes(watcher: asyncio.Task[None], process: Process | None, idle_s: float) -> None:
-        """Wait for the end of a VM until its QEMU has written nothing for `idle_s`, or for `_WRITING_S` in all."""
-        until, before, written = time.monotonic() + _WRITING_S, -1, 0
-        while not watcher.done() and process is not None and before != written and time.monotonic() < until:
-            before = process.written_bytes()
+        """Wait for a VM's end until nothing was written to its disks for `idle_s`, or for `_WRITING_S` in all."""
+        until, before, wrote = time.monotonic() + _WRITING_S, -1, 0
+        while not watcher.done() and process is not None and before != wrote and time.monotonic() < until:
+            before = process.wrote_at_ns()
             await asyncio.wait({watcher}, timeout=idle_s)
-            written = process.written_bytes()
+            wrote = process.wrote_at_ns()
 
     async def _end(self, watcher: asyncio.Task[None] | None, process: Process | None) -> None:
         if watcher is not None and not watcher.done():

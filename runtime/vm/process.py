@@ -14,6 +14,7 @@ import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from runtime.errors import GuestFailed, HostUnable
@@ -59,13 +60,17 @@ class Process:
             return 0
         return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
 
-    def written_bytes(self) -> int:
-        """What it has written to files so far, as the kernel counts it (proc_pid_io(5)); 0 if it does not say."""
-        try:
-            text = Path(f"/proc/{self.pid}/io").read_text()
-        except OSError:
-            return 0
-        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("write_bytes:")), 0)
+    def wrote_at_ns(self) -> int:
+        """When one of the disks that it has open was last written to; 0 if it has none, or has ended."""
+        latest = 0
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(f"/proc/{self.pid}/fd"):
+                with contextlib.suppress(OSError):
+                    # proc_pid_fd(5): the link's mode says what it is open for. Logs are for writing alone.
+                    both = entry.stat(follow_symlinks=False).st_mode & 0o600 == 0o600
+                    if both and S_ISREG((found := entry.stat()).st_mode):
+                        latest = max(latest, found.st_mtime_ns)
+        return latest
 
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended is no failure."""

@@ -115,7 +115,7 @@ async def test_a_kill_cuts_a_stop_short_whose_guest_does_not_obey(
         asked.set()
 
     one.agent = MagicMock(call=call)
-    one.process = MagicMock(signal=lambda _: ended.set(), written_bytes=lambda: 0)
+    one.process = MagicMock(signal=lambda _: ended.set(), wrote_at_ns=lambda: 0)
     one.watcher = asyncio.create_task(ended.wait())  # type: ignore[arg-type]  # pretended
     async with asyncio.timeout(5):
         stop = asyncio.create_task(world.supervisor.stop(one, 600, 15))
@@ -158,7 +158,7 @@ async def test_a_guest_that_writes_its_files_out_after_a_kill_has_time_to(
         await killed.wait()
 
     one.agent = MagicMock(call=call)
-    one.process = MagicMock(signal=lambda _: killed.set(), written_bytes=lambda: next(written))
+    one.process = MagicMock(signal=lambda _: killed.set(), wrote_at_ns=lambda: next(written))
     one.watcher = asyncio.create_task(goes_on_until_killed())
     async with asyncio.timeout(5):
         await world.supervisor.kill(one)
