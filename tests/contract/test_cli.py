@@ -138,6 +138,29 @@ def test_images(hyper: Any, daemon: Daemon) -> None:
     assert len(json.loads(hyper("images", "--format", "json").stdout)) == 2
 
 
+def test_images_by_filter(hyper: Any, daemon: Daemon) -> None:
+    found = [("nginx", 3.0), ("redis", 2.0), ("job", 1.0), ("undated", None)]
+    daemon.answers["GET /v1/images"] = [
+        {
+            **IMAGE, "digest": f"sha256:{number}{'0' * 63}", "references": [f"docker.io/library/{name}:1"],
+            "created_at": at, "config": {"Labels": {"name": name, "all": ""}},
+        }
+        for number, (name, at) in enumerate(found)
+    ] + [{**IMAGE, "digest": "sha256:" + "c" * 64, "references": []}]  # fmt: skip
+    for line, names in (
+        ("-f reference=nginx -f reference=redis", ["nginx", "redis"]), ("nginx", ["nginx"]),
+        ("-f reference=nginx -f reference=redis -f before=nginx:1", ["redis"]), ("-f reference=none", []),
+        ("-f before=nginx:1", ["redis", "job"]), ("-f before=redis:1 -f before=nginx:1", ["redis", "job"]),
+        ("-f since=redis:1 -f since=job:1", ["nginx", "redis"]), ("-f before=nginx:1 -f since=job:1", ["redis"]),
+        ("-f before=job:1 -f since=nginx:1", []),
+        ("-f label=all -f label=name=job", ["job"]), ("-f label=name=job -f label=name=nginx", []),
+        ("-f dangling=true", ["<none>"]), ("nginx -f reference=redis", ["nginx", "redis"]),
+        ("-f dangling=true -f dangling=false", ["nginx", "redis", "job", "undated", "<none>"]),
+    ):  # fmt: skip
+        done = hyper("images", "--format", "{{.Repository}}", *line.split())
+        assert (done.stderr, done.stdout.split()) == ("", names), line
+
+
 def test_packages(hyper: Any, daemon: Daemon) -> None:
     one = {"name": "libssl3", "version": "3.0.2-1+b1", "source": "openssl", "source_version": "3.0.2-1"}
     found = {"digest": DIGEST, "distribution": "debian", "version": "12", "packages": [one]}
@@ -628,9 +651,12 @@ def test_volumes_by_filter_and_template(hyper: Any, daemon: Daemon) -> None:
     daemon.answers["GET /v1/volumes"] = [one, {**one, "name": "free", "labels": {}, "containers": []}]
     for text, names in (
         ("dangling=true", ["free"]), ("dangling=false", ["data"]), ("name=at", ["data"]), ("label=kind", ["data"]),
-        ("label=kind=other", []), ("driver=local", ["data", "free"]),
+        ("label=kind=other", []), ("driver=local", ["data", "free"]), ("name=dat name=fre", ["data", "free"]),
+        ("name=dat name=fre dangling=1", ["free"]), ("label=kind label=kind=test", ["data"]),
+        ("label=kind label=none", []), ("dangling=true dangling=0", ["data", "free"]),
     ):  # fmt: skip
-        assert hyper("volume", "ls", "-q", "-f", text).stdout.split() == names, text
+        filters = [word for one in text.split() for word in ("-f", one)]
+        assert hyper("volume", "ls", "-q", *filters).stdout.split() == names, text
     assert (
         hyper("volume", "list", "--format", '{{.Name}} {{.Label "kind"}} {{.Links}}').stdout == "data test 1\nfree  0\n"
     )
