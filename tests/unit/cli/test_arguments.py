@@ -75,6 +75,9 @@ def test_wrong_port(text: str) -> None:
         ("destination=/d", "volumes", {"source": None, "target": "/d", "read_only": False, "nocopy": False}),
         ("type=tmpfs,target=/run,tmpfs-size=1m,tmpfs-mode=755", "tmpfs",
          {"path": "/run", "options": "size=1m,mode=755"}),
+        ("type=tmpfs,target=/run,readonly", "tmpfs", {"path": "/run", "options": "ro"}),
+        ("type=tmpfs,target=/run,ro=true,tmpfs-size=1m", "tmpfs", {"path": "/run", "options": "ro,size=1m"}),
+        ("type=tmpfs,target=/run,ro=false", "tmpfs", {"path": "/run", "options": ""}),
     ],
 )  # fmt: skip
 def test_mount(text: str, member: str, entry: dict[str, Any]) -> None:
@@ -93,6 +96,11 @@ def test_mount(text: str, member: str, entry: dict[str, Any]) -> None:
         ("target=/b,colour=red", "there is no 'colour'"),
         ("target=/b,readonly=maybe", "neither true nor false"),
         ("type=tmpfs,source=a,target=/b", "has no source"),
+        ("type=tmpfs,target=/b,readonly=maybe", "neither true nor false"),
+        ("type=tmpfs,target=/b,volume-nocopy", "volume-nocopy is for type=volume"),
+        ("target=/b,tmpfs-size=1m", "tmpfs-size is for type=tmpfs"),
+        ("type=volume,source=a,target=/b,tmpfs-size=1m", "tmpfs-size is for type=tmpfs"),
+        ("type=bind,source=/a,target=/b,tmpfs-mode=755", "tmpfs-mode is for type=tmpfs"),
     ],
 )
 def test_wrong_mount(text: str, message: str) -> None:
