@@ -463,12 +463,12 @@ def directory(text: str) -> str:
     return text
 
 
-def user(text: str) -> str:
-    """Whoever runs a program: `NAME`, `UID`, and `:GROUP` or `:GID`.
+def user(text: str) -> str | None:
+    """Whoever runs a program: `NAME`, `UID`, and `:GROUP` or `:GID`; None for an empty word, as if none was given.
 
     Raises:
         ValueError: it has another form.
     """
     if text.count(":") > 1 or re.search(r"\s", text):
         raise ValueError("write NAME or UID, and :GROUP or :GID, such as 1000:1000")
-    return text
+    return text or None

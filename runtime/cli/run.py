@@ -179,7 +179,7 @@ def start_attached(ref: str, client: Client, *, interactive: bool, detach_keys: 
 
 def _health(args: argparse.Namespace) -> dict[str, Any] | None:
     given = {
-        "test": None if args.health_cmd is None else ["CMD-SHELL", args.health_cmd],
+        "test": ["CMD-SHELL", args.health_cmd] if args.health_cmd else None,
         "interval_s": args.health_interval,
         "timeout_s": args.health_timeout,
         "start_period_s": args.health_start_period,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.contract.fake_hyperd import Daemon, Refusal, serving
+from tests.contract.fake_hyperd import Daemon, Refusal, exited, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,6 +138,20 @@ def test_an_empty_name_is_refused_before_anything_is_sent(
     assert done.stderr.startswith(f"hyper: an empty {what} was given: name one; see: hyper ")
     assert done.stderr.count("\n") == 1
     assert not daemon.asked
+
+
+def test_an_empty_user_or_check_is_the_images(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["POST /v1/containers"] = {"id": ID, "name": "web", "warnings": []}
+    daemon.answers["POST /v1/containers/web/exec"] = {"session": "one"}
+    daemon.answers["GET /v1/sessions/one/output"] = [exited(0)]
+    assert hyper("create", "-u", "", "--health-cmd", "", "nginx").returncode == 0
+    assert hyper("create", "--no-healthcheck", "--health-cmd=", "nginx").returncode == 0
+    assert hyper("exec", "-u", "", "web", "id").returncode == 0
+    assert [(body["user"], body["health"]) for body in daemon.bodies("POST /v1/containers")] == [
+        (None, None),
+        (None, {"test": ["NONE"]}),
+    ]
+    assert [body["user"] for body in daemon.bodies("POST /v1/containers/web/exec")] == [None]
 
 
 def test_empty_words_of_a_program_are_its_own(hyper: Any, daemon: Daemon) -> None:

@@ -253,6 +253,11 @@ def test_wrong_cpus(text: str) -> None:
         arguments.cpus(text)
 
 
+def test_an_empty_user_is_none() -> None:
+    assert arguments.user("") is None
+    assert arguments.user("1:1") == "1:1"
+
+
 def test_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OURS", "here")
     monkeypatch.delenv("ABSENT", raising=False)
