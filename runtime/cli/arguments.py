@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 # Patterns are compiled when one is needed: that takes longer than all else that a start does with them.
-_SIZE = r"(?ai)(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?"
+_SIZE = r"(?ai)(\d{1,18}(?:\.\d{1,18})?)\s*([bkmgt]?)(?:i?b)?"
 DURATION_UNITS = {"ms": 0.001, "us": 1e-6, "ns": 1e-9, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|us|ns|s|m|h)"
 LONGEST_WAIT_S = 86400.0  # of the API

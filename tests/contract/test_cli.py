@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -492,6 +493,35 @@ def test_logout_where_nobody_is_logged_in(hyper: Any, tmp_path: Path) -> None:
     assert done.stdout == "Removed the credentials for 127.0.0.1:5000\n"
     assert (tmp_path / "link.json").is_symlink()
     assert hyper(*args).stdout == "Not logged in to 127.0.0.1:5000\n"
+
+
+@pytest.mark.parametrize(("args", "prompt"), [([], b"Username: "), (["-u", "me"], b"Password: ")])
+def test_a_login_that_nobody_answers_is_a_line(
+    daemon: Daemon, environment: dict[str, str], args: list[str], prompt: bytes
+) -> None:
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "runtime.cli.program", "login", *args, "127.0.0.1:5000"],
+        # A session of its own has no other terminal that could be asked.
+        stdin=its, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.read(len(prompt)) == prompt
+        os.write(ours, b"\x04")  # Ctrl-D
+        said, _ = process.communicate(timeout=30)
+    os.close(ours)
+    os.close(its)
+    assert process.returncode == 125
+    assert said == b"\nhyper: login needs a name and a password, and the terminal gave none\n"
+    assert not daemon.asked
+
+
+def test_what_an_output_cannot_encode_is_a_question_mark(hyper: Any) -> None:
+    done = hyper("--help", PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: hyper [-H unix:///path] COMMAND [OPTIONS] ?\n")
+    done = hyper("run", "--no-healthcheck", "--health-cmd", "true", "x", PYTHONIOENCODING="ascii")
+    assert "--no-healthcheck and --health-? exclude each other" in one_line(done.stderr)
 
 
 def test_stats(hyper: Any) -> None:

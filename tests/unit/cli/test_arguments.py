@@ -241,7 +241,7 @@ def test_size(text: str, size_bytes: int) -> None:
     assert arguments.size(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "-1", "m", "1x", "1 2", "1e3", "nan", "0x10"])
+@pytest.mark.parametrize("text", ["", "-1", "m", "1x", "1 2", "1e3", "nan", "0x10", "9" * 400, f"{'9' * 400}g"])
 def test_wrong_size(text: str) -> None:
     with pytest.raises(ValueError, match="256m"):
         arguments.size(text)
