@@ -323,6 +323,25 @@ def test_a_start_attached_sends_stdin_where_there_is_one(hyper: Any, daemon: Dae
     assert daemon.bodies(f"POST /v1/containers/{ID}/input?end=false") == [b"words"]
 
 
+def test_a_start_attached_of_one_that_runs_stands_for_it(hyper: Any, daemon: Daemon) -> None:
+    sent = threading.Event()
+
+    def give(_body: Any) -> Iterator[bytes]:
+        assert sent.wait(20)
+        yield record(1, b"out\n") + exited(4)
+
+    runnable(daemon, [], 4)
+    daemon.answers[f"GET /v1/containers/{ID}/attach"] = give
+    daemon.answers[f"POST /v1/containers/{ID}/input?end=false"] = lambda _body: sent.set()
+    daemon.answers["GET /v1/containers/web"] = {**CONTAINER, "spec": {"tty": False, "stdin": True}}
+    for options in ("-ai", "-a"):  # without -i nothing is to be waited for: it was sent before
+        done = hyper("start", options, "web", stdin="words")
+        assert (done.returncode, done.stdout, done.stderr) == (4, "out\n", "")
+    asked = [call for call, _ in daemon.asked]
+    assert asked.count(f"POST /v1/containers/{ID}/input?end=false") == 1
+    assert not [call for call in asked if call.endswith(("/start", "end=true"))], "others may go on with its stdin"
+
+
 def test_interrupt_is_passed_on(daemon: Daemon, environment: dict[str, str]) -> None:
     killed = threading.Event()
 
