@@ -280,6 +280,15 @@ def test_inspect_has_dockers_members_of_what_the_image_says_too(hyper: Any, daem
     daemon.answers["GET /v1/images/nginx"] = {
         "digest": "sha256:" + "ab" * 32, "references": [], "created_at": 1.0, "config": {}, "layers": ["sha256:1"],
     }  # fmt: skip
+    names = [f"docker.io/library/nginx@{CONTAINER['image_digest']}", "docker.io/library/nginx:1", "host:5000/x:2"]
+    names.append(f"host:5000/x@{CONTAINER['image_digest']}")
+    daemon.answers["GET /v1/images/named"] = {**daemon.answers["GET /v1/images/nginx"], "references": names}
+    done = hyper("image", "inspect", "-f", "{{json .RepoTags}} {{json .RepoDigests}}", "nginx", "named")
+    whole = [f"{name}@{CONTAINER['image_digest']}" for name in ("host:5000/x", "nginx")]
+    assert [json.loads(f"[{line.replace(' ', ',')}]") for line in done.stdout.splitlines()] == [
+        [[], []],
+        [["nginx:1", "host:5000/x:2"], whole],
+    ]
     form = "{{.RootFS.Type}} {{index .RootFS.Layers 0}}"
     assert hyper("image", "inspect", "-f", form, "nginx").stdout == "layers sha256:1\n"
     daemon.answers["GET /v1/info"] = {"cpus": 8, "memory_bytes": 1 << 33}
