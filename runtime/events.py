@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from runtime.errors import RuntimeFault
+from runtime.errors import InvalidInput, RuntimeFault
+from runtime.images import reference
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -136,7 +137,10 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which events to give: any of the values of each member that has some; all of the labels."""
+    """Which events to give: any of the values of each member that has some; all of the labels.
+
+    An image is one of the values with its tag or, as in Docker, without.
+    """
 
     container: tuple[str, ...] = ()
     event: tuple[str, ...] = ()
@@ -157,9 +161,16 @@ class Wanted:
             if not any(one == attributes["name"] or event.id.startswith(one) for one in self.container):
                 return False
         image = attributes["image"] if event.type == "container" else event.id
-        if self.image and image not in self.image:
+        if self.image and not {image, _without_tag(image)} & set(self.image):
             return False
         return all(_has_label(attributes, label) for label in self.label)
+
+
+def _without_tag(image: str) -> str:
+    try:
+        return reference.parse(image).familiar_name
+    except InvalidInput:
+        return image
 
 
 def _has_label(attributes: Mapping[str, str], label: str) -> bool:

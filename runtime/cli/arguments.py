@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 # Patterns are compiled when one is needed: that takes longer than all else that a start does with them.
-_SIZE = r"(?ai)(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?"
+_SIZE = r"(?ai)(\d{1,18}(?:\.\d{1,18})?)\s*([bkmgt]?)(?:i?b)?"
 DURATION_UNITS = {"ms": 0.001, "us": 1e-6, "ns": 1e-9, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|us|ns|s|m|h)"
 LONGEST_WAIT_S = 86400.0  # of the API
@@ -62,9 +62,44 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Remember what was given, for `error`."""
+        """Remember what was given, for `error`; options may stand between names, as Docker has it."""
         self._given = [str(word) for word in args or ()]
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(self._options_first(self._given), namespace)
+
+    def _options_first(self, words: list[str]) -> list[str]:
+        """The words with our options before the names: argparse takes no more names behind an option that follows one.
+
+        What is not ours stays where it is, so that it is told of as before; so do the words of an action or a program.
+        """
+        if any(one.nargs in (argparse.PARSER, argparse.REMAINDER) for one in self._actions):
+            return words
+        end = words.index("--") if "--" in words else len(words)
+        options: list[str] = []
+        names: list[str] = []
+        at = 0
+        while at < end:
+            count = self._option_words(words[at])
+            if count == 2 and (at + 1 == end or self._parse_optional(words[at + 1]) is not None):
+                return words  # a name must not become the value that is missing
+            (options if count else names).extend(words[at : at + max(count, 1)])
+            at += max(count, 1)
+        return [*options, *names, *words[end:]]
+
+    def _option_words(self, word: str) -> int:
+        """How many words an option of ours has, with its value; 0: it is none."""
+        known = self._option_string_actions
+        name, equals, _ = word.partition("=")
+        if name in known:
+            return 2 if known[name].nargs is None and not equals else 1
+        if word.startswith("--") or not word.startswith("-"):
+            return 0
+        for at, letter in enumerate(word[1:], 2):
+            action = known.get(f"-{letter}")
+            if action is None:
+                return 0
+            if action.nargs is None:
+                return 1 if word[at:] else 2
+        return int(word != "-")
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse has found wrong; of an option that only Docker has, say why it is not here."""
@@ -428,12 +463,12 @@ def directory(text: str) -> str:
     return text
 
 
-def user(text: str) -> str:
-    """Whoever runs a program: `NAME`, `UID`, and `:GROUP` or `:GID`.
+def user(text: str) -> str | None:
+    """Whoever runs a program: `NAME`, `UID`, and `:GROUP` or `:GID`; None for an empty word, as if none was given.
 
     Raises:
         ValueError: it has another form.
     """
     if text.count(":") > 1 or re.search(r"\s", text):
         raise ValueError("write NAME or UID, and :GROUP or :GID, such as 1000:1000")
-    return text
+    return text or None

@@ -35,14 +35,18 @@ def choose(
         ClientError: a container to compare with is not there.
     """
     known = found if everything is None else everything
-    for key in ("before", "since"):
-        for ref in wanted.get(key, ()):
-            one = next((one for one in known if one["name"] == ref or one["id"].startswith(ref)), None)
-            if one is None:
-                raise ClientError(f"--filter {key}={ref}: there is no container {ref}; see: hyper ps -a")
-            at = one["created_at"]
-            found = [one for one in found if (one["created_at"] < at if key == "before" else one["created_at"] > at)]
+    for key, sign in (("before", -1), ("since", 1)):
+        times = [sign * _created(known, ref, key) for ref in wanted.get(key, ())]
+        if times:
+            found = [one for one in found if sign * one["created_at"] > min(times)]
     return [one for one in found if all(_passes(one, key, values) for key, values in wanted.items())]
+
+
+def _created(known: Sequence[Mapping[str, Any]], ref: str, key: str) -> float:
+    for one in known:
+        if one["name"] == ref or one["id"].startswith(ref):
+            return float(one["created_at"])
+    raise ClientError(f"--filter {key}={ref}: there is no container {ref}; see: hyper ps -a")
 
 
 def parse(filters: Sequence[str]) -> dict[str, list[str]]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 
+from runtime.cli import imagelist
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -198,11 +200,11 @@ def _bindings(published: Any) -> dict[str, list[dict[str, str]]]:
 
 def _image(one: Mapping[str, Any]) -> dict[str, Any]:
     references = one.get("references") or []
-    names = {name.partition("@")[0].rpartition(":")[0] or name for name in references}
+    names = [(*imagelist.split(name), name.partition("@")[2] or one.get("digest")) for name in references]
     return {
         "Id": one.get("digest"),
-        "RepoTags": [name for name in references if "@" not in name],
-        "RepoDigests": sorted(f"{name}@{one.get('digest')}" for name in names),
+        "RepoTags": [f"{name}:{tag}" for name, tag, _ in names if tag != "<none>"],
+        "RepoDigests": sorted({f"{name}@{digest}" for name, _, digest in names}),
         "Created": _time(one.get("created_at")),
         "Size": one.get("size_bytes", 0),
         "Os": "linux",

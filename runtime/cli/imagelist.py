@@ -115,30 +115,30 @@ def _filters(given: Sequence[str]) -> dict[str, list[str]]:
 def _chosen(
     found: Sequence[dict[str, Any]], filters: Mapping[str, Sequence[str]], pattern: str | None
 ) -> list[tuple[dict[str, Any], str]]:
-    """Images and references that every filter lets pass.
+    """Images and references that have any value of one key, all keys, and all labels; `pattern` is one reference more.
 
     Raises:
         ClientError: an image that a filter names is not there.
     """
-    for key in ("before", "since"):
-        for name in filters.get(key, []):
-            at = _created(found, name, key)
-            sign = -1 if key == "before" else 1
-            found = [one for one in found if sign * (one["created_at"] or at) > sign * at]
+    everything = found
+    for key, sign in (("before", -1), ("since", 1)):
+        times = [sign * _created(everything, name, key) for name in filters.get(key, [])]
+        if times:
+            found = [one for one in found if one["created_at"] is not None and sign * one["created_at"] > min(times)]
     for label in filters.get("label", []):
         name, equals, value = label.partition("=")
         found = [
             one for one in found
             if name in _labels(one) and (not equals or _labels(one)[name] == value)
         ]  # fmt: skip
-    for value in filters.get("dangling", []):
-        found = [one for one in found if (not one["references"]) == (value == "true")]
+    if dangling := filters.get("dangling"):
+        found = [one for one in found if ("false" if one["references"] else "true") in dangling]
     patterns = [*filters.get("reference", []), *([pattern] if pattern else [])]
     return [
         (one, reference)
         for one in found
         for reference in one["references"] or [""]
-        if all(_fits(reference, one) for one in patterns)
+        if not patterns or any(_fits(reference, one) for one in patterns)
     ]
 
 

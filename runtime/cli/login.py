@@ -121,8 +121,12 @@ def _ask(args: argparse.Namespace) -> tuple[str, str]:
     elif sys.stdin.isatty():
         import getpass  # here: few commands need it
 
-        user = args.username or input("Username: ")
-        password = getpass.getpass("Password: ")
+        try:
+            user = args.username or input("Username: ")
+            password = getpass.getpass("Password: ")
+        except EOFError as err:
+            print(file=sys.stderr)  # the prompt has the line
+            raise ClientError("login needs a name and a password, and the terminal gave none") from err
     else:
         raise ClientError("no terminal to ask for the password; give it on stdin, with --password-stdin")
     if not user or ":" in user:

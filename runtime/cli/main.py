@@ -7,6 +7,7 @@ otherwise the container's own; 130 after Ctrl-C.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `hyper`; returns the exit code."""
     try:
         _hold_places()
+        _write_any_text()
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -149,6 +151,13 @@ def _hold_places() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 -- pathlib would slow every start
     if missing:
         raise ClientError("stdout is closed: open it, as with >/dev/null")
+
+
+def _write_any_text() -> None:
+    """Let a character that stdout or stderr cannot encode be a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _run(argv: list[str]) -> int:

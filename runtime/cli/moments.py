@@ -7,7 +7,7 @@ import time
 
 # Compiled when one is needed, as in `arguments`.
 _SECONDS = r"([0-9]{1,11})(?:\.([0-9]{1,9}))?"
-_PART = r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)"
+_PART = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|h|m|s)"
 _FRACTION = r"(\.\d+)"
 _UNIT_NS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6}
 

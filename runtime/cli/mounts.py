@@ -75,7 +75,14 @@ def mount(text: str) -> tuple[str, dict[str, Any]]:
         sizes = {"size": given.get("tmpfs-size"), "mode": given.get("tmpfs-mode")}
         if "source" in given:
             raise ValueError("a tmpfs has no source; leave it out")
-        return "tmpfs", {"path": target, "options": ",".join(f"{key}={one}" for key, one in sizes.items() if one)}
+        if "nocopy" in given:
+            raise ValueError("volume-nocopy is for type=volume; leave it out")
+        options = ["ro"] if _yes(given.get("read_only")) else []
+        options += [f"{key}={one}" for key, one in sizes.items() if one]
+        return "tmpfs", {"path": target, "options": ",".join(options)}
+    for name in ("tmpfs-size", "tmpfs-mode"):
+        if name in given:
+            raise ValueError(f"{name} is for type=tmpfs; leave it out")
     source = _host_path(given.get("source", ""))
     if source.startswith("/") != (kind == "bind"):
         raise ValueError("type=bind has a path of this host as its source, type=volume a name or none")

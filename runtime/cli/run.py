@@ -167,19 +167,23 @@ def run(args: argparse.Namespace, client: Client) -> int:
 
 
 def start_attached(ref: str, client: Client, *, interactive: bool, detach_keys: bytes) -> int:
-    """Start a container that is there, and stand for it until it ends."""
+    """Start a container that is there unless it runs, and stand for it until it ends."""
     one = client.container(ref)
-    if one["state"] in ("starting", "running", "stopping"):
-        raise ClientError(f"{ref} runs already; see: hyper logs -f {ref}")
+    runs = one["state"] in ("starting", "running", "stopping")
     spec = one["spec"]
-    # One that was made without stdin is attached to without, as Docker does.
-    how = attach.Attachment(tty=spec["tty"], stdin=interactive and spec["stdin"], detach_keys=detach_keys)
-    return attach.attend(client, one["id"], how, start=lambda: client.start(ref)) or 0
+    how = attach.Attachment(
+        tty=spec["tty"],
+        # One that was made without stdin is attached to without, as Docker does.
+        stdin=interactive and spec["stdin"],
+        close_stdin=not runs,  # as for attach
+        detach_keys=detach_keys,
+    )
+    return attach.attend(client, one["id"], how, start=None if runs else lambda: client.start(ref)) or 0
 
 
 def _health(args: argparse.Namespace) -> dict[str, Any] | None:
     given = {
-        "test": None if args.health_cmd is None else ["CMD-SHELL", args.health_cmd],
+        "test": ["CMD-SHELL", args.health_cmd] if args.health_cmd else None,
         "interval_s": args.health_interval,
         "timeout_s": args.health_timeout,
         "start_period_s": args.health_start_period,

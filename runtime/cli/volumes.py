@@ -244,18 +244,27 @@ def _check_filters(filters: list[str]) -> None:
 
 
 def _chosen(found: list[dict[str, Any]], filters: list[str]) -> list[dict[str, Any]]:
-    """Volumes that every filter lets pass."""
+    """Volumes that have any value of one key, all keys, and all labels."""
+    wanted: dict[str, list[str]] = {}
     for text in filters:
         key, _, value = text.partition("=")
-        label, equals, wanted = value.partition("=")
-        found = [
-            one for one in found
-            if (key == "dangling" and (not one["containers"]) == (value in ("true", "1")))
-            or (key == "driver" and value == "local")
-            or (key == "name" and value in one["name"])
-            or (key == "label" and label in one["labels"] and (not equals or one["labels"][label] == wanted))
-        ]  # fmt: skip
-    return found
+        wanted.setdefault(key, []).append(value)
+    return [
+        one for one in found
+        if all(
+            (all if key == "label" else any)(_passes(one, key, value) for value in values)
+            for key, values in wanted.items()
+        )
+    ]  # fmt: skip
+
+
+def _passes(one: dict[str, Any], key: str, value: str) -> bool:
+    if key == "dangling":
+        return (not one["containers"]) == (value in ("true", "1"))
+    if key == "label":
+        name, equals, wanted = value.partition("=")
+        return name in one["labels"] and (not equals or one["labels"][name] == wanted)
+    return value in one["name"] if key == "name" else value == "local"
 
 
 def _list(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -136,6 +137,29 @@ def test_images(hyper: Any, daemon: Daemon) -> None:
         ["<none>", "<none>", "c" * 12, "N/A", "188MB"],
     ]
     assert len(json.loads(hyper("images", "--format", "json").stdout)) == 2
+
+
+def test_images_by_filter(hyper: Any, daemon: Daemon) -> None:
+    found = [("nginx", 3.0), ("redis", 2.0), ("job", 1.0), ("undated", None)]
+    daemon.answers["GET /v1/images"] = [
+        {
+            **IMAGE, "digest": f"sha256:{number}{'0' * 63}", "references": [f"docker.io/library/{name}:1"],
+            "created_at": at, "config": {"Labels": {"name": name, "all": ""}},
+        }
+        for number, (name, at) in enumerate(found)
+    ] + [{**IMAGE, "digest": "sha256:" + "c" * 64, "references": []}]  # fmt: skip
+    for line, names in (
+        ("-f reference=nginx -f reference=redis", ["nginx", "redis"]), ("nginx", ["nginx"]),
+        ("-f reference=nginx -f reference=redis -f before=nginx:1", ["redis"]), ("-f reference=none", []),
+        ("-f before=nginx:1", ["redis", "job"]), ("-f before=redis:1 -f before=nginx:1", ["redis", "job"]),
+        ("-f since=redis:1 -f since=job:1", ["nginx", "redis"]), ("-f before=nginx:1 -f since=job:1", ["redis"]),
+        ("-f before=job:1 -f since=nginx:1", []),
+        ("-f label=all -f label=name=job", ["job"]), ("-f label=name=job -f label=name=nginx", []),
+        ("-f dangling=true", ["<none>"]), ("nginx -f reference=redis", ["nginx", "redis"]),
+        ("-f dangling=true -f dangling=false", ["nginx", "redis", "job", "undated", "<none>"]),
+    ):  # fmt: skip
+        done = hyper("images", "--format", "{{.Repository}}", *line.split())
+        assert (done.stderr, done.stdout.split()) == ("", names), line
 
 
 def test_packages(hyper: Any, daemon: Daemon) -> None:
@@ -297,6 +321,25 @@ def test_a_start_attached_sends_stdin_where_there_is_one(hyper: Any, daemon: Dae
         done = hyper("start", "-ai", ID, stdin="words")
         assert (done.returncode, done.stdout, done.stderr) == (4, "out\n", "")
     assert daemon.bodies(f"POST /v1/containers/{ID}/input?end=false") == [b"words"]
+
+
+def test_a_start_attached_of_one_that_runs_stands_for_it(hyper: Any, daemon: Daemon) -> None:
+    sent = threading.Event()
+
+    def give(_body: Any) -> Iterator[bytes]:
+        assert sent.wait(20)
+        yield record(1, b"out\n") + exited(4)
+
+    runnable(daemon, [], 4)
+    daemon.answers[f"GET /v1/containers/{ID}/attach"] = give
+    daemon.answers[f"POST /v1/containers/{ID}/input?end=false"] = lambda _body: sent.set()
+    daemon.answers["GET /v1/containers/web"] = {**CONTAINER, "spec": {"tty": False, "stdin": True}}
+    for options in ("-ai", "-a"):  # without -i nothing is to be waited for: it was sent before
+        done = hyper("start", options, "web", stdin="words")
+        assert (done.returncode, done.stdout, done.stderr) == (4, "out\n", "")
+    asked = [call for call, _ in daemon.asked]
+    assert asked.count(f"POST /v1/containers/{ID}/input?end=false") == 1
+    assert not [call for call in asked if call.endswith(("/start", "end=true"))], "others may go on with its stdin"
 
 
 def test_interrupt_is_passed_on(daemon: Daemon, environment: dict[str, str]) -> None:
@@ -471,6 +514,35 @@ def test_logout_where_nobody_is_logged_in(hyper: Any, tmp_path: Path) -> None:
     assert hyper(*args).stdout == "Not logged in to 127.0.0.1:5000\n"
 
 
+@pytest.mark.parametrize(("args", "prompt"), [([], b"Username: "), (["-u", "me"], b"Password: ")])
+def test_a_login_that_nobody_answers_is_a_line(
+    daemon: Daemon, environment: dict[str, str], args: list[str], prompt: bytes
+) -> None:
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "runtime.cli.program", "login", *args, "127.0.0.1:5000"],
+        # A session of its own has no other terminal that could be asked.
+        stdin=its, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.read(len(prompt)) == prompt
+        os.write(ours, b"\x04")  # Ctrl-D
+        said, _ = process.communicate(timeout=30)
+    os.close(ours)
+    os.close(its)
+    assert process.returncode == 125
+    assert said == b"\nhyper: login needs a name and a password, and the terminal gave none\n"
+    assert not daemon.asked
+
+
+def test_what_an_output_cannot_encode_is_a_question_mark(hyper: Any) -> None:
+    done = hyper("--help", PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: hyper [-H unix:///path] COMMAND [OPTIONS] ?\n")
+    done = hyper("run", "--no-healthcheck", "--health-cmd", "true", "x", PYTHONIOENCODING="ascii")
+    assert "--no-healthcheck and --health-? exclude each other" in one_line(done.stderr)
+
+
 def test_stats(hyper: Any) -> None:
     one = {
         "id": ID, "name": "web", "state": "running", "cpu_ratio": 0.1234, "memory_bytes": 50 << 20,
@@ -628,9 +700,12 @@ def test_volumes_by_filter_and_template(hyper: Any, daemon: Daemon) -> None:
     daemon.answers["GET /v1/volumes"] = [one, {**one, "name": "free", "labels": {}, "containers": []}]
     for text, names in (
         ("dangling=true", ["free"]), ("dangling=false", ["data"]), ("name=at", ["data"]), ("label=kind", ["data"]),
-        ("label=kind=other", []), ("driver=local", ["data", "free"]),
+        ("label=kind=other", []), ("driver=local", ["data", "free"]), ("name=dat name=fre", ["data", "free"]),
+        ("name=dat name=fre dangling=1", ["free"]), ("label=kind label=kind=test", ["data"]),
+        ("label=kind label=none", []), ("dangling=true dangling=0", ["data", "free"]),
     ):  # fmt: skip
-        assert hyper("volume", "ls", "-q", "-f", text).stdout.split() == names, text
+        filters = [word for one in text.split() for word in ("-f", one)]
+        assert hyper("volume", "ls", "-q", *filters).stdout.split() == names, text
     assert (
         hyper("volume", "list", "--format", '{{.Name}} {{.Label "kind"}} {{.Links}}').stdout == "data test 1\nfree  0\n"
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.contract.fake_hyperd import Daemon, Refusal, serving
+from tests.contract.fake_hyperd import Daemon, Refusal, exited, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,7 +102,8 @@ def hyper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("events --filter color=red", "--filter 'color=red': write KEY=VALUE with KEY one of container"),
         ("events --format {{nonsense}}", "--format: there is no function 'nonsense'"),
         ("start -a one two", "-a and -i take one container"),
-        ("start -a web", "web runs already; see: hyper logs -f web"),
+        (f"run -m {'9' * 400} x", "write a number of bytes, or one with b, k, m or g behind it"),
+        (f"logs --since {'9' * 400}h x", "or how long ago, such as 10m"),
         ("restart -t soon x", "--timeout 'soon': write a number of seconds"),
         ("wait", "CONTAINER"),
     ],
@@ -138,6 +139,20 @@ def test_an_empty_name_is_refused_before_anything_is_sent(
     assert done.stderr.startswith(f"hyper: an empty {what} was given: name one; see: hyper ")
     assert done.stderr.count("\n") == 1
     assert not daemon.asked
+
+
+def test_an_empty_user_or_check_is_the_images(hyper: Any, daemon: Daemon) -> None:
+    daemon.answers["POST /v1/containers"] = {"id": ID, "name": "web", "warnings": []}
+    daemon.answers["POST /v1/containers/web/exec"] = {"session": "one"}
+    daemon.answers["GET /v1/sessions/one/output"] = [exited(0)]
+    assert hyper("create", "-u", "", "--health-cmd", "", "nginx").returncode == 0
+    assert hyper("create", "--no-healthcheck", "--health-cmd=", "nginx").returncode == 0
+    assert hyper("exec", "-u", "", "web", "id").returncode == 0
+    assert [(body["user"], body["health"]) for body in daemon.bodies("POST /v1/containers")] == [
+        (None, None),
+        (None, {"test": ["NONE"]}),
+    ]
+    assert [body["user"] for body in daemon.bodies("POST /v1/containers/web/exec")] == [None]
 
 
 def test_empty_words_of_a_program_are_its_own(hyper: Any, daemon: Daemon) -> None:
@@ -265,6 +280,15 @@ def test_inspect_has_dockers_members_of_what_the_image_says_too(hyper: Any, daem
     daemon.answers["GET /v1/images/nginx"] = {
         "digest": "sha256:" + "ab" * 32, "references": [], "created_at": 1.0, "config": {}, "layers": ["sha256:1"],
     }  # fmt: skip
+    names = [f"docker.io/library/nginx@{CONTAINER['image_digest']}", "docker.io/library/nginx:1", "host:5000/x:2"]
+    names.append(f"host:5000/x@{CONTAINER['image_digest']}")
+    daemon.answers["GET /v1/images/named"] = {**daemon.answers["GET /v1/images/nginx"], "references": names}
+    done = hyper("image", "inspect", "-f", "{{json .RepoTags}} {{json .RepoDigests}}", "nginx", "named")
+    whole = [f"{name}@{CONTAINER['image_digest']}" for name in ("host:5000/x", "nginx")]
+    assert [json.loads(f"[{line.replace(' ', ',')}]") for line in done.stdout.splitlines()] == [
+        [[], []],
+        [["nginx:1", "host:5000/x:2"], whole],
+    ]
     form = "{{.RootFS.Type}} {{index .RootFS.Layers 0}}"
     assert hyper("image", "inspect", "-f", form, "nginx").stdout == "layers sha256:1\n"
     daemon.answers["GET /v1/info"] = {"cpus": 8, "memory_bytes": 1 << 33}

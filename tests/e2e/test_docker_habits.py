@@ -190,7 +190,9 @@ SCENARIOS: Mapping[str, list[Line]] = {
         Line("docker start -a shot & sleep 2; docker stop -t 1 shot; wait $!", r"shot\n", code=137),
         Line("docker run -d --name polite busybox sh -c 'trap \"exit 143\" TERM; while :; do sleep 0.1; done'", ID),
         Line("docker exec polite true && docker stop polite && docker wait polite", "polite\n143\n"),
-        Line("docker rm shot polite", "shot\npolite\n"),
+        Line("docker run -d --name late busybox sh -c 'until [ -e /go ]; do sleep 0.1; done; echo late; exit 4'", ID),
+        Line("(sleep 2; docker exec late touch /go) & docker start -a late", "late\n", code=4),
+        Line("docker rm shot -f polite late", "shot\npolite\nlate\n"),
         Line("docker exec polite true", code=125, err="no container 'polite'"),
     ],
     "volumes": [
@@ -205,6 +207,7 @@ SCENARIOS: Mapping[str, list[Line]] = {
             code=1,
             err="Read-only",
         ),
+        Line("docker run --rm --mount type=tmpfs,dst=/t,readonly busybox touch /t/x", code=1, err="Read-only"),
         Line("docker run --rm --shm-size 16m busybox df -m /dev/shm", r".* 16 .*/dev/shm\n"),
         Line("docker volume ls", r"VOLUME NAME .*\ndata .*\n"),
         Line("docker volume ls --format '{{.Name}} {{.Driver}}' -f label=kind", "data local\n"),

@@ -75,6 +75,9 @@ def test_wrong_port(text: str) -> None:
         ("destination=/d", "volumes", {"source": None, "target": "/d", "read_only": False, "nocopy": False}),
         ("type=tmpfs,target=/run,tmpfs-size=1m,tmpfs-mode=755", "tmpfs",
          {"path": "/run", "options": "size=1m,mode=755"}),
+        ("type=tmpfs,target=/run,readonly", "tmpfs", {"path": "/run", "options": "ro"}),
+        ("type=tmpfs,target=/run,ro=true,tmpfs-size=1m", "tmpfs", {"path": "/run", "options": "ro,size=1m"}),
+        ("type=tmpfs,target=/run,ro=false", "tmpfs", {"path": "/run", "options": ""}),
     ],
 )  # fmt: skip
 def test_mount(text: str, member: str, entry: dict[str, Any]) -> None:
@@ -93,6 +96,11 @@ def test_mount(text: str, member: str, entry: dict[str, Any]) -> None:
         ("target=/b,colour=red", "there is no 'colour'"),
         ("target=/b,readonly=maybe", "neither true nor false"),
         ("type=tmpfs,source=a,target=/b", "has no source"),
+        ("type=tmpfs,target=/b,readonly=maybe", "neither true nor false"),
+        ("type=tmpfs,target=/b,volume-nocopy", "volume-nocopy is for type=volume"),
+        ("target=/b,tmpfs-size=1m", "tmpfs-size is for type=tmpfs"),
+        ("type=volume,source=a,target=/b,tmpfs-size=1m", "tmpfs-size is for type=tmpfs"),
+        ("type=bind,source=/a,target=/b,tmpfs-mode=755", "tmpfs-mode is for type=tmpfs"),
     ],
 )
 def test_wrong_mount(text: str, message: str) -> None:
@@ -167,6 +175,56 @@ def test_two_dashes_end_our_options_and_are_otherwise_the_programs(line: str, ex
 
 
 @pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("commit web -m msg img", {"ref": "web", "message": "msg", "name": "img"}),
+        ("rm web -f db", {"refs": ["web", "db"], "force": True}),
+        ("rm web -fv db", {"refs": ["web", "db"], "force": True, "volumes": True}),
+        ("rm web --force=true db", {"refs": ["web", "db"], "force": True}),
+        ("rm web -f -- -x", {"refs": ["web", "-x"], "force": True}),
+        ("stop web -t 5 db", {"refs": ["web", "db"], "time": 5.0}),
+        ("stop web -t5 db", {"refs": ["web", "db"], "time": 5.0}),
+        ("stop web -t -1 db", {"refs": ["web", "db"], "time": 86400.0}),
+        ("stop web --timeout=5 db -s INT x", {"refs": ["web", "db", "x"], "time": 5.0, "signal": "INT"}),
+        ("container kill web -s TERM db", {"refs": ["web", "db"], "signal": "TERM"}),
+        ("rmi a -f b", {"refs": ["a", "b"], "force": True}),
+        ("inspect a -f {{.Id}} b", {"refs": ["a", "b"], "format": "{{.Id}}"}),
+        ("inspect a -sf {{.Id}} b", {"refs": ["a", "b"], "size": True, "format": "{{.Id}}"}),
+        ("save a -o f b", {"references": ["a", "b"], "output": "f"}),
+        ("update web --cpus 1 db", {"refs": ["web", "db"], "cpus": 1.0}),
+        ("port web --format json 80", {"ref": "web", "format": "json", "port": "80"}),
+        ("volume rm a -f b", {"names": ["a", "b"], "force": True}),
+        ("snapshot inspect a --format {{.Name}} b", {"names": ["a", "b"], "format": "{{.Name}}"}),
+        ("top web -f -o pid", {"ref": "web", "options": ["-f", "-o", "pid"]}),
+        ("exec web ls -t", {"ref": "web", "command": "ls", "args": ["-t"], "tty": False}),
+    ],
+)
+def test_options_may_stand_between_names(line: str, expected: dict[str, Any]) -> None:
+    name, *words = line.split()
+    if name == "container":
+        name, *words = f"{name} {words[0]}", *words[1:]
+    found = vars(main.command(name)[1].parse_args(words))
+    assert {one: found[one] for one in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("save a b -o", "argument -o/--output: expected one argument"),
+        ("kill web -s", "argument -s/--signal: expected one argument"),
+        ("commit web -m -a", "argument -m/--message: expected one argument"),
+        ("rm a --colour b", "unrecognized arguments: --colour b"),
+        ("rm a -l b", "-l of docker is not offered"),
+        ("ps a -q b", "unrecognized arguments: a b"),
+    ],
+)
+def test_no_name_becomes_a_value_and_what_is_not_ours_is_told(line: str, message: str) -> None:
+    name, *words = line.split()
+    with pytest.raises(ClientError, match=message):
+        main.command(name)[1].parse_args(words)
+
+
+@pytest.mark.parametrize(
     ("text", "size_bytes"),
     [
         ("0", 0),
@@ -183,7 +241,7 @@ def test_size(text: str, size_bytes: int) -> None:
     assert arguments.size(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "-1", "m", "1x", "1 2", "1e3", "nan", "0x10"])
+@pytest.mark.parametrize("text", ["", "-1", "m", "1x", "1 2", "1e3", "nan", "0x10", "9" * 400, f"{'9' * 400}g"])
 def test_wrong_size(text: str) -> None:
     with pytest.raises(ValueError, match="256m"):
         arguments.size(text)
@@ -193,6 +251,11 @@ def test_wrong_size(text: str) -> None:
 def test_wrong_cpus(text: str) -> None:
     with pytest.raises(ValueError, match=r"such as 1\.5"):
         arguments.cpus(text)
+
+
+def test_an_empty_user_is_none() -> None:
+    assert arguments.user("") is None
+    assert arguments.user("1:1") == "1:1"
 
 
 def test_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,11 @@ FOUND = [
         (["before=job"], ["flaps"]),
         (["since=job"], ["web"]),
         (["since=web", "before=job"], []),
+        (["before=job", "before=web"], ["job", "flaps"]),
+        (["since=job", "since=flaps"], ["web", "job"]),
+        (["since=flaps", "before=web"], ["job"]),
+        (["name=web", "name=job"], ["web", "job"]),
+        (["name=web", "name=job", "status=exited"], ["job"]),
         (["status=exited", "name=web"], []),
     ],
 )

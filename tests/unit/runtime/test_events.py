@@ -124,3 +124,24 @@ async def test_without_since_only_new_ones_and_until_ends(kept: store.Store) -> 
 def test_filters(wanted: Wanted, fits: bool) -> None:
     assert wanted.has(of_container(record("running"), "health_status: healthy")) is fits
     assert Wanted(container=("web",)).has(events.of_image("pull", "web")) is False
+
+
+@pytest.mark.parametrize(
+    ("image", "wanted", "fits"),
+    [
+        ("nginx:1.27", "nginx", True),
+        ("nginx:1.27", "nginx:1.27", True),
+        ("nginx:1.27", "nginx:1.26", False),
+        ("docker.io/library/nginx:1.27", "nginx", True),
+        ("host:5000/team/x", "host:5000/team/x", True),
+        ("host:5000/team/x:1", "host:5000/team/x", True),
+        ("host:5000/team/x:1", "host", False),
+        (f"nginx@sha256:{'ab' * 32}", "nginx", True),
+        ("Not a reference", "Not a reference", True),
+        ("Not a reference", "nginx", False),
+    ],
+)
+def test_an_image_is_found_without_its_tag(image: str, wanted: str, fits: bool) -> None:
+    only = Wanted(image=("other", wanted))
+    assert only.has(of_container(dataclasses.replace(record("running"), image=image), "start")) is fits
+    assert only.has(events.of_image("pull", image)) is fits
