@@ -371,7 +371,7 @@ class Engine:
                     self.lives.change(container, "dead", error=text)
                     raise HostUnable(text)
         if container.spec.auto_remove or not container.record.lifecycle.epoch:
-            await self.volumes.forget(container.spec, container)
+            await self.volumes.forget(container)
         self.store.delete(container.id, of_container(container.record, "destroy"))
         self.events.wake()
         self.lives.forget(container)

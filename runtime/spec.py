@@ -143,6 +143,7 @@ class VolumeSpec(BaseModel):
 
     `source` is a volume's name, null for one of its own, or an absolute path of the host. A new volume gets what the
     image has at `target`, unless `nocopy`. A path of the host that is not there is made as a directory if `create`.
+    `generated` is no choice of the caller's: whether the name was made for this container, null if that was not noted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -152,6 +153,7 @@ class VolumeSpec(BaseModel):
     read_only: bool = False
     nocopy: bool = False
     create: bool = True
+    generated: bool | None = None
 
     @property
     def of_host(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -37,7 +38,7 @@ class Place:
     def container(self, name: str, state: str, *volumes: dict[str, Any]) -> Container:
         spec = Spec.model_validate({"image": "x", "volumes": volumes})
         live = state in {"starting", "running", "paused", "stopping"}
-        record = SimpleNamespace(name=name)
+        record = SimpleNamespace(name=name, lifecycle=SimpleNamespace(created_at=time.time()))
         one = SimpleNamespace(id=name, spec=spec, state=state, live=live, record=record)
         self.containers.append(cast("Container", one))
         return self.containers[-1]
@@ -98,6 +99,30 @@ async def test_volumes_are_made_once_and_kept(place: Place) -> None:
     again = Place(place.directory)
     assert again.volumes.all() == [made]
     again.volumes.close()
+
+
+def mounts_of(spec: Spec) -> list[dict[str, Any]]:
+    return [mount.model_dump() for mount in Spec.model_validate_json(spec.model_dump_json()).volumes]
+
+
+async def test_a_volume_that_the_user_named_outlives_its_container_however_it_was_made(place: Place) -> None:
+    named = (await place.volumes.create(anonymous=True)).name
+    given = [{"source": named, "target": "/named", "generated": True}, {"target": "/own"}]
+    spec, made = place.volumes.resolve(Spec.model_validate({"image": "x", "volumes": given}))
+    one = place.container("one", "exited", *mounts_of(spec))
+    await place.volumes.ensure(spec, made)
+    await place.volumes.forget(one)
+    assert [volume.name for volume in place.volumes.all()] == [named]
+
+
+async def test_of_an_older_container_goes_what_was_made_with_it(place: Place) -> None:
+    named = (await place.volumes.create(anonymous=True)).name
+    own = "ab" * 32
+    one = place.container("one", "exited", {"source": named, "target": "/named"}, {"source": own, "target": "/own"})
+    await place.volumes.ensure(one.spec, frozenset({own}))
+    assert [mount.generated for mount in one.spec.disks] == [None, None], "as older versions wrote it"
+    await place.volumes.forget(one)
+    assert [volume.name for volume in place.volumes.all()] == [named]
 
 
 async def test_one_vm_writes_or_several_read(place: Place) -> None:
