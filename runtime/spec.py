@@ -103,6 +103,8 @@ class HealthSpec(BaseModel):
     def _known_form(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is None:
             return value
+        if value == ("CMD-SHELL", ""):  # `--health-cmd ""` is none in Docker
+            return None
         kind, *words = value or ("",)
         right = {"NONE": not words, "CMD": bool(words), "CMD-SHELL": len(words) == 1}.get(kind, False)
         if not right or any("\0" in word for word in words):

@@ -66,7 +66,7 @@ def process(container: Container, image: Image, *, layer_mounted: Mounted | None
         "args": arguments(spec, image),
         "env": environment(spec, image, spec.hostname or container.id[:12]),
         "cwd": spec.cwd or image.config.working_dir or "/",
-        "user": spec.user if spec.user is not None else image.config.user,
+        "user": spec.user or image.config.user,
         "tty": spec.tty,
         "init": spec.init,
         "rows": spec.terminal_size[0] if spec.terminal_size else 0,

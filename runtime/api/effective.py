@@ -29,7 +29,7 @@ def config(spec: Spec, image: ImageConfig, labels: Mapping[str, str]) -> dict[st
         "Env": [*spec.env, *(entry for entry in image.env if entry.partition("=")[0] not in given)],
         "Cmd": list(spec.args or (() if own else image.cmd)),
         "Entrypoint": list(image.entrypoint if spec.entrypoint is None else spec.entrypoint),
-        "User": image.user if spec.user is None else spec.user,
+        "User": spec.user or image.user,
         "WorkingDir": spec.cwd or image.working_dir,
         "ExposedPorts": {port if "/" in port else f"{port}/tcp": {} for port in ports},
         "StopSignal": spec.stop_signal or image.stop_signal,

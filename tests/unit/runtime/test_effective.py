@@ -37,6 +37,9 @@ def test_what_nobody_said_is_the_images() -> None:
         ({"entrypoint": ["/own"], "args": ["a"]}, {"Entrypoint": ["/own"], "Cmd": ["a"]}),
         ({"entrypoint": []}, {"Entrypoint": [], "Cmd": []}),
         ({"user": "0", "cwd": "/tmp", "stop_signal": "INT"}, {"User": "0", "WorkingDir": "/tmp", "StopSignal": "INT"}),
+        ({"user": ""}, {"User": "web"}),
+        ({"health": {"test": ["CMD-SHELL", ""]}}, {"Healthcheck": {
+            "Test": ["CMD", "true"], "Interval": 5 * 10**9, "Timeout": 30 * 10**9, "StartPeriod": 0, "Retries": 3}}),
         ({"ports": [{"container_port": 53, "protocol": "udp"}]},
          {"ExposedPorts": {"80/tcp": {}, "90/tcp": {}, "53/udp": {}}}),
         ({"health": {"test": ["NONE"]}}, {"Healthcheck": None}),

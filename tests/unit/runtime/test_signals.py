@@ -21,7 +21,22 @@ def test_the_number_of_a_signal(name: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "0", "65", "-1", "\u0661\u0665", "15 ", "NONE", "SIG", "RTMIN+", "RTMIN-1", "RTMAX+1", "RTMIN+31", "RTMAX-31", "_DFL"],
+    [
+        "",
+        "0",
+        "65",
+        "-1",
+        "\u0661\u0665",
+        "15 ",
+        "NONE",
+        "SIG",
+        "RTMIN+",
+        "RTMIN-1",
+        "RTMAX+1",
+        "RTMIN+31",
+        "RTMAX-31",
+        "_DFL",
+    ],
 )
 def test_what_is_no_signal_is_refused_with_its_member(name: str) -> None:
     with pytest.raises(InvalidInput, match="there is no signal") as raised:
