@@ -259,8 +259,8 @@ class Spec(BaseModel):
     @classmethod
     def _assignments(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for entry in value:
-            if not re.match(r"[^=\0]+=", entry):
-                raise ValueError(f"{entry[:80]!r} is not NAME=VALUE")
+            if not re.match(r"[^=\0]+(=|$)", entry):
+                raise ValueError(f"{entry[:80]!r} is neither NAME=VALUE nor a NAME to take away")
         return value
 
     @field_validator("args", "entrypoint")

@@ -32,6 +32,7 @@ def test_what_nobody_said_is_the_images() -> None:
     ("given", "expected"),
     [
         ({"env": ["LANG=de", "A=1"]}, {"Env": ["LANG=de", "A=1", "PATH=/bin"]}),
+        ({"env": ["A=1", "LANG", "NONE"]}, {"Env": ["A=1", "PATH=/bin"]}),
         ({"args": ["other"]}, {"Entrypoint": ["/start"], "Cmd": ["other"]}),
         ({"entrypoint": ["/own"]}, {"Entrypoint": ["/own"], "Cmd": []}),
         ({"entrypoint": ["/own"], "args": ["a"]}, {"Entrypoint": ["/own"], "Cmd": ["a"]}),
