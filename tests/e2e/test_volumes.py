@@ -315,7 +315,7 @@ def test_what_changed_and_an_image_of_it(disks: Host, images: Images) -> None:
     script = (
         "rm /etc/group; mkdir /made; echo hello > /made/f; chmod 4755 /made/f; echo in > /v/f; echo ready; sleep 600"
     )
-    disks.run("--name", "does", "-v", "data:/v", images.busybox, "sh", "-c", script)
+    disks.run("--name", "does", "-e", "OWN=1", "-w", "/etc", "-v", "data:/v", images.busybox, "sh", "-c", script)
     wait_for(lambda: disks.hyper("logs", "does").stdout == "ready\n", "the changes")
     lines = ["C /etc", "D /etc/group", "A /made", "A /made/f"]
     assert disks.hyper("diff", "does").stdout.splitlines() == lines
@@ -334,6 +334,8 @@ def test_what_changed_and_an_image_of_it(disks: Host, images: Images) -> None:
     assert disks.hyper("diff", "does").stdout.splitlines() == [*lines, "A /on"]
     second = disks.hyper("commit", "does", "made:2").stdout.strip()
     assert second != digest
+    config = json.loads(disks.hyper("inspect", "made:2").stdout)[0]["config"]
+    assert (config["Cmd"], config["WorkingDir"], "OWN=1" in config["Env"]) == (["sh", "-c", script], "/etc", True)
     for command in (
         ("commit", "nosuch"),
         ("commit", "does", "No/Such:Name:x"),
