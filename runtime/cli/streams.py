@@ -195,7 +195,7 @@ def exec(args: argparse.Namespace, client: Client) -> int:  # noqa: A001 -- the 
         raise ClientError("-t with -i needs a terminal as our stdin, and it is none: leave -t out")
     spec = {
         "args": [args.command, *args.args],
-        "env": [entry for entry in environment(args) if "=" in entry],  # the guest takes away none of the container's
+        "env": environment(args),
         "cwd": args.workdir,
         "user": args.user,
         "tty": args.tty,
