@@ -139,7 +139,8 @@ class Engine:
     async def kill(self, reference: str, signal_name: str) -> None:
         """Send a signal to the container's process. KILL ends the VM if the guest does not obey.
 
-        A stop that is under way is not waited for: it is over when the container has ended.
+        After one that is to stop it the restart policy does not start it again, also if it goes on for a while. A stop
+        that is under way is not waited for: it is over when the container has ended.
 
         Raises:
             Conflict: it does not run, or it is paused and could not take the signal.
@@ -148,7 +149,8 @@ class Engine:
         container = self.lives.find(reference)
         name = container.record.name
         number = signal_number(signal_name, "signal")
-        if number == signal.SIGKILL and container.waits_to_retry:
+        stops = await self._is_to_stop(container, number)
+        if stops and container.waits_to_retry:
             self.lives.change(container, desired="stopped", retry_at=None)
             return
         if container.state not in {"running", "paused", "stopping"} or container.agent is None:
@@ -160,6 +162,8 @@ class Engine:
                     field="container",
                 )
             container.demand_going()
+            if stops:  # before it is sent: the end may come at once
+                self.lives.change(container, stop_epoch=container.record.lifecycle.epoch)
             self.events.tell(of_container(container.record, "kill", signal=number))
             await container.agent.call("hyper-signal", SIGNAL_TIMEOUT_S, signal=number, all=False)
             return
@@ -171,6 +175,14 @@ class Engine:
                 with self.operation(container, "kill"):
                     await self._begin_to_stop(container, desired="stopped")
                     await self.supervisor.kill(container)
+
+    async def _is_to_stop(self, container: Container, number: int) -> bool:
+        """Whether a signal counts as a stop, by Docker's rule: the stop signal does; where none is configured, any."""
+        if number == signal.SIGKILL:
+            return True
+        image = await self.images.resolve(container.record.image_digest)
+        configured = container.spec.stop_signal or image.config.stop_signal
+        return not configured or number == signal_number(configured, "stop_signal")
 
     async def restart(
         self, reference: str, timeout_s: float | None = None, signal_name: str | None = None
@@ -371,7 +383,7 @@ class Engine:
                     self.lives.change(container, "dead", error=text)
                     raise HostUnable(text)
         if container.spec.auto_remove or not container.record.lifecycle.epoch:
-            await self.volumes.forget(container.spec, container)
+            await self.volumes.forget(container)
         self.store.delete(container.id, of_container(container.record, "destroy"))
         self.events.wake()
         self.lives.forget(container)

@@ -123,7 +123,8 @@ class Lifecycle:
 
     `epoch` grows by one at every start; `restarts` counts the starts after the first. `retries` counts those that the
     restart policy has made since a user last started it; `retry_at` is when it makes the next one, after
-    `retry_delay_s`. `log_start` is where its log had its end, in bytes, when it was last started.
+    `retry_delay_s`. `log_start` is where its log had its end, in bytes, when it was last started. `stop_epoch` is the
+    epoch in which it got a signal that is to stop it: nothing follows the end of that one, whenever it comes.
     """
 
     state: State
@@ -141,6 +142,7 @@ class Lifecycle:
     retry_delay_s: float = 0.0
     log_start: int = 0
     retry_at: float | None = None
+    stop_epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,8 @@ class HealthSpec(BaseModel):
     def _known_form(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is None:
             return value
+        if value == ("CMD-SHELL", ""):  # `--health-cmd ""` is none in Docker
+            return None
         kind, *words = value or ("",)
         right = {"NONE": not words, "CMD": bool(words), "CMD-SHELL": len(words) == 1}.get(kind, False)
         if not right or any("\0" in word for word in words):
@@ -143,6 +145,7 @@ class VolumeSpec(BaseModel):
 
     `source` is a volume's name, null for one of its own, or an absolute path of the host. A new volume gets what the
     image has at `target`, unless `nocopy`. A path of the host that is not there is made as a directory if `create`.
+    `generated` is no choice of the caller's: whether the name was made for this container, null if that was not noted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -152,6 +155,7 @@ class VolumeSpec(BaseModel):
     read_only: bool = False
     nocopy: bool = False
     create: bool = True
+    generated: bool | None = None
 
     @property
     def of_host(self) -> bool:
@@ -255,8 +259,8 @@ class Spec(BaseModel):
     @classmethod
     def _assignments(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for entry in value:
-            if not re.match(r"[^=\0]+=", entry):
-                raise ValueError(f"{entry[:80]!r} is not NAME=VALUE")
+            if not re.match(r"[^=\0]+(=|$)", entry):
+                raise ValueError(f"{entry[:80]!r} is neither NAME=VALUE nor a NAME to take away")
         return value
 
     @field_validator("args", "entrypoint")

@@ -349,8 +349,12 @@ class Supervisor:
         await self._host_cgroups.remove(container.record.cgroups)
         self.clear(container)
         now = time.time()
-        asked_for = stopping and not with_host
-        follows = {} if asked_for else self._ending(container, words.exit_code, now, with_host=with_host)
+        lifecycle = container.record.lifecycle
+        follows: dict[str, Any] = {}  # of an end that was asked for
+        if with_host or not stopping:
+            signaled = lifecycle.stop_epoch == lifecycle.epoch
+            ended = self._ending(container, words.exit_code, now, with_host=with_host)
+            follows = {"desired": "stopped"} if signaled else ended
         self._lives.change(
             container,
             "exited",

@@ -29,18 +29,23 @@ def arguments(spec: Spec, image: Image) -> list[str]:
 
 
 def environment(spec: Spec, image: Image, hostname: str) -> list[str]:
-    """The image's environment under the caller's; PATH and HOSTNAME are always set."""
+    """The image's environment under the caller's, who takes a variable away by its name alone.
+
+    What is not there of PATH, HOSTNAME and HOME, the guest sets.
+    """
     merged: dict[str, str] = {}
     for entry in (_DEFAULT_PATH, f"HOSTNAME={hostname}", *image.config.env, *spec.env):
-        name, _, value = entry.partition("=")
+        name, equals, value = entry.partition("=")
         merged[name] = value
+        if not equals:
+            del merged[name]
     return [f"{name}={value}" for name, value in merged.items()]
 
 
 def root(container: Container, image: Image) -> Root:
     """What a start of this container begins with."""
     env = environment(container.spec, image, "")
-    path = next(entry for entry in reversed(env) if entry.startswith("PATH="))
+    path = next((entry for entry in env if entry.startswith("PATH=")), _DEFAULT_PATH)
     return Root(image.file, next(iter(arguments(container.spec, image)), ""), path.partition("=")[2])
 
 
@@ -66,7 +71,7 @@ def process(container: Container, image: Image, *, layer_mounted: Mounted | None
         "args": arguments(spec, image),
         "env": environment(spec, image, spec.hostname or container.id[:12]),
         "cwd": spec.cwd or image.config.working_dir or "/",
-        "user": spec.user if spec.user is not None else image.config.user,
+        "user": spec.user or image.config.user,
         "tty": spec.tty,
         "init": spec.init,
         "rows": spec.terminal_size[0] if spec.terminal_size else 0,

@@ -20,16 +20,19 @@ def config(spec: Spec, image: ImageConfig, labels: Mapping[str, str]) -> dict[st
     """In the names of the OCI configuration, as that of an image; merged by the rules by which it is started.
 
     `labels` are the container's, to which those of its image belong. A variable that only the image has comes after
-    those that were given, as Docker has it.
+    those that were given, as Docker has it; one that was given by its name alone is not there.
     """
     given = {entry.partition("=")[0] for entry in spec.env}
     own = spec.entrypoint is not None
     ports = [*image.exposed_ports, *(f"{port.container_port}/{port.protocol}" for port in spec.ports)]
     return {
-        "Env": [*spec.env, *(entry for entry in image.env if entry.partition("=")[0] not in given)],
+        "Env": [
+            *(entry for entry in spec.env if "=" in entry),
+            *(entry for entry in image.env if entry.partition("=")[0] not in given),
+        ],
         "Cmd": list(spec.args or (() if own else image.cmd)),
         "Entrypoint": list(image.entrypoint if spec.entrypoint is None else spec.entrypoint),
-        "User": image.user if spec.user is None else spec.user,
+        "User": spec.user or image.user,
         "WorkingDir": spec.cwd or image.working_dir,
         "ExposedPorts": {port if "/" in port else f"{port}/tcp": {} for port in ports},
         "StopSignal": spec.stop_signal or image.stop_signal,

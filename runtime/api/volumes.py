@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from runtime import disks
+from runtime.api import effective
 from runtime.api.answer import Route
 from runtime.api.body import Body
 from runtime.api.images import PruneBody as PruneImages
@@ -152,10 +153,13 @@ class VolumesApi:
     async def commit(self, ref: str, body: CommitBody | None = None) -> dict[str, Any]:
         """A new image of a container."""
         body = body or CommitBody()
+        one = self._engine.lives.find(ref)
+        base = await self._engine.images.resolve(one.record.image_digest)
         image = await commit.commit(
             self._engine,
-            self._engine.lives.find(ref),
+            one,
             body.reference,
+            own=effective.config(one.spec, base.config, one.record.labels),
             author=body.author,
             message=body.message,
             changes=body.changes,

@@ -372,6 +372,15 @@ def variable(text: str) -> str | None:
     return f"{name}={os.environ[name]}" if name in os.environ else None
 
 
+def variable_or_name(text: str) -> str:
+    """As `variable`; a name that we have no value of stays a name, which takes the variable away.
+
+    Raises:
+        ValueError: it has no name.
+    """
+    return variable(text) or text
+
+
 def variables(path: str) -> list[str]:
     """The variables in a file: one a line; empty lines and those beginning with `#` are skipped.
 

@@ -303,7 +303,7 @@ def add_detach_keys(parser: arguments.Parser) -> None:
 def add_environment(parser: arguments.Parser) -> None:
     """`-e` and `--env-file`."""
     parser.add_argument(
-        "-e", "--env", action="append", default=[], type=arguments.option("--env", arguments.variable),
+        "-e", "--env", action="append", default=[], type=arguments.option("--env", arguments.variable_or_name),
         help="NAME=VALUE, or NAME for our own value of it",
     )  # fmt: skip
     parser.add_argument(
@@ -321,8 +321,11 @@ def add_process(parser: arguments.Parser) -> None:
 
 
 def environment(args: argparse.Namespace) -> list[str]:
-    """The variables of both options; `-e` wins over files. With `-t` our own TERM, as the terminal is ours."""
-    given = [value for file in args.env_file for value in file] + [value for value in args.env if value is not None]
+    """The variables of both options; `-e` wins over files. With `-t` our own TERM, as the terminal is ours.
+
+    A name alone, of which we have no value, is to be taken away.
+    """
+    given = [value for file in args.env_file for value in file] + args.env
     if args.tty and os.environ.get("TERM"):
         given.insert(0, f"TERM={os.environ['TERM']}")
     return list({value.partition("=")[0]: value for value in given}.values())

@@ -39,13 +39,15 @@ static int find_env(const char *entry)
     return -1;
 }
 
-static void put_env(const char *entry)
+static void put_env(const char *entry) /* NAME=VALUE; NAME alone takes it away */
 {
     int at = find_env(entry);
-    if (at >= 0)
-        env[at] = entry;
-    else
-        env[env_count++] = entry;
+    if (strchr(entry, '=')) {
+        env[at >= 0 ? at : env_count++] = entry;
+    } else if (at >= 0) {
+        env_count--;
+        memmove(&env[at], &env[at + 1], (size_t)(env_count - at) * sizeof *env);
+    }
 }
 
 static void default_env(char *entry) /* NAME=VALUE, kept only where there is no NAME */

@@ -42,8 +42,8 @@ static bool parse_process(const struct json *json, const struct json_node *from,
     if (strlen(process->user) > 256)
         return refuse(fault, INVALID, "user: longer than 256 bytes");
     for (int i = 0; i < process->env_count; i++)
-        if (process->env[i][0] == '=' || !strchr(process->env[i], '='))
-            return refuse(fault, INVALID, "env: NAME=VALUE expected, not %.80s", process->env[i]);
+        if (process->env[i][0] == '=' || !process->env[i][0])
+            return refuse(fault, INVALID, "env: NAME=VALUE or NAME expected, not '%.80s'", process->env[i]);
     return true;
 }
 

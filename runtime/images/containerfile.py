@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from runtime import command
 from runtime.errors import Conflict, DiskFull, ImageUnknown, InvalidInput, RuntimeFault, Upstream
 from runtime.images import context, reference, skopeo
+from runtime.images.bases import bases
 from runtime.images.image import Progress
 from runtime.images.load import take
 from runtime.images.push import lay_out
@@ -37,9 +38,7 @@ LINE_LIMIT_CHARACTERS = 4096
 MESSAGE_CHARACTERS = 500
 CONTEXT_LIMIT_BYTES = 8 << 30
 KEPT_CONTEXT_LIMIT_BYTES = 256 << 20
-_FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)|--from=(\S+)", re.IGNORECASE | re.MULTILINE)
 _LOOPBACK = re.compile(r"(?<![\w.:-])((?:127\.[0-9]+\.[0-9]+\.[0-9]+|localhost):[0-9]{1,5})(?=/)")
-_STAGE = re.compile(r"^\s*FROM\s+.*\sAS\s+(\S+)\s*$", re.IGNORECASE | re.MULTILINE)
 POLICY = "policy.json"
 
 
@@ -65,19 +64,6 @@ class _Reached:
     flags: Sequence[str]
     env: Mapping[str, str]
     descriptors: tuple[int, ...]
-
-
-def bases(text: str) -> list[str]:
-    """The images that a Containerfile names: not its own stages, and not what has a variable in it."""
-    stages = {name.lower() for name in _STAGE.findall(text)}
-    named = {one for pair in _FROM.findall(text) for one in pair if one and "$" not in one}
-    found = []
-    for name in sorted(named - {"scratch"}):
-        with contextlib.suppress(InvalidInput):  # a wrong name is for buildah to tell of, with its line
-            if name.lower() not in stages and not name.isdecimal():
-                reference.parse(name)
-                found.append(name)
-    return found
 
 
 class Builder:
@@ -214,7 +200,8 @@ class Builder:
     def _reach(self, text: str, temporary: Path, options: Options, access: Access) -> _Reached:
         """How buildah is to reach registries; those on loopback need no TLS, as everywhere here."""
         (temporary / POLICY).write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-        plain = {*_LOOPBACK.findall("\n".join([text, *options.args.values()])), *self._store.insecure_registries}
+        named = [text, *options.args.values(), *bases(text, options.args)]
+        plain = {*_LOOPBACK.findall("\n".join(named)), *self._store.insecure_registries}
         lines = ['unqualified-search-registries = ["docker.io"]', 'short-name-mode = "disabled"']
         lines += [f"[[registry]]\nlocation = {json.dumps(one)}\ninsecure = true" for one in sorted(plain)]
         (temporary / "registries.conf").write_text("\n".join(lines))
@@ -236,11 +223,11 @@ class Builder:
     ) -> dict[str, str]:
         """Let FROM find the images of this host, and fetch the others anew: a tag may have moved since they were used.
 
-        A name with a variable in it is left to the build, which may take what an earlier build has fetched. Returns
-        the digests of the others by their names.
+        A name with a variable that is not known here is left to the build, which may take what an earlier build has
+        fetched. Returns the digests of the others by their names.
         """
         found: dict[str, str] = {}
-        for number, name in enumerate(bases(text)):
+        for number, name in enumerate(bases(text, options.args)):
             wanted = reference.parse(name)
             try:
                 image = await self._store.resolve(str(wanted))

@@ -7,6 +7,7 @@ import datetime
 import gzip
 import hashlib
 import json
+import shlex
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from runtime.images.store import say_nothing
 from runtime.volumes import files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from runtime.engine import Engine
@@ -32,12 +33,16 @@ async def commit(
     container: Container,
     name: str | None,
     *,
+    own: Mapping[str, Any],
     author: str = "",
     message: str = "",
     changes: Sequence[str] = (),
     pause: bool = True,
 ) -> Image:
-    """Make an image; `changes` are instructions of a Dockerfile that alter its configuration.
+    """Make an image with the configuration that the container has.
+
+    `own` is that of it and its image together, in the names of OCI; `changes` are instructions of a Dockerfile that
+    alter it.
 
     Raises:
         InvalidInput: the name is no reference, or an instruction is not one of those taken.
@@ -49,7 +54,7 @@ async def commit(
     image = await store.resolve(container.record.image_digest)
     content, _, raw_config = store.parts(image)
     config, document = json.loads(raw_config), json.loads(content)
-    config["config"] = _changed(config.get("config") or {}, changes)
+    config["config"] = _changed(_merged(config.get("config") or {}, own), changes)
     async with store.temporary() as temporary:
         diff_id = await _write_layer(engine, container, temporary / _LAYER, store.limits.unpacked_bytes, still=pause)
         packed = temporary / f"{_LAYER}.gz"
@@ -108,23 +113,29 @@ def _pack(source: Path, target: Path) -> str:
         return f"sha256:{hashlib.file_digest(written, 'sha256').hexdigest()}"
 
 
+def _merged(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The image's configuration with what the container has of it; what is empty there is not in it."""
+    kept = {name: value for name, value in config.items() if name not in own}
+    return kept | {name: value for name, value in own.items() if value}
+
+
 def _changed(config: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """The configuration with the instructions carried out."""
-    config = dict(config)
+    config, given = dict(config), set()
     for text in changes:
         word, _, rest = text.strip().partition(" ")
         word, rest = word.upper(), rest.strip()
         if not rest:
             raise InvalidInput(f"--change {text[:80]!r} has no value", field="changes")
+        given.add(word)
         if word in ("CMD", "ENTRYPOINT"):
             config[word.capitalize()] = _words(rest)
         elif word == "ENV":
-            name, _, value = rest.partition("=") if "=" in rest.split(" ")[0] else rest.partition(" ")
-            kept = [entry for entry in config.get("Env") or [] if entry.partition("=")[0] != name]
-            config["Env"] = [*kept, f"{name}={value.strip()}"]
+            pairs = _pairs(text, rest)
+            kept = [entry for entry in config.get("Env") or [] if entry.partition("=")[0] not in pairs]
+            config["Env"] = [*kept, *(f"{name}={value}" for name, value in pairs.items())]
         elif word == "LABEL":
-            name, _, value = rest.partition("=")
-            config["Labels"] = {**(config.get("Labels") or {}), name: value.strip('"')}
+            config["Labels"] = {**(config.get("Labels") or {}), **_pairs(text, rest)}
         elif word == "EXPOSE":
             ports: dict[str, dict[str, str]] = {port if "/" in port else f"{port}/tcp": {} for port in rest.split()}
             config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
@@ -132,7 +143,26 @@ def _changed(config: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
             config[{"USER": "User", "WORKDIR": "WorkingDir", "STOPSIGNAL": "StopSignal"}[word]] = rest
         else:
             raise InvalidInput(f"--change {text[:80]!r}: {word} is none of {_INSTRUCTIONS}", field="changes")
+    if "ENTRYPOINT" in given and "CMD" not in given:  # it was for the one before
+        config.pop("Cmd", None)
     return config
+
+
+def _pairs(text: str, rest: str) -> dict[str, str]:
+    """Names and values as a Dockerfile has them: `A=1 B="x y"`, or `A x y` for one."""
+    try:
+        words = shlex.split(rest)
+    except ValueError as err:
+        raise InvalidInput(f"--change {text[:80]!r}: a quotation does not end", field="changes") from err
+    if "=" not in words[0] and len(words) > 1:
+        words = [f"{words[0]}={' '.join(words[1:])}"]
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise InvalidInput(f"--change {text[:80]!r}: {word[:80]!r} is not NAME=VALUE", field="changes")
+        found[name] = value
+    return found
 
 
 def _words(text: str) -> list[str]:

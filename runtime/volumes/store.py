@@ -227,7 +227,7 @@ class Volumes:
     # --- of containers
 
     def resolve(self, spec: Spec) -> tuple[Spec, frozenset[str]]:
-        """The spec with a name for each volume that has none, and those names.
+        """The spec with a name for each volume that has none, and those names; it says of each whether it is such.
 
         Raises:
             InvalidInput: more volumes than a VM has disks for, or a host directory that no container gets.
@@ -237,9 +237,9 @@ class Volumes:
         for mount in spec.volumes:
             if mount.source is None:
                 anonymous.add(name := secrets.token_hex(32))
-                mounts.append(mount.model_copy(update={"source": name}))
+                mounts.append(mount.model_copy(update={"source": name, "generated": True}))
             else:
-                mounts.append(mount)
+                mounts.append(mount.model_copy(update={"generated": False}))
         spec = spec.model_copy(update={"volumes": tuple(mounts)})
         disk_count = len(spec.disks)
         if len({mount.source for mount in spec.disks}) < disk_count:
@@ -260,13 +260,17 @@ class Volumes:
         for mount in spec.disks:
             await self.create(mount.source, anonymous=mount.source in anonymous)
 
-    async def forget(self, spec: Spec, owner: Container | None = None) -> None:
-        """Remove the anonymous volumes of a container that is being removed, but those that another one has too."""
-        known = {one.name for one in self._index.volumes() if one.anonymous}
-        for mount in spec.disks:
-            if mount.source in known:
+    async def forget(self, owner: Container) -> None:
+        """Remove the volumes that were made for a container that is being removed, but those that another one has too.
+
+        One that the user has named stays, also if it was made without a name.
+        """
+        anonymous = {one.name: one for one in self._index.volumes() if one.anonymous}
+        for mount in owner.spec.disks:
+            one = anonymous.get(mount.source or "")
+            if one is not None and _made_for(mount, one, owner):
                 with contextlib.suppress(Conflict, NotFound):
-                    await self.remove(mount.source, owner)
+                    await self.remove(one.name, owner)
 
     def attach(self, container: Container) -> tuple[launch.Volume, ...]:
         """Claim a container's volumes for the VM that it is getting, in the order of the guest's devices.
@@ -451,6 +455,16 @@ class Volumes:
                 gone.rename(directory)
             raise
         await _finished(asyncio.to_thread(remove))
+
+
+def _made_for(mount: VolumeSpec, volume: Volume, owner: Container) -> bool:
+    """Whether a volume got its name for this container.
+
+    Older versions did not note that: what was there before the container, the user has named.
+    """
+    if mount.generated is None:
+        return volume.created_at >= owner.record.lifecycle.created_at
+    return mount.generated
 
 
 def _is_ours(path: Path) -> bool:

@@ -56,6 +56,12 @@ def test_environment_and_directory(vm: agent_vm.GuestVm) -> None:
     assert {"MAIN=1", "A=session", "B=2", "HOME=/root"} <= set(lines)
     assert any(line.startswith("PATH=/usr/local/sbin:") for line in lines)
     assert not any(line.startswith("TERM=") for line in lines)
+    _, out, _ = vm.run("sh", "-c", "env", env=["MAIN", "NONE", "B=2", "B", "C=3"])
+    left = {line.partition("=")[0] for line in out.decode().splitlines()}
+    assert {"MAIN", "NONE", "B"} & left == set(), "a name alone takes away"
+    assert {"A", "C", "PATH", "HOME"} <= left
+    code, out, _ = vm.run("sh", "-c", "echo $MAIN")
+    assert (code, out) == (0, b"1\n"), "for that session"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +92,8 @@ def test_users_are_those_of_the_image(vm: agent_vm.GuestVm, user: str, expected:
         ({"args": ["true"], "user": "nobody"}, "NotFound"),
         ({"args": ["true"], "cwd": "/nowhere"}, "NotFound"),
         ({"args": ["true"], "session": 0}, "InvalidArgument"),
+        ({"args": ["true"], "env": ["=1"]}, "InvalidArgument"),
+        ({"args": ["true"], "env": [""]}, "InvalidArgument"),
     ],
 )
 def test_a_session_that_cannot_start_says_why(vm: agent_vm.GuestVm, arguments: dict[str, object], kind: str) -> None:

@@ -396,11 +396,28 @@ def test_exec(hyper: Any, daemon: Daemon) -> None:
         "POST /v1/sessions/s.1/input?end=true": take,
         "GET /v1/sessions/s.1/output": give,
     }
-    done = hyper("exec", "-i", "-e", "A=1", "-w", "/", "-u", "0", "web", "sh", "-c", "exit 3", stdin="some input")
+    done = hyper(
+        "exec",
+        "-i",
+        "-e",
+        "A=1",
+        "-e",
+        "NONE_OF_OURS",
+        "-w",
+        "/",
+        "-u",
+        "0",
+        "web",
+        "sh",
+        "-c",
+        "exit 3",
+        stdin="some input",
+    )
     assert (done.returncode, done.stdout, done.stderr) == (3, "out", "err")
     (spec,) = daemon.bodies("POST /v1/containers/web/exec")
     assert spec["args"] == ["sh", "-c", "exit 3"]
-    assert (spec["env"], spec["cwd"], spec["user"], spec["stdin"], spec["tty"]) == (["A=1"], "/", "0", True, False)
+    assert (spec["cwd"], spec["user"], spec["stdin"], spec["tty"]) == ("/", "0", True, False)
+    assert spec["env"] == ["A=1", "NONE_OF_OURS"], "a name alone takes away"
     assert daemon.bodies("POST /v1/sessions/s.1/input?end=false") == [b"some input"]
     daemon.answers["GET /v1/sessions/s.1/output"] = [record(1, b"cut")]
     assert "was lost before it ended" in hyper("exec", "web", "sh").stderr

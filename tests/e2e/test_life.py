@@ -84,6 +84,24 @@ def test_always_goes_on_without_the_daemon_and_ends_when_it_is_stopped(host: Hos
     assert host.inspect("ever")["restarts"] == stopped["restarts"], "a restart of the daemon starts nothing"
 
 
+def test_what_got_its_stop_signal_is_not_started_again(host: Host, images: Images) -> None:
+    script = "trap 'exit 3' 37; trap 'echo heard' HUP; echo ready; while :; do sleep 0.1; done"
+    options = ("--restart", "always", "--stop-signal", "SIGRTMIN+3")
+    host.run("--name", "told", *options, images.busybox, "sh", "-c", script)
+    wait_for(lambda: host.hyper("logs", "told").stdout == "ready\n", "it listens")
+    host.hyper("kill", "-s", "HUP", "told")
+    wait_for(lambda: "heard" in host.hyper("logs", "told").stdout, "it goes on")
+    host.hyper("kill", "-s", "RTMIN+3", "told")
+    assert host.hyper("wait", "told").stdout == "3\n", "there is no next start to wait for"
+    one = host.inspect("told")
+    assert (one["state"], one["desired"], one["retry_at"], one["restarts"]) == ("exited", "stopped", None, 0)
+    host.hyper("start", "told")
+    wait_for(lambda: host.hyper("logs", "told").stdout.endswith("heard\nready\n"), "it listens")
+    host.hyper("exec", "told", "kill", "-37", "1")
+    wait_for(lambda: host.inspect("told")["restarts"] >= 2, "started again after an end of its own")
+    host.hyper("rm", "-f", "told")
+
+
 @pytest.fixture
 def own(images: Images) -> Iterator[Host]:
     with running_host(images.busybox, default_disk_bytes=256 * 1024**2) as one:

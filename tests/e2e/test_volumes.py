@@ -92,6 +92,15 @@ def test_new_volumes_get_the_images_content_and_anonymous_ones_go(disks: Host, i
     done = disks.hyper("run", "--rm", "-v", "/etc", "-v", "named:/new", images.busybox, "sh", "-c", script)
     assert done.stdout.splitlines() == ["/bin/busybox", "/etc/passwd", "0"]
     assert disks.hyper("volume", "ls", "-q").stdout == "named\n", "--rm took the anonymous one"
+    unnamed = disks.hyper("volume", "create", "--size", "64m").stdout.strip()
+    disks.hyper("run", "--rm", "-v", f"{unnamed}:/new", "-v", "/own", images.busybox, "touch", "/new/mine")
+    failed = disks.hyper("run", "-v", f"{unnamed}:/new", images.busybox, "/nosuch", check=False)
+    assert failed.returncode == 127
+    disks.hyper("create", "--name", "names", "-v", f"{unnamed}:/new", images.busybox, "ls", "/new")
+    assert "mine" in disks.hyper("start", "-a", "names").stdout
+    disks.hyper("rm", "-v", "names")
+    assert set(disks.hyper("volume", "ls", "-q").stdout.split()) == {"named", unnamed}, "whoever names one keeps it"
+    disks.hyper("volume", "rm", unnamed)
     disks.run("--name", "keeps", "-v", "/var/lib", images.busybox, "sleep", "600")
     disks.hyper("rm", "-f", "keeps")
     left = disks.hyper("volume", "ls", "-q").stdout.split()
@@ -315,7 +324,7 @@ def test_what_changed_and_an_image_of_it(disks: Host, images: Images) -> None:
     script = (
         "rm /etc/group; mkdir /made; echo hello > /made/f; chmod 4755 /made/f; echo in > /v/f; echo ready; sleep 600"
     )
-    disks.run("--name", "does", "-v", "data:/v", images.busybox, "sh", "-c", script)
+    disks.run("--name", "does", "-e", "OWN=1", "-w", "/etc", "-v", "data:/v", images.busybox, "sh", "-c", script)
     wait_for(lambda: disks.hyper("logs", "does").stdout == "ready\n", "the changes")
     lines = ["C /etc", "D /etc/group", "A /made", "A /made/f"]
     assert disks.hyper("diff", "does").stdout.splitlines() == lines
@@ -328,12 +337,17 @@ def test_what_changed_and_an_image_of_it(disks: Host, images: Images) -> None:
     disks.hyper("rm", "labelled")
     look = "ls /v; stat -c %a /made/f; test -e /etc/group || echo gone; echo $COLOR"
     assert disks.hyper("run", "--rm", "made:1", "sh", "-c", look).stdout.split() == ["4755", "gone", "red"]
+    asked = ("sh", "-c", "echo ${COLOR-none} ${OWN-none}")
+    assert disks.hyper("run", "--rm", "-e", "COLOR", "made:1", *asked).stdout == "none 1\n"
+    assert disks.hyper("exec", "-e", "OWN", "does", *asked).stdout == "none none\n"
     assert disks.hyper("exec", "does", "sh", "-c", "echo goes > /on; cat /on").stdout == "goes\n"
     assert json.loads(disks.hyper("inspect", "made:1").stdout)[0]["config"]["Labels"]["team"] == "shop"
     disks.hyper("stop", "-t", "0", "does")
     assert disks.hyper("diff", "does").stdout.splitlines() == [*lines, "A /on"]
     second = disks.hyper("commit", "does", "made:2").stdout.strip()
     assert second != digest
+    config = json.loads(disks.hyper("inspect", "made:2").stdout)[0]["config"]
+    assert (config["Cmd"], config["WorkingDir"], "OWN=1" in config["Env"]) == (["sh", "-c", script], "/etc", True)
     for command in (
         ("commit", "nosuch"),
         ("commit", "does", "No/Such:Name:x"),

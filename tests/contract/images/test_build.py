@@ -87,6 +87,10 @@ CMD ["/hello"]
     assert second.config.labels == {**image.config.labels, "more": "yes"}
     assert second.shared_bytes > 0
     assert json.loads(store.parts(second)[0])["layers"][0] == json.loads(store.parts(image)[0])["layers"][0]
+    text = "ARG BASE=nosuch\nARG TAG=1\nFROM ${BASE}:${TAG}\nLABEL more=yes\n"
+    chosen, _ = await built(store, text, Options(args={"BASE": "app"}))
+    assert chosen.build is not None
+    assert chosen.build["bases"] == {"app:1": image.digest}
     assert leftovers(data_dir) == []
     assert await Builder(store).prune() > 0
     assert (await store.resolve("more")).digest == second.digest

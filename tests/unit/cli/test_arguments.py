@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime.cli import arguments, main, mounts
+from runtime.cli import arguments, main, mounts, streams
 from runtime.client import ClientError
 
 if TYPE_CHECKING:
@@ -270,6 +270,20 @@ def test_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_bytes(b"A=\xff")
     with pytest.raises(ValueError, match="UTF-8"):
         arguments.variables(str(file))
+
+
+def test_a_name_that_we_have_no_value_of_stays_one_unless_it_is_a_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OURS", "here")
+    monkeypatch.delenv("ABSENT", raising=False)
+    file = tmp_path / "env"
+    file.write_text("ABSENT\nA=1\nB=1\n")
+    parser = arguments.Parser(prog="hyper run", description="")
+    streams.add_environment(parser)
+    given = parser.parse_args(["-e", "OURS", "-e", "ABSENT", "-e", "B", "--env-file", str(file)])
+    given.tty = False
+    assert streams.environment(given) == ["A=1", "B", "OURS=here", "ABSENT"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from runtime.cli.ignore import Ignored
 from runtime.client import ClientError
 from runtime.errors import InvalidInput
 from runtime.images import context
-from runtime.images.containerfile import bases
+from runtime.images.bases import bases
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +124,43 @@ COPY --from=0 /a /a
 COPY --from=tools:2 /b /b
 FROM Bad:Name
 """
-    assert bases(text) == ["127.0.0.1:5000/base:1", "other", "tools:2"]
+    assert bases(text, {}) == ["127.0.0.1:5000/base:1", "other", "tools:2"]
+
+
+HEADING = """
+# ARG BASE=comment
+ARG BASE=myapp:dev TAG="1.2"
+arg REGISTRY=127.0.0.1:5000/team \\
+    EMPTY=
+ARG FULL=${REGISTRY}/web:$TAG
+ARG NONE
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "found"),
+    [
+        ("$BASE", {}, ["myapp:dev"]),
+        ("${BASE} AS build", {"BASE": "other:1"}, ["other:1"]),
+        ("--platform=$BUILDPLATFORM app:${TAG}", {}, ["app:1.2"]),
+        ("$FULL", {}, ["127.0.0.1:5000/team/web:1.2"]),
+        ("$FULL", {"TAG": "2"}, ["127.0.0.1:5000/team/web:2"]),
+        ("app:${EMPTY:-dev}", {}, ["app:dev"]),
+        ("app:${NONE:-${UNKNOWN:-$TAG}}", {}, ["app:1.2"]),
+        ("app:${NONE:-dev}", {"NONE": "given"}, ["app:given"]),
+        ("app${TAG:+-slim}", {}, ["app-slim"]),
+        ("app${EMPTY:+-slim}", {}, ["app"]),
+        ("$UNKNOWN", {"UNKNOWN": "app"}, []),
+        ("app:$LATER", {}, []),
+        ("$BASE", {"BASE": "$TAG$BASE"}, []),
+    ],
+)
+def test_what_stands_before_the_first_from_is_substituted(name: str, args: dict[str, str], found: list[str]) -> None:
+    assert bases(f"{HEADING}FROM {name}\nARG LATER=1\nCOPY --from=$BASE /a /a\n", args) == found
+
+
+def test_a_stage_may_be_chosen_by_a_variable() -> None:
+    assert bases("ARG KIND=dev\nFROM app:1 AS dev\nFROM $KIND\n", {}) == ["app:1"]
 
 
 @pytest.mark.parametrize("mtime", ["1e300", "inf", "-inf", "nan"])

@@ -181,7 +181,7 @@ class NoVolumes:
     async def ensure(self, spec: Spec, anonymous: frozenset[str]) -> None:
         pass
 
-    async def forget(self, spec: Spec, owner: object = None) -> None:
+    async def forget(self, owner: object) -> None:
         pass
 
 

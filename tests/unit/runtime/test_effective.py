@@ -32,11 +32,15 @@ def test_what_nobody_said_is_the_images() -> None:
     ("given", "expected"),
     [
         ({"env": ["LANG=de", "A=1"]}, {"Env": ["LANG=de", "A=1", "PATH=/bin"]}),
+        ({"env": ["A=1", "LANG", "NONE"]}, {"Env": ["A=1", "PATH=/bin"]}),
         ({"args": ["other"]}, {"Entrypoint": ["/start"], "Cmd": ["other"]}),
         ({"entrypoint": ["/own"]}, {"Entrypoint": ["/own"], "Cmd": []}),
         ({"entrypoint": ["/own"], "args": ["a"]}, {"Entrypoint": ["/own"], "Cmd": ["a"]}),
         ({"entrypoint": []}, {"Entrypoint": [], "Cmd": []}),
         ({"user": "0", "cwd": "/tmp", "stop_signal": "INT"}, {"User": "0", "WorkingDir": "/tmp", "StopSignal": "INT"}),
+        ({"user": ""}, {"User": "web"}),
+        ({"health": {"test": ["CMD-SHELL", ""]}}, {"Healthcheck": {
+            "Test": ["CMD", "true"], "Interval": 5 * 10**9, "Timeout": 30 * 10**9, "StartPeriod": 0, "Retries": 3}}),
         ({"ports": [{"container_port": 53, "protocol": "udp"}]},
          {"ExposedPorts": {"80/tcp": {}, "90/tcp": {}, "53/udp": {}}}),
         ({"health": {"test": ["NONE"]}}, {"Healthcheck": None}),

@@ -7,7 +7,8 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from pydantic import ValidationError
@@ -19,6 +20,9 @@ from runtime.spec import MAX_HOST_DIRECTORIES, Spec, VolumeSpec
 from runtime.vm import launch, machine, sharing
 from runtime.vm.kernel import Kernel
 from runtime.volumes import Volumes, host_directories
+
+if TYPE_CHECKING:
+    from runtime.life import Container
 
 
 def spec(*volumes: dict[str, Any]) -> Spec:
@@ -83,7 +87,8 @@ async def test_they_are_no_volumes(tmp_path: Path) -> None:
         assert len(anonymous) == 1
         await volumes.ensure(found, anonymous)
         assert [one.name for one in volumes.all()] == list(anonymous)
-        await volumes.forget(found)
+        record = SimpleNamespace(name="one", lifecycle=SimpleNamespace(created_at=0.0))
+        await volumes.forget(cast("Container", SimpleNamespace(spec=found, record=record)))
         assert volumes.all() == []
     finally:
         volumes.close()

@@ -45,7 +45,7 @@ def refusal(model: type[pydantic.BaseModel], given: Any, path: str = CONTAINERS)
         ({"size": "XL"}, "--size 'XL': write 'S1', 'S2'", "size"),
         ({"restart": {"policy": "x"}}, "--restart 'x': write 'no', 'on-failure'", "restart.policy"),
         ({"ports": [{"container_port": 0}]}, "--publish 0: write 1 at least", "ports.0.container_port"),
-        ({"env": ["A"]}, "--env: 'A' is not NAME=VALUE", "env"),
+        ({"env": ["=A"]}, "--env: '=A' is neither NAME=VALUE nor a NAME to take away", "env"),
         ({"image": ""}, "the image: it is empty", "image"),
         ({"colour": 1}, "colour: there is no such member", "colour"),
         ({"project": "/"}, "project '/': begin with", "project"),

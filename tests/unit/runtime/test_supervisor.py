@@ -17,7 +17,7 @@ from runtime.network import nft
 from runtime.network.ports import PortReservations
 from runtime.output import last_words
 from runtime.record import Cgroups, Network, Port, Vm
-from runtime.spec import PortSpec
+from runtime.spec import PortSpec, RestartSpec
 from runtime.startup import Running
 from runtime.supervisor import Supervisor
 from tests.host import free_port
@@ -100,6 +100,33 @@ async def test_a_vm_that_is_said_to_run_is_published(
     await world.supervisor.publish()
     assert world.rules.count("10.0.0.2 . 80") == 1
     world.ports.release(one.id)
+
+
+@pytest.mark.parametrize(
+    ("stop_epoch", "with_host", "follows"),
+    [
+        (None, False, ("running", True)), (1, False, ("running", True)), (2, False, ("stopped", False)),
+        (None, True, ("running", True)), (2, True, ("stopped", False)),
+    ],
+)  # fmt: skip
+async def test_a_signal_that_is_to_stop_it_ends_what_runs_and_no_later_start(
+    world: World, running: tuple[Container, Lives], stop_epoch: int | None, with_host: bool, follows: tuple[str, bool]
+) -> None:
+    one, lives = running
+    spec = one.spec.model_copy(update={"restart": RestartSpec(policy="unless-stopped")})
+    lives.change(one, epoch=2, stop_epoch=stop_epoch, spec=spec)
+    await world.supervisor.after_end(one, with_host=with_host)
+    lifecycle = one.record.lifecycle
+    assert (lifecycle.state, lifecycle.desired, lifecycle.retry_at is not None) == ("exited", *follows)
+
+
+async def test_one_that_got_such_a_signal_and_is_stopped_to_be_started_is_wanted(
+    world: World, running: tuple[Container, Lives]
+) -> None:
+    one, lives = running
+    lives.change(one, "stopping", stop_epoch=1)
+    await world.supervisor.after_end(one)
+    assert one.record.lifecycle.desired == "running"
 
 
 async def test_a_kill_cuts_a_stop_short_whose_guest_does_not_obey(

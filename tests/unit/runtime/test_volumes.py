@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
 from runtime import disks
+from runtime.api.volumes import VolumesApi
 from runtime.cli import mounts
 from runtime.errors import Conflict, HostUnable, InvalidInput, NameInUse, NotFound
-from runtime.spec import Spec
-from runtime.volumes import Volumes, copying
-from runtime.volumes.commit import _changed
+from runtime.images.image import ImageConfig
+from runtime.spec import HealthSpec, Spec
+from runtime.volumes import Volumes, commit, copying
+from runtime.volumes.commit import _changed, _merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +41,7 @@ class Place:
     def container(self, name: str, state: str, *volumes: dict[str, Any]) -> Container:
         spec = Spec.model_validate({"image": "x", "volumes": volumes})
         live = state in {"starting", "running", "paused", "stopping"}
-        record = SimpleNamespace(name=name)
+        record = SimpleNamespace(name=name, lifecycle=SimpleNamespace(created_at=time.time()))
         one = SimpleNamespace(id=name, spec=spec, state=state, live=live, record=record)
         self.containers.append(cast("Container", one))
         return self.containers[-1]
@@ -98,6 +102,30 @@ async def test_volumes_are_made_once_and_kept(place: Place) -> None:
     again = Place(place.directory)
     assert again.volumes.all() == [made]
     again.volumes.close()
+
+
+def mounts_of(spec: Spec) -> list[dict[str, Any]]:
+    return [mount.model_dump() for mount in Spec.model_validate_json(spec.model_dump_json()).volumes]
+
+
+async def test_a_volume_that_the_user_named_outlives_its_container_however_it_was_made(place: Place) -> None:
+    named = (await place.volumes.create(anonymous=True)).name
+    given = [{"source": named, "target": "/named", "generated": True}, {"target": "/own"}]
+    spec, made = place.volumes.resolve(Spec.model_validate({"image": "x", "volumes": given}))
+    one = place.container("one", "exited", *mounts_of(spec))
+    await place.volumes.ensure(spec, made)
+    await place.volumes.forget(one)
+    assert [volume.name for volume in place.volumes.all()] == [named]
+
+
+async def test_of_an_older_container_goes_what_was_made_with_it(place: Place) -> None:
+    named = (await place.volumes.create(anonymous=True)).name
+    own = "ab" * 32
+    one = place.container("one", "exited", {"source": named, "target": "/named"}, {"source": own, "target": "/own"})
+    await place.volumes.ensure(one.spec, frozenset({own}))
+    assert [mount.generated for mount in one.spec.disks] == [None, None], "as older versions wrote it"
+    await place.volumes.forget(one)
+    assert [volume.name for volume in place.volumes.all()] == [named]
 
 
 async def test_one_vm_writes_or_several_read(place: Place) -> None:
@@ -286,6 +314,44 @@ def test_instructions_change_a_configuration() -> None:
     assert found["ExposedPorts"] == {"80/tcp": {}, "53/udp": {}}
     assert (found["WorkingDir"], found["Labels"]) == ("/w", {"k": "v"})
     assert config == {"Env": ["A=1", "B=2"], "Cmd": ["x"]}
-    for wrong in ("RUN x", "CMD", 'CMD ["a"', "CMD [1]"):
+    for wrong in ("RUN x", "CMD", 'CMD ["a"', "CMD [1]", 'ENV A="x', "ENV A=1 B", "ENV A", "LABEL =1", "ENV ''"):
         with pytest.raises(InvalidInput):
             _changed({}, [wrong])
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("ENV A=one B=two", {"A": "one", "B": "two"}),
+        ("""ENV A="x y" B='$z "q"' C=a\\ b D=""", {"A": "x y", "B": '$z "q"', "C": "a b", "D": ""}),
+        ("ENV A x y=z", {"A": "x y=z"}),
+        ('ENV A "x y"', {"A": "x y"}),
+    ],
+)
+def test_pairs_are_as_in_a_dockerfile(told: str, found: dict[str, str]) -> None:
+    assert _changed({"Env": ["A=old"]}, [told])["Env"] == [f"{name}={value}" for name, value in found.items()]
+    assert _changed({}, [told.replace("ENV", "LABEL")])["Labels"] == found
+
+
+def test_a_new_entrypoint_is_without_the_command_of_the_one_before() -> None:
+    config = {"Cmd": ["x"], "Entrypoint": ["y"]}
+    assert _changed(config, ['ENTRYPOINT ["z"]']) == {"Entrypoint": ["z"]}
+    for told in (['ENTRYPOINT ["z"]', 'CMD ["own"]'], ['CMD ["own"]', 'ENTRYPOINT ["z"]']):
+        assert _changed(config, told) == {"Entrypoint": ["z"], "Cmd": ["own"]}
+    assert _changed(config, ['CMD ["own"]']) == {"Entrypoint": ["y"], "Cmd": ["own"]}
+
+
+async def test_an_image_of_a_container_has_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = ImageConfig(env=("A=1", "B=2"), cmd=("x",), user="web", healthcheck={"Test": ["CMD", "true"]})
+    spec = Spec(image="x", args=("sh", "-c", "y"), env=("B", "C=3"), cwd="/w", health=HealthSpec(test=("NONE",)))
+    one = SimpleNamespace(spec=spec, record=SimpleNamespace(image_digest="sha256:0", labels={"team": "shop"}))
+    images = SimpleNamespace(resolve=AsyncMock(return_value=SimpleNamespace(config=image)))
+    engine: Any = SimpleNamespace(images=images, lives=SimpleNamespace(find=lambda _: one))
+    asked = AsyncMock(return_value=SimpleNamespace(to_dict=dict))
+    monkeypatch.setattr(commit, "commit", asked)
+    await VolumesApi(engine, cast("Any", None)).commit("web")
+    of_image = {**image.to_dict(), "Volumes": {"/v": {}}}
+    assert _merged(of_image, asked.await_args.kwargs["own"]) == {  # type: ignore[union-attr]  # it was awaited
+        "Env": ["C=3", "A=1"], "Cmd": ["sh", "-c", "y"], "User": "web", "WorkingDir": "/w", "Labels": {"team": "shop"},
+        "Volumes": {"/v": {}},
+    }  # fmt: skip
