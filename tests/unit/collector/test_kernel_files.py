@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
@@ -123,6 +125,15 @@ def test_kept_file_reads_a_table_to_its_end(tmp_path: Path) -> None:
     assert whole is not None
     assert whole.count(b"\nRss:") > 20
     assert b"[stack]" in whole
+
+
+def test_kept_file_that_the_kernel_has_turned_off_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(*_: object) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    (tmp_path / "cpu.pressure").write_bytes(b"")
+    monkeypatch.setattr(os, "pread", off)
+    assert KeptFile(tmp_path / "cpu.pressure").read() is None
 
 
 def test_kept_file_of_a_process_that_ended() -> None:
