@@ -302,6 +302,9 @@ def test_a_result_of_the_agent() -> None:
     assert part is not None
     assert (part.data, part.length, part.fetched.connect_s) == (b"a\xff", 2, 1e-9)
     assert parse_fetched({"state": "pending"}, 1.0, 10) is None
+    refused = parse_fetched({**DONE, "error": "ECONNREFUSED"}, 1.0, 10)
+    assert refused is not None
+    assert refused.fetched.error == "ECONNREFUSED"
     late = parse_fetched({**DONE, "total_ns": 2**63}, 1.0, 10)
     assert late is not None
     assert late.fetched.total_s == 3.0, "no longer than it was given"
@@ -310,6 +313,7 @@ def test_a_result_of_the_agent() -> None:
 @pytest.mark.parametrize(
     "change",
     [{"state": "x"}, {"data": 1}, {"data": "\u0100"}, {"length": 1}, {"length": 11}, {"length": True}, {"error": 5},
+     {"error": ""}, {"error": "E" * 33}, {"error": "EPIPE\n"}, {"error": "closed"},
      {"total_ns": None}, {"total_ns": -1}, {"connect_ns": 1.5}, {"connect_ns": "1"}],
 )  # fmt: skip
 def test_a_result_that_is_none(change: dict[str, object]) -> None:
