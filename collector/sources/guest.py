@@ -25,6 +25,8 @@ T = TypeVar("T")
 MAX_FILE_BYTES: Final = 16384
 MAX_DEEP_FILE_BYTES: Final = 65536
 """A table of sockets is longer than any other file; with more sockets than fit it is absent, not cut."""
+MAX_OOM_KILLS: Final = 1 << 31
+"""Of one start, as in `runtime/output.py`: what a guest tells is added up over all epochs."""
 _MACHINE_FILES: Final = ("meminfo", "vmstat", "diskstats", "net/dev", "net/snmp", "net/netstat")
 _CGROUP_FILES: Final = (
     "cpu.stat", "memory.current", "memory.stat", "memory.peak", "memory.swap.current", "memory.events",
@@ -188,6 +190,10 @@ def parse_sample(
     disks = _maybe(kerneltext.parse_diskstats, files.get("diskstats")) or {}
     io = _maybe(kerneltext.parse_io_stat, files.get("io.stat"))
     pressure = {kind: files.get(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
+    memory_events = _maybe(lambda text: kerneltext.parse_values(text, _MEMORY_EVENTS), files.get("memory.events"))
+    oom_kills = kerneltext.parse_value(files.get("vmstat", b""), b"oom_kill")
+    if max(oom_kills or 0, (memory_events or {}).get(b"oom_kill", 0)) > MAX_OOM_KILLS:
+        raise MalformedError(f"more than {MAX_OOM_KILLS} OOM kills")
     return GuestSample(
         time_ns=time_ns,
         uptime_ns=parse_number(answer, "uptime_ns"),
@@ -198,7 +204,7 @@ def parse_sample(
         memory=_maybe(lambda text: kerneltext.parse_values(text, memory_stat), files.get("memory.stat")),
         memory_peak_bytes=_maybe(kerneltext.parse_single, files.get("memory.peak")),
         swap_bytes=_maybe(kerneltext.parse_single, files.get("memory.swap.current")),
-        memory_events=_maybe(lambda text: kerneltext.parse_values(text, _MEMORY_EVENTS), files.get("memory.events")),
+        memory_events=memory_events,
         threads=_maybe(kerneltext.parse_single, files.get("pids.current")),
         io=None if io is None else {_name(disk): io.get(number, _NO_IO) for number, disk in disks.items()},
         disks={_name(disk): (number, disk) for number, disk in disks.items()} if deep else {},
@@ -207,7 +213,7 @@ def parse_sample(
         tcp={**tcp, **netstat},
         memory_available_bytes=available_bytes,
         memory_free_bytes=free_bytes,
-        oom_kills=kerneltext.parse_value(files.get("vmstat", b""), b"oom_kill"),
+        oom_kills=oom_kills,
         root=parse_statvfs(answer),
         details=_parse_details(files) if deep else None,
     )
