@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 MAX_COUNT: Final = 2**64 - 1
 MAX_ROWS: Final = 4096
+MAX_HEADER_BYTES: Final = 4096
+"""Of a line of names in snmp or netstat, which is kept; the longest, TcpExt, has 2200 bytes."""
+MAX_DEVICES: Final = 1024
+"""In io.stat, of which a row takes longer than of any other table."""
 MSEC_PER_S: Final = 1_000
 USEC_PER_S: Final = 1_000_000
 NSEC_PER_S: Final = 1_000_000_000
@@ -240,6 +244,8 @@ def _wanted_of_net_table(text: bytes, wanted: frozenset[bytes]) -> dict[bytes, i
         if not start and not text.startswith(table):
             continue
         names, values, *_ = [*text[start:].split(b"\n", 2), b""]
+        if len(names) > MAX_HEADER_BYTES:
+            raise MalformedError(f"net table: {names[:24]!r} has more than {MAX_HEADER_BYTES} bytes")
         prefix, blanks, columns = _net_columns(names, wanted)
         if not values.startswith(prefix):
             raise MalformedError(f"net table: {names[:24]!r} is followed by {values[:24]!r}")
@@ -277,12 +283,11 @@ def parse_cpu_times(text: bytes, *, max_cpus: int = 64) -> CpuTimes:
     tasks: dict[bytes, int] = {}
     for line in _lines(text):
         word = line[: line.find(b" ")]
-        if word.startswith(b"cpu"):
-            times = _cpu_line(line)
-            if word == b"cpu":
-                total = times
-            elif len(by_cpu) < max_cpus:
-                by_cpu.append(times[0])
+        if word == b"cpu":
+            total = _cpu_line(line) if total is None else total
+        elif word.startswith(b"cpu"):
+            if len(by_cpu) < max_cpus:
+                by_cpu.append(_cpu_line(line)[0])
         elif word in {b"procs_running", b"procs_blocked"}:
             tasks[word] = parse_count(line[len(word) + 1 :])
     if total is None:
@@ -303,9 +308,7 @@ def _cpu_line(line: bytes) -> tuple[float, float, float]:
 def parse_tcp_states(text: bytes) -> dict[int, int]:
     """/proc/net/tcp: how many sockets are in each state, by the kernel's number (include/net/tcp_states.h)."""
     result: dict[int, int] = {}
-    for line in text.split(b"\n")[1:]:
-        if not line:
-            continue
+    for line in _lines(text.partition(b"\n")[2]):
         words = line.split(None, 4)
         if len(words) < 4 or len(words[3]) != 2:
             raise MalformedError(f"net/tcp: {line[:40]!r}")
@@ -342,7 +345,7 @@ def parse_io_stat(text: bytes) -> dict[bytes, DeviceIo]:
     What block policies add is not looked at: iolatency writes `depth=max`.
     """
     result = {}
-    for line in _lines(text):
+    for line in _lines(text, MAX_DEVICES):
         device, _, rest = line.partition(b" ")
         try:
             pairs = dict([word.split(b"=", 1) for word in rest.split()])
@@ -368,8 +371,8 @@ def count_lines(text: bytes) -> int:
     return text.count(b"\n")
 
 
-def _lines(text: bytes) -> Iterator[bytes]:
-    lines = text.split(b"\n", MAX_ROWS)
-    if len(lines) > MAX_ROWS:
-        raise MalformedError(f"more than {MAX_ROWS} lines")
+def _lines(text: bytes, most: int = MAX_ROWS) -> Iterator[bytes]:
+    lines = text.split(b"\n", most)
+    if len(lines) > most:
+        raise MalformedError(f"more than {most} lines")
     return (line for line in lines if line)

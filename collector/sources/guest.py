@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from collector import kerneltext
-from collector.errors import MalformedError
+from collector.errors import MalformedError, TooLargeError
 from collector.sources import stockagent
 from collector.sources.qmp import parse_number
 
@@ -115,11 +115,17 @@ _DEEP_TCP: Final = _TCP | {b"Tcp.ActiveOpens", b"Tcp.PassiveOpens", b"Tcp.Attemp
 _NO_IO: Final = kerneltext.DeviceIo(0, 0, 0, 0)
 
 
-def parse_files(answer: object, names: Mapping[str, str]) -> dict[str, bytes]:
+def max_file_bytes(*, deep: bool) -> int:
+    """How much of each file is asked for."""
+    return MAX_DEEP_FILE_BYTES if deep else MAX_FILE_BYTES
+
+
+def parse_files(answer: object, names: Mapping[str, str], max_bytes: int) -> dict[str, bytes]:
     """Contents by name, of the `files` of a `hyper-read`; `names` as of `paths`. Other paths are ignored.
 
     Raises:
         MalformedError: not of this shape, or a character beyond 0xFF in the data.
+        TooLargeError: a file has more than `max_bytes`, which were asked for.
     """
     entries = answer.get("files") if isinstance(answer, dict) else None
     if not isinstance(entries, list) or len(entries) > 128:
@@ -135,6 +141,8 @@ def parse_files(answer: object, names: Mapping[str, str]) -> dict[str, bytes]:
             continue
         if not isinstance(data, str):
             raise MalformedError("hyper-read: data is no string")
+        if len(data) > max_bytes:
+            raise TooLargeError(f"hyper-read: {name}: more than {max_bytes} bytes")
         try:
             result[name] = data.encode("latin-1")
         except UnicodeEncodeError as err:
@@ -181,7 +189,7 @@ def parse_sample(
         host_time_s: the host's clock in the middle of the exchange.
         deep: whether the files of the deep tier were asked for, too.
     """
-    files = parse_files(answer, paths(cgroup, deep=deep))
+    files = parse_files(answer, paths(cgroup, deep=deep), max_file_bytes(deep=deep))
     time_ns = parse_number(answer, "time_ns")
     available_bytes, free_bytes = (kerneltext.parse_meminfo_value(files.get("meminfo", b""), key) for key in _MEMINFO)
     memory_stat = _MEMORY_STAT if deep else _CHEAP_MEMORY_STAT

@@ -22,8 +22,8 @@ _UNABLE: Final = _UNKNOWN | {"GenericError"}
 
 
 def _request(cgroup: str, *, deep: bool) -> bytes:
-    limit = guest.MAX_DEEP_FILE_BYTES if deep else guest.MAX_FILE_BYTES
-    arguments = {"files": sorted(guest.paths(cgroup, deep=deep)), "statvfs": ["/"], "max_bytes": limit}
+    files, max_bytes = sorted(guest.paths(cgroup, deep=deep)), guest.max_file_bytes(deep=deep)
+    arguments = {"files": files, "statvfs": ["/"], "max_bytes": max_bytes}
     return _line({"execute": "hyper-read", "arguments": arguments})
 
 

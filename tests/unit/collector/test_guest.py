@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from collector.errors import MalformedError
+from collector.errors import MalformedError, TooLargeError
 from collector.reconcile import guest_oom_kills
 from collector.sources import guest
 from tests.fakevm.scenario import guest_files, read_json
@@ -34,3 +34,12 @@ def test_oom_kills_are_no_more_than_a_start_can_have(files: dict[str, bytes]) ->
     assert told(1 << 31) == 1 << 31
     with pytest.raises(MalformedError, match="OOM"):
         told((1 << 31) + 1)
+
+
+@pytest.mark.parametrize(("deep", "most"), [(False, guest.MAX_FILE_BYTES), (True, guest.MAX_DEEP_FILE_BYTES)])
+def test_a_file_is_no_longer_than_was_asked_for(deep: bool, most: int) -> None:
+    meminfo = b"MemFree: 1 kB\n"
+    whole = meminfo + b"x" * (most - len(meminfo))
+    assert parse({"/proc/meminfo": whole}, deep=deep).memory_free_bytes == 1024
+    with pytest.raises(TooLargeError, match="meminfo"):
+        parse({"/proc/meminfo": whole + b"x"}, deep=deep)
