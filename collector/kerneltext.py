@@ -7,6 +7,7 @@ most 20 digits and fits 64 bits, a table is cut off at `MAX_ROWS`, and what does
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,7 @@ NSEC_PER_S: Final = 1_000_000_000
 TICKS_PER_S: Final = 100
 """Clock ticks in /proc; USER_HZ is 100 on every architecture that QEMU's microvm machine has."""
 
+_DEVICE_NUMBER: Final = re.compile(rb"[0-9]{1,10}:[0-9]{1,10}")
 _IO_STAT: Final = (b"rbytes", b"wbytes", b"rios", b"wios", b"dbytes")
 _NO_LIMIT: Final = 2**63 - 65536
 """v1 writes 2^63 - 1 rounded down to a page (at most 64 KiB) where there is no limit."""
@@ -355,6 +357,18 @@ def parse_io_stat(text: bytes) -> dict[bytes, DeviceIo]:
     return result
 
 
+def device_number(major: bytes, minor: bytes) -> bytes:
+    """`major:minor`; both are labels.
+
+    Raises:
+        MalformedError: one is not of 1 to 10 digits.
+    """
+    number = major + b":" + minor
+    if _DEVICE_NUMBER.fullmatch(number) is None:
+        raise MalformedError(f"not a device number: {number[:24]!r}")
+    return number
+
+
 def parse_diskstats(text: bytes) -> dict[bytes, Disk]:
     """/proc/diskstats by `major:minor` (Documentation/admin-guide/iostats.rst; field 10 is milliseconds of I/O)."""
     result = {}
@@ -362,7 +376,7 @@ def parse_diskstats(text: bytes) -> dict[bytes, Disk]:
         words = line.split(None, 13)
         if len(words) < 13:
             raise MalformedError(f"diskstats: {line[:40]!r}")
-        result[words[0] + b":" + words[1]] = Disk(words[2], parse_count(words[12]) / MSEC_PER_S)
+        result[device_number(words[0], words[1])] = Disk(words[2], parse_count(words[12]) / MSEC_PER_S)
     return result
 
 
