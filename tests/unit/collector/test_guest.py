@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from collector.errors import MalformedError, TooLargeError
 from collector.known import MAX_INTERFACES, Known
 from collector.reconcile import guest_oom_kills
-from collector.sources import guest
+from collector.sources import guest, guestport
 from tests.fakevm.scenario import guest_files, read_json
 
 CGROUP = "/sys/fs/cgroup/container"
@@ -83,3 +85,18 @@ def test_a_disk_has_the_number_that_it_had_first() -> None:
 def test_a_device_number_is_one(number: bytes) -> None:
     with pytest.raises(MalformedError):
         parse({"/proc/diskstats": number + b" vda" + b" 0" * 12})
+
+
+@pytest.mark.parametrize("member", ["[]", "{}", "1", '"a"', r'"\\"', r'"\","', '["a"]'])
+def test_an_answer_has_no_more_members_than_are_read_at_once(member: str) -> None:
+    def answer(count: int) -> bytes:
+        return f'{{"return": [{", ".join([member] * count)}]}}'.encode()
+
+    assert len(guestport.parse_answer(answer(guestport.MAX_MEMBERS))["return"]) == guestport.MAX_MEMBERS
+    with pytest.raises(MalformedError, match="members"):
+        guestport.parse_answer(answer(5 * guestport.MAX_MEMBERS))
+
+
+def test_commas_of_a_text_are_no_members() -> None:
+    text = 'a{b="c",d="\\\\"} 1\n' * 20_000
+    assert guestport.parse_answer(json.dumps({"data": text, "length": 1}).encode()) == {"data": text, "length": 1}
