@@ -11,7 +11,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from collector import asked, relay
 from collector.definitions import container
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from collector.snapshot import Family
     from collector.sources.fetch import Ask, Fetched
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 0.1
 """A round waits so long for applications that answered the last time: their values are then of this round."""
 PROBE_BYTES: Final = 65_536
 """Of an answer to a probe the first line is looked at; but few servers are to see their page cut off."""
+_TURN: Final = 256
+"""Series that are looked at in one go."""
 _ERRORS: Final = {"ECONNREFUSED": "refused", "ETIMEDOUT": "timeout", "ECONNRESET": "closed", "EPIPE": "closed"}
 _BUCKET: Final = container.PROBE_DURATION_SECONDS.part("bucket", "le")
 _COUNT: Final = container.PROBE_DURATION_SECONDS.part("count")
@@ -216,7 +220,8 @@ class Application:
             raise ApplicationError("too_large", err.reason) from err
         except MalformedError as err:
             raise ApplicationError("malformed", err.reason) from err
-        self.relayed, dropped = relay.select(parser.finish(), self._names, self._id, wanted.budget, wanted.labels)
+        steps = relay.select(parser.finish(), self._names, self._id, wanted.budget, wanted.labels)
+        self.relayed, dropped = await _in_turns(steps)
         self._dropped.update(dropped)
 
     def _forget(self) -> None:
@@ -251,6 +256,20 @@ class Application:
             if job.task is not None:
                 job.task.cancel()
         self._forget()
+
+
+async def _in_turns(steps: relay.Steps[T]) -> T:
+    """What comes out; after some hundred series others have a turn."""
+    done = 0
+    while True:
+        try:
+            done += next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if done >= _TURN:
+            done = 0
+            await asyncio.sleep(0)
 
 
 async def _fetched(ask: Ask, **what: Any) -> Fetched:

@@ -83,9 +83,12 @@ class LineChannel(asyncio.Protocol):
             self._taken_bytes += len(skipped)
             self._sentinel = not mark
         self._budget.used_bytes += len(data)
+        unread = self._queued_bytes
         fits = self._cut(data)
+        # Who reads has read everything before the next piece comes, however many lines a piece has.
+        queued = self._queued_bytes if unread else 0
         held = len(self._buffer) + self._queued_bytes
-        if not fits or max(len(self._buffer), self._taken_bytes) > self._max_line_bytes:
+        if not fits or max(len(self._buffer), queued, self._taken_bytes) > self._max_line_bytes:
             self._fail(TooLargeError(f"more than {self._max_line_bytes} bytes in a line or unasked, or too many lines"))
         elif self._budget.used_bytes > self._budget.limit_bytes and held > self._max_line_bytes // 16:
             self._fail(TooLargeError("too much unread data over all containers"))

@@ -15,7 +15,7 @@ MAX_SERIES: Final = 1024
 
 
 class Floors:
-    """Holds each counter at its highest value of this epoch."""
+    """Holds each counter at its highest value of this epoch, but those that wrap: they may begin again."""
 
     def __init__(self) -> None:
         self._highest: dict[tuple[str, tuple[str, ...]], float] = {}
@@ -53,7 +53,7 @@ class Floors:
             seen.add(key)
             if point.metric.type == "counter":
                 floor = highest.get(key)
-                if floor is not None and point.value < floor:
+                if floor is not None and point.value < floor and not point.metric.wraps:
                     went_back.append(point.metric.name)
                     result.append(point._replace(value=floor))
                     continue

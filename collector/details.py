@@ -120,7 +120,7 @@ def _disk_details(record: Record, guest: GuestSample) -> Iterator[Point]:
             continue
         number, disk = guest.disks[device]
         yield Point(container.FS_IO_TIME_SECONDS_TOTAL, (name,), disk.busy_s)
-        major, _, minor = label(number.decode("latin-1")).partition(":")
+        major, _, minor = number.decode("latin-1").partition(":")
         for operation, size in (("Read", io.rbytes), ("Write", io.wbytes), ("Discard", io.dbytes)):
             yield Point(container.BLKIO_DEVICE_USAGE_TOTAL, (name, major, minor, operation), size)
     if guest.root is not None and writable:

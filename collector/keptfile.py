@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAYBE_MORE: Final = 2048
-_ABSENT: Final = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}
+_ABSENT: Final = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP}
+"""EOPNOTSUPP: a kernel before 6.1 that was started without PSI has the files, and reads nothing out of them."""
 _GONE: Final = {errno.ESRCH, errno.ENODEV}
 
 
@@ -26,7 +27,7 @@ class KeptFile:
         self._fd = -1
 
     def read(self, max_bytes: int = 65536) -> bytes | None:
-        """The whole file; None if there is no such file (here, or yet), or it is not ours to read.
+        """The whole file; None if there is none (here, or yet), it is not ours to read, or the kernel has it off.
 
         Raises:
             UnreachableError: its process or group is gone.

@@ -7,6 +7,7 @@ most 20 digits and fits 64 bits, a table is cut off at `MAX_ROWS`, and what does
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,12 +18,17 @@ if TYPE_CHECKING:
 
 MAX_COUNT: Final = 2**64 - 1
 MAX_ROWS: Final = 4096
+MAX_HEADER_BYTES: Final = 4096
+"""Of a line of names in snmp or netstat, which is kept; the longest, TcpExt, has 2200 bytes."""
+MAX_DEVICES: Final = 1024
+"""In io.stat, of which a row takes longer than of any other table."""
 MSEC_PER_S: Final = 1_000
 USEC_PER_S: Final = 1_000_000
 NSEC_PER_S: Final = 1_000_000_000
 TICKS_PER_S: Final = 100
 """Clock ticks in /proc; USER_HZ is 100 on every architecture that QEMU's microvm machine has."""
 
+_DEVICE_NUMBER: Final = re.compile(rb"[0-9]{1,10}:[0-9]{1,10}")
 _IO_STAT: Final = (b"rbytes", b"wbytes", b"rios", b"wios", b"dbytes")
 _NO_LIMIT: Final = 2**63 - 65536
 """v1 writes 2^63 - 1 rounded down to a page (at most 64 KiB) where there is no limit."""
@@ -240,6 +246,8 @@ def _wanted_of_net_table(text: bytes, wanted: frozenset[bytes]) -> dict[bytes, i
         if not start and not text.startswith(table):
             continue
         names, values, *_ = [*text[start:].split(b"\n", 2), b""]
+        if len(names) > MAX_HEADER_BYTES:
+            raise MalformedError(f"net table: {names[:24]!r} has more than {MAX_HEADER_BYTES} bytes")
         prefix, blanks, columns = _net_columns(names, wanted)
         if not values.startswith(prefix):
             raise MalformedError(f"net table: {names[:24]!r} is followed by {values[:24]!r}")
@@ -277,12 +285,11 @@ def parse_cpu_times(text: bytes, *, max_cpus: int = 64) -> CpuTimes:
     tasks: dict[bytes, int] = {}
     for line in _lines(text):
         word = line[: line.find(b" ")]
-        if word.startswith(b"cpu"):
-            times = _cpu_line(line)
-            if word == b"cpu":
-                total = times
-            elif len(by_cpu) < max_cpus:
-                by_cpu.append(times[0])
+        if word == b"cpu":
+            total = _cpu_line(line) if total is None else total
+        elif word.startswith(b"cpu"):
+            if len(by_cpu) < max_cpus:
+                by_cpu.append(_cpu_line(line)[0])
         elif word in {b"procs_running", b"procs_blocked"}:
             tasks[word] = parse_count(line[len(word) + 1 :])
     if total is None:
@@ -303,9 +310,7 @@ def _cpu_line(line: bytes) -> tuple[float, float, float]:
 def parse_tcp_states(text: bytes) -> dict[int, int]:
     """/proc/net/tcp: how many sockets are in each state, by the kernel's number (include/net/tcp_states.h)."""
     result: dict[int, int] = {}
-    for line in text.split(b"\n")[1:]:
-        if not line:
-            continue
+    for line in _lines(text.partition(b"\n")[2]):
         words = line.split(None, 4)
         if len(words) < 4 or len(words[3]) != 2:
             raise MalformedError(f"net/tcp: {line[:40]!r}")
@@ -342,7 +347,7 @@ def parse_io_stat(text: bytes) -> dict[bytes, DeviceIo]:
     What block policies add is not looked at: iolatency writes `depth=max`.
     """
     result = {}
-    for line in _lines(text):
+    for line in _lines(text, MAX_DEVICES):
         device, _, rest = line.partition(b" ")
         try:
             pairs = dict([word.split(b"=", 1) for word in rest.split()])
@@ -352,6 +357,18 @@ def parse_io_stat(text: bytes) -> dict[bytes, DeviceIo]:
     return result
 
 
+def device_number(major: bytes, minor: bytes) -> bytes:
+    """`major:minor`; both are labels.
+
+    Raises:
+        MalformedError: one is not of 1 to 10 digits.
+    """
+    number = major + b":" + minor
+    if _DEVICE_NUMBER.fullmatch(number) is None:
+        raise MalformedError(f"not a device number: {number[:24]!r}")
+    return number
+
+
 def parse_diskstats(text: bytes) -> dict[bytes, Disk]:
     """/proc/diskstats by `major:minor` (Documentation/admin-guide/iostats.rst; field 10 is milliseconds of I/O)."""
     result = {}
@@ -359,7 +376,7 @@ def parse_diskstats(text: bytes) -> dict[bytes, Disk]:
         words = line.split(None, 13)
         if len(words) < 13:
             raise MalformedError(f"diskstats: {line[:40]!r}")
-        result[words[0] + b":" + words[1]] = Disk(words[2], parse_count(words[12]) / MSEC_PER_S)
+        result[device_number(words[0], words[1])] = Disk(words[2], parse_count(words[12]) / MSEC_PER_S)
     return result
 
 
@@ -368,8 +385,8 @@ def count_lines(text: bytes) -> int:
     return text.count(b"\n")
 
 
-def _lines(text: bytes) -> Iterator[bytes]:
-    lines = text.split(b"\n", MAX_ROWS)
-    if len(lines) > MAX_ROWS:
-        raise MalformedError(f"more than {MAX_ROWS} lines")
+def _lines(text: bytes, most: int = MAX_ROWS) -> Iterator[bytes]:
+    lines = text.split(b"\n", most)
+    if len(lines) > most:
+        raise MalformedError(f"more than {most} lines")
     return (line for line in lines if line)

@@ -29,6 +29,7 @@ class Metric:
             by the alert controller and never by `hyper-exporter`.
         tier: `deep` is exported on request alone: by setting, by a label of the container, while an alert of it fires.
         compat: what else exports this name with this meaning, e.g. "cAdvisor".
+        wraps: a counter that the kernel keeps in 32 bits, so that it begins again within an epoch.
         when: the condition on which a running container has it; None: always.
     """
 
@@ -43,6 +44,7 @@ class Metric:
     tier: Tier = "default"
     compat: str | None = None
     when: str | None = None
+    wraps: bool = False
 
     @property
     def influx_measurement(self) -> str:

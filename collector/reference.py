@@ -41,8 +41,10 @@ controller, which exports its own.
   `alertmanager_url` set, for one that has an alert. A part of a metric may be deep, too: writes to the read-only image,
   `part="page_cache"`.
 - Of a set of states (`state`, `status`, `by`) only the one that holds has a series, with the value 1.
-- A counter does not go back within an epoch; a restart begins a new one, and `container_start_time_seconds` moves.
-- In InfluxDB the measurement is the part of the name before the dot in "Influx", the field what follows it. The
+- A counter does not go back within an epoch, unless its meaning says so; a restart begins a new one, and
+  `container_start_time_seconds` moves.
+- In InfluxDB the measurement is the part of the name before the dot in "Influx", the field what follows it.
+  Tags are the labels; what is of no container has the tag `node` beside them, the name of its host. The
   remediation controller writes to no InfluxDB: its metrics have no such name.
 - Of a guest with a stock `qemu-ga` in place of our agent the guest's view has {of_stock_agent},
   and no other. Its network and disks are the whole guest's; `container_fs_limit_bytes` is without what is kept for root

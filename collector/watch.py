@@ -16,6 +16,7 @@ from collector.channel import Budget
 from collector.counters import Floors, OomLedger
 from collector.definitions import container, microvm
 from collector.errors import SourceError
+from collector.known import Known
 from collector.snapshot import ContainerSnapshot, Point
 from collector.sources.cgroup import CgroupReader
 from collector.sources.guestport import GuestReader
@@ -150,6 +151,7 @@ class Watch:
         self._cpu = CpuMeter()
         self._load = LoadMeter()
         self._views = Views(record.vm.ram_bytes, record.vm.vcpus) if record.vm else None
+        self._known = Known()
         self._guest_sample: tuple[GuestSample, float] | None = None
         self._host_sample: tuple[ProcessSample, CgroupSample, float] | None = None
         self._of_record: tuple[Record | None, bool, tuple[Point, ...]] = (None, False, ())
@@ -318,6 +320,9 @@ class Watch:
         async with asyncio.timeout(self._settings.deadline_s):
             guest = await self._guest.read(deep=deep)
         at_s = time.monotonic()
+        names = self.record.guest
+        guest, left_out = self._known.of(guest, (names.image_device, names.writable_device or ""))
+        self.dropped_series += left_out
         self._guest_sample = (guest, at_s)
         for layer, kills in reconcile.guest_oom_kills(guest).items():
             self._oom.observe(layer, kills)

@@ -59,17 +59,19 @@ class _TokenFileError(Exception):
 
 
 class InfluxWriter:
-    """Writes snapshots to one InfluxDB. `offer` never waits."""
+    """Writes snapshots of the host `node` to one InfluxDB. `offer` never waits."""
 
     def __init__(
         self,
         target: Target,
         directory: Path,
+        node: str,
         *,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
         self._target = target
+        self._node = node
         self._spool = Spool(directory, limit_bytes)
         self._first_retry_s = first_retry_s
         self._queue: queue.Queue[Snapshot | None] = queue.Queue(QUEUED_SNAPSHOTS)
@@ -115,7 +117,7 @@ class InfluxWriter:
         written: dict[str, Mapping[str, float]] = {}
         while (snapshot := self._queue.get()) is not None:
             try:
-                self._spool_lines(lineprotocol.lines(snapshot, written), round(snapshot.taken_at * 1e9))
+                self._spool_lines(lineprotocol.lines(snapshot, self._node, written), round(snapshot.taken_at * 1e9))
             except Exception:
                 self._dropped["defect"] += 1
                 logger.exception("influx: defect: what is left of this snapshot is lost")

@@ -1,5 +1,7 @@
 """InfluxDB line protocol from a snapshot: measurement = group, fields by the catalogue, base labels as tags.
 
+What is of no container has the tag `node` instead: in one bucket there may be many hosts.
+
 All fields are floats, so that no later point can have another type than the first. The values of a view have the time
 of its sample, all others that of the round.
 Source: InfluxDB v2, line protocol reference.
@@ -22,16 +24,16 @@ if TYPE_CHECKING:
 
 _NS: int = 1_000_000_000
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-_ESCAPED = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", "\n": " ", "\r": " ", "\t": " ", "\\": "_"})
+_ESCAPED = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", "\n": r"\ ", "\r": r"\ ", "\t": r"\ ", "\\": "_"})
 
 
-def lines(snapshot: Snapshot, written: Mapping[str, Mapping[str, float]] = _NOTHING) -> Iterator[str]:
+def lines(snapshot: Snapshot, node: str, written: Mapping[str, Mapping[str, float]] = _NOTHING) -> Iterator[str]:
     """The snapshot as lines without their ends: one per measurement, label values, time and container.
 
-    `written` is `sampled_at` by container of the snapshot before. A view that gave nothing since shows its last values
-    for a while: they are not written again.
+    `node` is the name of this host. `written` is `sampled_at` by container of the snapshot before. A view that gave
+    nothing since shows its last values for a while: they are not written again.
     """
-    yield from _lines(((point, snapshot.taken_at) for point in snapshot.points), ())
+    yield from _lines(((point, snapshot.taken_at) for point in snapshot.points), (("node", node),))
     for container in snapshot.containers.values():
         tags = tuple(zip(BASE_LABELS, container.base_values, strict=True))
         yield from _lines(_timed(container, written.get(container.id, _NOTHING)), tags)

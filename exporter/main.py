@@ -190,7 +190,7 @@ def _influx(config: Config) -> InfluxWriter | None:
     from exporter.influx import InfluxWriter, Target
 
     target = Target(config.influx_url, config.influx_org, config.influx_bucket, config.influx_token_file)
-    return InfluxWriter(target, config.data_dir / "influx-spool")
+    return InfluxWriter(target, config.data_dir / "influx-spool", config.node)
 
 
 def _listen(address: str) -> socket.socket:

@@ -176,8 +176,10 @@ FS_WRITES_BYTES_TOTAL = Metric(
     "container_fs", "guest: container cgroup io.stat wbytes", labels=("device",), compat="cAdvisor",
 )  # fmt: skip
 FS_IO_TIME_SECONDS_TOTAL = Metric(
-    "container_fs_io_time_seconds_total", "counter", "seconds", "Time in which the device had something to do.",
+    "container_fs_io_time_seconds_total", "counter", "seconds",
+    "Time in which the device had something to do; the kernel begins again after 49.7 days of it.",
     "container_fs", "guest: /proc/diskstats, time doing I/O", labels=("device",), compat="cAdvisor", tier="deep",
+    wraps=True,
 )  # fmt: skip
 BLKIO_DEVICE_USAGE_TOTAL = Metric(
     "container_blkio_device_usage_total", "counter", "bytes", "Bytes that the container moved, by operation.",

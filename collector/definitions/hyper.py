@@ -78,7 +78,8 @@ COLLECTOR_CONTAINER_CPU_SECONDS = Metric(
     "hyper_collector", "collector: clock_gettime", scope="self", when="with a container",
 )  # fmt: skip
 COLLECTOR_SERIES_DROPPED_TOTAL = Metric(
-    "hyper_collector_series_dropped_total", "counter", "", "Series left out as their container had more than 1000.",
+    "hyper_collector_series_dropped_total", "counter", "",
+    "Series left out as their container had more than 1000, and interfaces and disks that a guest renamed too often.",
     "hyper_collector", "collector", scope="self",
 )  # fmt: skip
 COLLECTOR_DEEP_CONTAINERS = Metric(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,8 @@ _FIRST_PAUSE_S: Final = 0.005
 _LONGEST_PAUSE_S: Final = 0.25
 _GRACE_S: Final = 2.0
 """Beyond its deadline a fetch has an end in any honest guest."""
+_ERROR: Final = re.compile(r"[A-Z0-9_]{1,32}")
+"""What the kernel calls its errors; the text goes into the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ def parse_fetched(answer: object, deadline_s: float, max_bytes: int) -> _Part | 
     data, error, length = answer.get("data"), answer.get("error"), answer.get("length")
     if answer.get("state") != "done" or not isinstance(data, str) or not isinstance(error, str | None):
         raise MalformedError("hyper-fetched: no result")
+    if error is not None and _ERROR.fullmatch(error) is None:
+        raise MalformedError("hyper-fetched: no name of an error")
     if isinstance(length, bool) or not isinstance(length, int) or not len(data) <= length <= max_bytes:
         raise MalformedError("hyper-fetched: length")
     longest_s = deadline_s + _GRACE_S

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from collector import kerneltext
-from collector.errors import MalformedError
+from collector.errors import MalformedError, TooLargeError
 from collector.sources import stockagent
 from collector.sources.qmp import parse_number
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 MAX_FILE_BYTES: Final = 16384
 MAX_DEEP_FILE_BYTES: Final = 65536
 """A table of sockets is longer than any other file; with more sockets than fit it is absent, not cut."""
+MAX_OOM_KILLS: Final = 1 << 31
+"""Of one start, as in `runtime/output.py`: what a guest tells is added up over all epochs."""
 _MACHINE_FILES: Final = ("meminfo", "vmstat", "diskstats", "net/dev", "net/snmp", "net/netstat")
 _CGROUP_FILES: Final = (
     "cpu.stat", "memory.current", "memory.stat", "memory.peak", "memory.swap.current", "memory.events",
@@ -113,11 +115,17 @@ _DEEP_TCP: Final = _TCP | {b"Tcp.ActiveOpens", b"Tcp.PassiveOpens", b"Tcp.Attemp
 _NO_IO: Final = kerneltext.DeviceIo(0, 0, 0, 0)
 
 
-def parse_files(answer: object, names: Mapping[str, str]) -> dict[str, bytes]:
+def max_file_bytes(*, deep: bool) -> int:
+    """How much of each file is asked for."""
+    return MAX_DEEP_FILE_BYTES if deep else MAX_FILE_BYTES
+
+
+def parse_files(answer: object, names: Mapping[str, str], max_bytes: int) -> dict[str, bytes]:
     """Contents by name, of the `files` of a `hyper-read`; `names` as of `paths`. Other paths are ignored.
 
     Raises:
         MalformedError: not of this shape, or a character beyond 0xFF in the data.
+        TooLargeError: a file has more than `max_bytes`, which were asked for.
     """
     entries = answer.get("files") if isinstance(answer, dict) else None
     if not isinstance(entries, list) or len(entries) > 128:
@@ -133,6 +141,8 @@ def parse_files(answer: object, names: Mapping[str, str]) -> dict[str, bytes]:
             continue
         if not isinstance(data, str):
             raise MalformedError("hyper-read: data is no string")
+        if len(data) > max_bytes:
+            raise TooLargeError(f"hyper-read: {name}: more than {max_bytes} bytes")
         try:
             result[name] = data.encode("latin-1")
         except UnicodeEncodeError as err:
@@ -179,7 +189,7 @@ def parse_sample(
         host_time_s: the host's clock in the middle of the exchange.
         deep: whether the files of the deep tier were asked for, too.
     """
-    files = parse_files(answer, paths(cgroup, deep=deep))
+    files = parse_files(answer, paths(cgroup, deep=deep), max_file_bytes(deep=deep))
     time_ns = parse_number(answer, "time_ns")
     available_bytes, free_bytes = (kerneltext.parse_meminfo_value(files.get("meminfo", b""), key) for key in _MEMINFO)
     memory_stat = _MEMORY_STAT if deep else _CHEAP_MEMORY_STAT
@@ -188,6 +198,10 @@ def parse_sample(
     disks = _maybe(kerneltext.parse_diskstats, files.get("diskstats")) or {}
     io = _maybe(kerneltext.parse_io_stat, files.get("io.stat"))
     pressure = {kind: files.get(f"{kind}.pressure") for kind in ("cpu", "memory", "io")}
+    memory_events = _maybe(lambda text: kerneltext.parse_values(text, _MEMORY_EVENTS), files.get("memory.events"))
+    oom_kills = kerneltext.parse_value(files.get("vmstat", b""), b"oom_kill")
+    if max(oom_kills or 0, (memory_events or {}).get(b"oom_kill", 0)) > MAX_OOM_KILLS:
+        raise MalformedError(f"more than {MAX_OOM_KILLS} OOM kills")
     return GuestSample(
         time_ns=time_ns,
         uptime_ns=parse_number(answer, "uptime_ns"),
@@ -198,7 +212,7 @@ def parse_sample(
         memory=_maybe(lambda text: kerneltext.parse_values(text, memory_stat), files.get("memory.stat")),
         memory_peak_bytes=_maybe(kerneltext.parse_single, files.get("memory.peak")),
         swap_bytes=_maybe(kerneltext.parse_single, files.get("memory.swap.current")),
-        memory_events=_maybe(lambda text: kerneltext.parse_values(text, _MEMORY_EVENTS), files.get("memory.events")),
+        memory_events=memory_events,
         threads=_maybe(kerneltext.parse_single, files.get("pids.current")),
         io=None if io is None else {_name(disk): io.get(number, _NO_IO) for number, disk in disks.items()},
         disks={_name(disk): (number, disk) for number, disk in disks.items()} if deep else {},
@@ -207,7 +221,7 @@ def parse_sample(
         tcp={**tcp, **netstat},
         memory_available_bytes=available_bytes,
         memory_free_bytes=free_bytes,
-        oom_kills=kerneltext.parse_value(files.get("vmstat", b""), b"oom_kill"),
+        oom_kills=oom_kills,
         root=parse_statvfs(answer),
         details=_parse_details(files) if deep else None,
     )

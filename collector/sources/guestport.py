@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,18 +18,38 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ASK_DEADLINE_S: Final = 1.0
+MAX_MEMBERS: Final = 8192
+"""Of all lists and objects of an answer. An honest one has some hundred, and 1 MiB of `[],` takes 60 ms to read."""
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNKNOWN: Final = frozenset({"CommandNotFound"})
 _UNABLE: Final = _UNKNOWN | {"GenericError"}
 
 
 def _request(cgroup: str, *, deep: bool) -> bytes:
-    limit = guest.MAX_DEEP_FILE_BYTES if deep else guest.MAX_FILE_BYTES
-    arguments = {"files": sorted(guest.paths(cgroup, deep=deep)), "statvfs": ["/"], "max_bytes": limit}
+    files, max_bytes = sorted(guest.paths(cgroup, deep=deep)), guest.max_file_bytes(deep=deep)
+    arguments = {"files": files, "statvfs": ["/"], "max_bytes": max_bytes}
     return _line({"execute": "hyper-read", "arguments": arguments})
 
 
 def _line(command: Mapping[str, object]) -> bytes:
     return json.dumps(command, separators=(",", ":")).encode() + b"\n"
+
+
+def parse_answer(line: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        MalformedError: it is none, or has more than `MAX_MEMBERS`.
+    """
+    if line.count(b",") > MAX_MEMBERS and _has_many_members(line):
+        raise MalformedError(f"JSON of more than {MAX_MEMBERS} members")
+    return channel.parse_object(line)
+
+
+def _has_many_members(line: bytes) -> bool:
+    # The commas may be those of a text that an application exports. That is one string, whose quotes are escaped.
+    quotes = line.count(b'"') - line.count(b'\\"')
+    return quotes > 4 * MAX_MEMBERS or _STRING.sub(b"", line).count(b",") > MAX_MEMBERS
 
 
 class GuestReader:
@@ -78,7 +99,7 @@ class GuestReader:
                     raise UnreachableError("no agent that answers, or one that knows no such command")
                 self._synced = False  # until the answer has come
                 agent.write(_line({"execute": command, "arguments": arguments}))
-                answer = channel.parse_object(await agent.read_line())
+                answer = parse_answer(await agent.read_line())
                 self._synced = True
         except TimeoutError as err:
             raise WedgedError(f"{command}: no answer within {ASK_DEADLINE_S:g} s") from err
@@ -133,7 +154,7 @@ class GuestReader:
             agent.write(b"\xff" + json.dumps(sync).encode() + b"\n")
         for _ in range(64):
             line = (await agent.read_line()).lstrip(b"\xff")
-            if line and channel.parse_object(line).get("return") == self._sync_id:
+            if line and parse_answer(line).get("return") == self._sync_id:
                 self._synced = True
                 self._sync_id = None
                 self._waits = 0
@@ -142,7 +163,7 @@ class GuestReader:
 
     async def _answer(self, agent: channel.LineChannel, *, none: frozenset[str] = frozenset()) -> Any:
         """The `return` of the next answer, or None of an error of one of these classes."""
-        answer = channel.parse_object(await agent.read_line())
+        answer = parse_answer(await agent.read_line())
         if "return" in answer:
             return answer["return"]
         error = answer.get("error")

@@ -14,6 +14,8 @@ from collector.errors import MalformedError, TooLargeError
 
 MAX_HEAD_BYTES: Final = 16_384
 MAX_BODY_BYTES: Final = 1 << 20
+MAX_CHUNKS: Final = 10_000
+"""None are asked for; to put so many together takes a few milliseconds."""
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?")
 _HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
 _CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
@@ -42,7 +44,7 @@ def parse_answer(data: bytes, *, ended: bool) -> Answer:
 
     Raises:
         MalformedError: no HTTP/1 answer, or one that contradicts itself.
-        TooLargeError: a head of more than 16 KiB.
+        TooLargeError: a head of more than 16 KiB, or more than `MAX_CHUNKS` chunks.
     """
     head, line_end, body = data[: MAX_HEAD_BYTES + 4].partition(b"\r\n\r\n")
     if not line_end:
@@ -81,6 +83,8 @@ def _unchunk(data: bytes) -> tuple[bytes, bool]:
         length = int(found[1], 16)
         if length == 0:
             return b"".join(parts), True
+        if len(parts) == MAX_CHUNKS:
+            raise TooLargeError(f"more than {MAX_CHUNKS} chunks")
         part = data[found.end() : found.end() + length]
         parts.append(part)
         at = found.end() + length

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from collector.errors import MalformedError
-from collector.kerneltext import MSEC_PER_S, CpuTimes, DeviceIo, Disk, Interface
+from collector.kerneltext import MSEC_PER_S, CpuTimes, DeviceIo, Disk, Interface, device_number
 from collector.sources.qmp import parse_number
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def parse_disks(answer: object) -> tuple[dict[str, DeviceIo], dict[str, tuple[by
         rios, wios = parse_number(stats, "read-ios"), parse_number(stats, "write-ios")
         io[name] = DeviceIo(read, written, rios, wios, discarded)
         if "total-ticks" in stats:
-            number = f"{parse_number(entry, 'major')}:{parse_number(entry, 'minor')}".encode()
+            number = device_number(*(str(parse_number(entry, key)).encode() for key in ("major", "minor")))
             disks[name] = (number, Disk(name.encode(errors="replace"), parse_number(stats, "total-ticks") / MSEC_PER_S))
     return io, disks
 

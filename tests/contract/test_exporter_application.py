@@ -267,4 +267,4 @@ async def test_a_name_that_two_mean_otherwise_is_the_first_one_s(tmp_path: Path)
     assert {reason for one_of in dropped for reason in one_of} == {("type",)}
     text = exposition.render("text", [], NOW_S).decode()
     assert text.count("# TYPE x_total ") == 1
-    assert not [line for line in lineprotocol.lines(snapshot) if "x_total" in line or "mine" in line]
+    assert not [line for line in lineprotocol.lines(snapshot, "node1") if "x_total" in line or "mine" in line]

@@ -123,6 +123,23 @@ async def test_counters_that_go_back_are_held_and_told(collector: Collector, tmp
     assert after.summary.cpu_ratio is None
 
 
+async def test_a_guest_that_renames_its_interfaces_has_no_more_of_them(collector: Collector, tmp_path: Path) -> None:
+    vm = fake_vm(tmp_path / "state", "cgroup-v2")
+    names = set()
+    async with running(vm):
+        for number in range(4):
+            rows = (b"n%dr%d: %s\n" % (row, number, b"1 " * 16) for row in range(8))
+            vm.files["/proc/net/dev"] = b"".join(rows)
+            snapshot = await collector.round()
+            names |= set(values(snapshot.containers[vm.record.id], container.NETWORK_RECEIVE_BYTES_TOTAL))
+        assert names == {(f"n{row}r0",) for row in range(8)}
+        assert {p.value for p in snapshot.points if p.metric is hyper.COLLECTOR_SERIES_DROPPED_TOTAL} == {24}
+    vm.record = replace(vm.record, lifecycle=replace(vm.record.lifecycle, epoch=2))
+    async with running(vm):
+        again = (await collector.round()).containers[vm.record.id]
+    assert set(values(again, container.NETWORK_RECEIVE_BYTES_TOTAL)) == {(f"n{row}r3",) for row in range(8)}
+
+
 async def test_a_difference_that_wobbles_is_held_and_no_fault(collector: Collector, tmp_path: Path) -> None:
     vm = fake_vm(tmp_path / "state", "cgroup-v2")
     stat = tmp_path / "root/sys/fs/cgroup/hyper/3f/cpu.stat"

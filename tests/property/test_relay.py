@@ -19,6 +19,7 @@ from collector.snapshot import ContainerSnapshot, Snapshot, Summary
 from collector.sources import httpanswer
 from collector.sources.apptext import parse_text
 from exporter.exposition import Exposition
+from tests.steps import outcome
 
 VALUES = ("one", "web", "image", "tenant", "pod", "web")
 BUDGET = 12
@@ -62,7 +63,7 @@ def snapshot(names: relay.Names, *bodies: bytes, keep: frozenset[str] | None = N
     for number, body in enumerate(bodies):
         families: Any = ()
         with contextlib.suppress(SourceError):
-            families, dropped = relay.select(parse_text(body), names, str(number), BUDGET, keep)
+            families, dropped = outcome(relay.select(parse_text(body), names, str(number), BUDGET, keep))
             assert relay.series(families) <= BUDGET
             assert all(dropped.values())
         containers[str(number)] = ContainerSnapshot(

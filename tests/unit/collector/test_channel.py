@@ -125,6 +125,25 @@ async def test_what_nobody_reads_is_not_taken_for_ever(listener: socket.socket, 
         assert budget.used_bytes == 0
 
 
+async def test_what_waits_to_be_read_is_no_longer_than_a_line_may_be() -> None:
+    budget = channel.Budget()
+    one, other = channel.LineChannel(budget), channel.LineChannel(budget)
+    half = b"x" * (channel.MAX_LINE_BYTES // 2)
+    for _ in range(3):
+        for _ in range(2):
+            one.data_received(half + b"\n")
+        assert [await one.read_line(), await one.read_line()] == [half, half]
+    one.data_received((half + b"\n") * 3)  # in one piece: nobody could have read
+    assert [await one.read_line() for _ in range(3)] == [half] * 3
+    other.data_received(b"honest\n")
+    for _ in range(3):
+        one.data_received(half + b"\n")
+    with pytest.raises(TooLargeError):
+        await one.read_line()
+    assert await other.read_line() == b"honest"
+    assert budget.used_bytes == 0
+
+
 async def test_an_answer_that_nobody_waits_for_any_more_is_skipped_however_often(
     listener: socket.socket, tmp_path: Path
 ) -> None:

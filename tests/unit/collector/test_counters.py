@@ -49,3 +49,11 @@ def test_a_series_is_there_once() -> None:
     floors = Floors()
     for _ in range(3):
         assert floors.apply(points(1) + points(2, memory=8.0)) == (points(1), [])
+
+
+def test_a_counter_of_32_bits_begins_again() -> None:
+    floors = Floors()
+    for value in (4_294_967.2, 0.1, 0.3):
+        (point,) = busy = [Point(container.FS_IO_TIME_SECONDS_TOTAL, ("/dev/vdb",), value)]
+        assert floors.apply([*busy, *points(1)]) == ([point, *points(1)], [])
+    assert floors.apply([*busy, *points(0)]) == ([*busy, *points(1)], [points(1)[-1].metric.name])

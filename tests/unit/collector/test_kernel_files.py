@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +13,9 @@ from collector.errors import MalformedError, TooLargeError, UnreachableError
 from collector.keptfile import KeptFile
 from collector.sources import process
 from tests.fakevm.scenario import BASE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEMPLATE_CLONE = b"""\
 7f0000000000-7f000c000000 rw-p 00000000 00:01 77                        /memfd:template (deleted)
@@ -100,9 +106,30 @@ def test_what_a_block_policy_adds_to_a_device_s_line_is_not_looked_at() -> None:
             kerneltext.parse_io_stat(wrong)
 
 
-def test_rows_have_a_budget() -> None:
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (kerneltext.parse_flat, b"a 1\n" * 5000),
+        (kerneltext.parse_tcp_states, b"a b c 01\n" * 5000),
+        (kerneltext.parse_io_stat, b"254:0 rbytes=1\n" * 1100),
+        (
+            lambda text: kerneltext.parse_net_table(text, frozenset({b"Tcp.a"})),
+            b"Tcp: " + b"a " * 2100 + b"\nTcp: " + b"1 " * 2100,
+        ),
+    ],
+    ids=["flat", "tcp", "io.stat", "names of a net table"],
+)
+def test_rows_have_a_budget(parse: Callable[[bytes], object], text: bytes) -> None:
     with pytest.raises(MalformedError, match="more than"):
-        kerneltext.parse_flat(b"a 1\n" * 5000)
+        parse(text)
+
+
+def test_cpus_beyond_the_budget_are_not_looked_at() -> None:
+    line = b"cpu%s 1 0 2 3 4 0 0 0\n"
+    first = line % b"" + b"".join(line % str(number).encode() for number in range(64))
+    times = kerneltext.parse_cpu_times(first)
+    assert len(times.by_cpu) == 64
+    assert kerneltext.parse_cpu_times(first + b"cpu64 x\n" + b"cpu x\n") == times
 
 
 def test_kept_file_reads_what_is_there_now(tmp_path: Path) -> None:
@@ -123,6 +150,15 @@ def test_kept_file_reads_a_table_to_its_end(tmp_path: Path) -> None:
     assert whole is not None
     assert whole.count(b"\nRss:") > 20
     assert b"[stack]" in whole
+
+
+def test_kept_file_that_the_kernel_has_turned_off_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(*_: object) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    (tmp_path / "cpu.pressure").write_bytes(b"")
+    monkeypatch.setattr(os, "pread", off)
+    assert KeptFile(tmp_path / "cpu.pressure").read() is None
 
 
 def test_kept_file_of_a_process_that_ended() -> None:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from collector import asked, relay
+from collector.application import Application
+from collector.definitions import container
 from collector.errors import MalformedError, SourceError, TooLargeError, WedgedError
 from collector.sources import fetch as fetching
 from collector.sources import httpanswer
 from collector.sources.apptext import MAX_LINES, Parsed, canonical, parse_labels, parse_text
 from collector.sources.fetch import PART_BYTES, fetch, parse_fetched
+from tests.steps import outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
 HISTOGRAM = """\
 # TYPE t histogram
@@ -29,7 +33,7 @@ def parse(text: str, *wanted: str) -> list[Parsed]:
 
 
 def select(text: str, budget: int = 500) -> tuple[list[str], dict[str, int]]:
-    families, dropped = relay.select(parse(text), relay.Names(), "one", budget)
+    families, dropped = outcome(relay.select(parse(text), relay.Names(), "one", budget))
     return [family.name for family in families], dict(dropped)
 
 
@@ -101,14 +105,16 @@ def test_names_of_the_standard_are_refused() -> None:
 
 
 def test_labels_of_the_application_do_not_hide_those_of_its_container() -> None:
-    (family,), _ = relay.select(parse('a{id="x",exported_id="y",job="z",path="/"} 1\n'), relay.Names(), "one", 10)
+    (family,), _ = outcome(
+        relay.select(parse('a{id="x",exported_id="y",job="z",path="/"} 1\n'), relay.Names(), "one", 10)
+    )
     assert dict(family.samples[0].labels) == {
         "exported_exported_id": "x", "exported_id": "y", "exported_job": "z", "path": "/",
     }  # fmt: skip
 
 
 def test_a_histogram_is_put_in_order() -> None:
-    (family,), dropped = relay.select(parse(HISTOGRAM), relay.Names(), "one", 10)
+    (family,), dropped = outcome(relay.select(parse(HISTOGRAM), relay.Names(), "one", 10))
     assert dropped == {}
     assert [(sample.name, dict(sample.labels).get("le")) for sample in family.samples] == [
         ("t_bucket", "1.0"), ("t_bucket", "+Inf"), ("t_count", None), ("t_sum", None), ("t_bucket", "+Inf"),
@@ -143,7 +149,7 @@ def test_a_family_that_contradicts_itself_is_left_out(text: str) -> None:
 
 
 def narrowed(text: str, *keep: str) -> tuple[list[tuple[str, dict[str, str], float]], dict[str, int]]:
-    families, dropped = relay.select(parse(text), relay.Names(), "one", 10, frozenset(keep))
+    families, dropped = outcome(relay.select(parse(text), relay.Names(), "one", 10, frozenset(keep)))
     return [(s.name, dict(s.labels), s.value) for family in families for s in family.samples], dict(dropped)
 
 
@@ -192,6 +198,74 @@ def test_the_budget_counts_what_is_left() -> None:
     assert narrowed(many, "code") == ([("m_total", {}, 100)], {})
 
 
+MANY: dict[str, str] = {
+    "a histogram": "# TYPE h histogram\n"
+    + "".join(f'h_bucket{{le="{n}"}} 1\n' for n in range(3000))
+    + 'h_bucket{le="+Inf"} 1\n',
+    "many histograms": "# TYPE h histogram\n" + "".join(f'h_bucket{{a="{n}",le="+Inf"}} 1\n' for n in range(3000)),
+    "a summary": "# TYPE s summary\n" + "".join(f's{{a="{n}",quantile="0.5"}} 1\n' for n in range(3000)),
+    "a counter": "# TYPE c_total counter\n" + "".join(f'c_total{{a="{n}"}} 1\n' for n in range(3000)),
+    "labels of ours": "".join(f'g{{id="{n}"}} 1\n' for n in range(3000)),
+    "many families": "".join(f"g{n} 1\n" for n in range(3000)),
+}
+
+
+@pytest.mark.parametrize("text", MANY.values(), ids=MANY)
+@pytest.mark.parametrize("keep", [None, frozenset({"b"}), frozenset({"a", "id"})], ids=["all", "none", "some"])
+def test_a_long_text_is_looked_at_in_slices(text: str, keep: frozenset[str] | None) -> None:
+    steps = [*relay.select(parse(text), relay.Names(), "one", 400, keep)]
+    assert max(steps) <= 400, "a slice, or the bounds of one histogram"
+    if keep is not None and text is not MANY["a histogram"]:
+        assert sum(steps) >= 3000
+
+
+@pytest.mark.parametrize("text", MANY.values(), ids=MANY)
+def test_what_cannot_fit_is_not_looked_at(text: str) -> None:
+    parsed = parse(text)
+    if len(parsed) == 1:
+        assert [*relay.select(parsed, relay.Names(), "one", 500)] == [1]
+    families, dropped = outcome(relay.select(parsed, relay.Names(), "one", 500))
+    assert sum(dropped.values()) + relay.series(families) == sum(len(family.samples) for family in parsed)
+    assert set(dropped) == {"budget"}
+
+
+def test_more_bounds_than_fit_cannot_be_narrowed() -> None:
+    steps = [*relay.select(parse(MANY["a histogram"]), relay.Names(), "one", 500, frozenset({"a"}))]
+    assert sum(steps) < 3000
+    assert narrowed(MANY["a histogram"], "a") == ([], {"budget": 3001})
+
+
+async def test_others_have_turns_while_a_text_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+    seen: list[int] = []
+
+    def select(*_: object) -> Generator[int, None, tuple[tuple[()], dict[str, int]]]:
+        for _ in range(4):
+            yield 200
+            seen.append(turns)
+        return (), {"budget": 1}
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def ask(command: str, _: object) -> Any:
+        body = "HTTP/1.0 200 OK\n\n"
+        return {} if command == "hyper-fetch" else {**DONE, "length": len(body), "data": body}
+
+    monkeypatch.setattr(relay, "select", select)
+    monkeypatch.setattr("collector.application.PATIENCE_S", 30.0)
+    one = Application("one", {asked.METRICS: "80"}, relay.Names())
+    beside = asyncio.create_task(other())
+    one.begin(ask)
+    await one.settle()
+    beside.cancel()
+    assert [point.value for point in one.points() if point.metric is container.RELAY_DROPPED_TOTAL] == [1]
+    assert seen[0] < seen[1] == seen[2] < seen[3], "after every second step, which are more than a slice"
+
+
 def test_a_bomb_does_not_take_the_others_with_it() -> None:
     bomb = "".join(f'bomb{{n="{n}"}} 1\n' for n in range(1000))
     assert select(f"first 1\n{bomb}last 1\n", budget=10) == (["first", "last"], {"budget": 1000})
@@ -202,7 +276,7 @@ def test_a_name_has_the_type_of_whoever_came_first() -> None:
     names = relay.Names()
 
     def of(container: str, text: str) -> tuple[list[str], int]:
-        families, dropped = relay.select(parse(text), names, container, 100)
+        families, dropped = outcome(relay.select(parse(text), names, container, 100))
         return [family.name for family in families], dropped.get("type", 0)
 
     assert of("one", "# TYPE x_total counter\nx_total 1\n") == (["x_total"], 0)
@@ -214,7 +288,7 @@ def test_a_name_has_the_type_of_whoever_came_first() -> None:
     names.release("two")
     assert of("three", "# TYPE x gauge\nx 1\n") == (["x"], 0)
     assert of("three", "# TYPE x counter\nx 1\n") == (["x"], 0), "it gives its own type up"
-    assert relay.select(parse("# TYPE x counter\nx 1\n"), names, "three", 9)[0][0].type == "unknown"
+    assert outcome(relay.select(parse("# TYPE x counter\nx 1\n"), names, "three", 9))[0][0].type == "unknown"
     assert of("four", "# TYPE h histogram\n" + 'h_bucket{le="+Inf"} 1\n# TYPE h_count gauge\nh_count 1\n')[1] >= 1
 
 
@@ -291,6 +365,14 @@ def test_a_command_is_a_health_check_and_not_the_collector_s() -> None:
         asked.parse_probe({"hyper.probe": "exec:true", "hyper.probe.interval": "soon"})
 
 
+def test_an_answer_has_no_more_chunks_than_can_be_put_together_at_once() -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"1\r\nx\r\n" * httpanswer.MAX_CHUNKS
+    assert httpanswer.parse_answer(head + chunks + b"0\r\n\r\n", ended=True).whole
+    with pytest.raises(TooLargeError, match="chunks"):
+        httpanswer.parse_answer(head + chunks + b"1\r\nx\r\n", ended=True)
+
+
 DONE = {
     "state": "done", "connect_ns": 1, "first_byte_ns": None, "total_ns": 5, "error": None, "length": 2,
     "truncated": False, "data": "a\xff",
@@ -302,6 +384,9 @@ def test_a_result_of_the_agent() -> None:
     assert part is not None
     assert (part.data, part.length, part.fetched.connect_s) == (b"a\xff", 2, 1e-9)
     assert parse_fetched({"state": "pending"}, 1.0, 10) is None
+    refused = parse_fetched({**DONE, "error": "ECONNREFUSED"}, 1.0, 10)
+    assert refused is not None
+    assert refused.fetched.error == "ECONNREFUSED"
     late = parse_fetched({**DONE, "total_ns": 2**63}, 1.0, 10)
     assert late is not None
     assert late.fetched.total_s == 3.0, "no longer than it was given"
@@ -310,6 +395,7 @@ def test_a_result_of_the_agent() -> None:
 @pytest.mark.parametrize(
     "change",
     [{"state": "x"}, {"data": 1}, {"data": "\u0100"}, {"length": 1}, {"length": 11}, {"length": True}, {"error": 5},
+     {"error": ""}, {"error": "E" * 33}, {"error": "EPIPE\n"}, {"error": "closed"},
      {"total_ns": None}, {"total_ns": -1}, {"connect_ns": 1.5}, {"connect_ns": "1"}],
 )  # fmt: skip
 def test_a_result_that_is_none(change: dict[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from collector.errors import MalformedError
 from collector.sources import stockagent
 
 
@@ -23,3 +24,11 @@ def test_the_root_s_size_is_with_what_is_kept_for_root_where_that_is_told(
     other = {"mountpoint": "/boot", "total-bytes": 7, "used-bytes": 1, "name": "vda1", "type": "ext4", "disk": []}
     answer = [other, {"mountpoint": "/", "name": "vda2", "type": "ext4", "disk": [], **told}]
     assert stockagent.parse_root(answer) == found
+
+
+def test_a_device_number_has_at_most_ten_digits() -> None:
+    stats = {"read-ios": 1, "write-ios": 1, "total-ticks": 1}
+    entry = {"name": "vda", "major": 254, "minor": 10**10 - 1, "stats": stats}
+    assert stockagent.parse_disks([entry])[1]["vda"][0] == b"254:9999999999"
+    with pytest.raises(MalformedError):
+        stockagent.parse_disks([{**entry, "minor": 10**10}])

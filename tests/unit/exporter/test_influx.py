@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from collector.catalogue import container, hyper, microvm
+from collector.catalogue import container, hyper, machine, microvm
 from collector.snapshot import ContainerSnapshot, Point, Snapshot, Summary
 from exporter import influx, lineprotocol
 from exporter.influx import InfluxWriter, Target
@@ -38,10 +38,19 @@ def snapshot(number: int = 1, image: str = "img", points: tuple[Point, ...] | No
 
 def test_lines_group_fields_and_leave_out_what_influx_cannot_hold() -> None:
     tags = r"id=3f,name=web,image=a\,b\=c\ d_\ ,namespace=t,container=web"
-    assert list(lineprotocol.lines(snapshot(image="a,b=c d\\ "))) == [
+    assert list(lineprotocol.lines(snapshot(image="a,b=c d\\ "), "node1")) == [
         f"container_memory,{tags} rss=7.0,cache=8.5 10000000000",
         f"container_network,{tags},interface=eth\\ 0 receive_bytes_total=9.0 10000000000",
         f"microvm_sample,{tags},source=guest age_seconds=0.5 10500000000",
+    ]
+
+
+def test_what_is_of_no_container_is_told_apart_by_its_host() -> None:
+    points = (Point(machine.CPU_CORES, (), 2), Point(hyper.INFLUX_DROPPED_TOTAL, ("late",), 1))
+    given = replace(snapshot(), containers=MappingProxyType({}), points=points)
+    assert list(lineprotocol.lines(given, "node 1")) == [
+        r"machine,node=node\ 1 cpu_cores=2.0 10500000000",
+        r"hyper_influx,node=node\ 1,reason=late dropped_total=1.0 10500000000",
     ]
 
 
@@ -58,7 +67,7 @@ def test_a_value_has_the_time_of_its_own_sample_and_is_written_once() -> None:
 
     def times(written: dict[str, dict[str, float]]) -> dict[str, float]:
         now = replace(given, containers=MappingProxyType({"3f": one}))
-        found = [line.rsplit(" ", 2) for line in lineprotocol.lines(now, written)]
+        found = [line.rsplit(" ", 2) for line in lineprotocol.lines(now, "node1", written)]
         return {
             f"{head.partition(',')[0]}_{field.partition('=')[0]}": int(at_ns) / 1e9
             for head, fields, at_ns in found
@@ -156,14 +165,14 @@ def counts(writer: InfluxWriter) -> dict[tuple[str, ...], float]:
 
 
 def test_every_count_of_the_catalogue_is_there(tmp_path: Path) -> None:
-    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path)
+    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path, "node1")
     declared = {m for m in vars(hyper).values() if getattr(m, "group", "") == "hyper_influx"}
     assert {point.metric for point in writer.points()} == declared
 
 
 def test_failures_are_tried_again_and_order_is_kept(tmp_path: Path, serve: Callable[..., Server]) -> None:
     server = serve(503, 429, 500)
-    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, first_retry_s=0.01)
+    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, "node1", first_retry_s=0.01)
     for number in (1, 2, 3):
         writer.offer(snapshot(points=(Point(container.MEMORY_RSS, (), number),)))
     writer.start()
@@ -177,7 +186,7 @@ def test_failures_are_tried_again_and_order_is_kept(tmp_path: Path, serve: Calla
 
 def test_a_refused_batch_does_not_block_the_next(tmp_path: Path, serve: Callable[..., Server]) -> None:
     server = serve(400)
-    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, first_retry_s=0.01)
+    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, "node1", first_retry_s=0.01)
     writer.offer(snapshot(1))
     writer.offer(snapshot(2))
     writer.start()
@@ -198,7 +207,7 @@ def test_a_token_file_may_be_wrong_until_it_is_corrected(
     server = serve()
     file = tmp_path / "token"
     file.write_bytes(wrong)
-    writer = InfluxWriter(Target(server.url, "o", "b", file), tmp_path / "spool", first_retry_s=0.01)
+    writer = InfluxWriter(Target(server.url, "o", "b", file), tmp_path / "spool", "node1", first_retry_s=0.01)
     writer.offer(snapshot())
     writer.start()
     wait_for(lambda: counts(writer)["failures_total",] >= 2)
@@ -230,7 +239,7 @@ def test_an_error_that_nobody_thought_of_ends_no_thread(
 
     fails_once(lineprotocol, "lines")
     fails_once(influx, "InfluxDBClient")
-    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, first_retry_s=0.01)
+    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, "node1", first_retry_s=0.01)
     writer.offer(snapshot(1))
     writer.offer(snapshot(2))
     writer.start()
@@ -249,7 +258,7 @@ def test_a_file_of_the_spool_that_is_no_text_is_for_the_server_to_judge(
 ) -> None:
     Spool(tmp_path).put(b"\xff\xfe", 1)
     server = serve()
-    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, first_retry_s=0.01)
+    writer = InfluxWriter(Target(server.url, "o", "b"), tmp_path, "node1", first_retry_s=0.01)
     writer.start()
     wait_for(lambda: counts(writer)["written_total",] == 1)
     writer.stop()
@@ -257,7 +266,7 @@ def test_a_file_of_the_spool_that_is_no_text_is_for_the_server_to_judge(
 
 
 def test_offering_never_waits(tmp_path: Path) -> None:
-    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path)
+    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path, "node1")
     started = time.monotonic()
     for number in range(100):  # its threads are not started: nothing takes them
         writer.offer(snapshot(number))
@@ -266,7 +275,7 @@ def test_offering_never_waits(tmp_path: Path) -> None:
 
 
 def test_stopping_spools_what_was_offered(tmp_path: Path) -> None:
-    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path, first_retry_s=30)
+    writer = InfluxWriter(Target("http://127.0.0.1:1", "o", "b"), tmp_path, "node1", first_retry_s=30)
     writer.start()
     writer.offer(snapshot())
     writer.stop()
