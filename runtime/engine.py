@@ -177,12 +177,17 @@ class Engine:
                     await self.supervisor.kill(container)
 
     async def _is_to_stop(self, container: Container, number: int) -> bool:
-        """Whether a signal counts as a stop, by Docker's rule: the stop signal does; where none is configured, any."""
+        """Whether a signal counts as a stop: the stop signal does, and where none is configured, those of a terminal.
+
+        There any would in Docker, and what was told to read its configuration again would never be restarted.
+        """
         if number == signal.SIGKILL:
             return True
         image = await self.images.resolve(container.record.image_digest)
         configured = container.spec.stop_signal or image.config.stop_signal
-        return not configured or number == signal_number(configured, "stop_signal")
+        if configured:
+            return number == signal_number(configured, "stop_signal")
+        return number in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
     async def restart(
         self, reference: str, timeout_s: float | None = None, signal_name: str | None = None
