@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import re
 import shutil
 import signal
@@ -87,12 +88,15 @@ async def test_every_metric_is_exported_and_every_exported_metric_is_in_the_cata
     alertmanager = {"HYPER_ALERTMANAGER_URL": "http://127.0.0.1:1"}
     async with exporter(tmp_path / "state", "--root", str(root), "--deep", environment=alertmanager) as process:
         # What is told of the growth between two samples needs some.
-        for used in range(20_000_000, 40_000_000, 100_000):
-            (root / "sys/fs/cgroup/hyper/3f/cpu.stat").write_text(f"usage_usec {used}\n")
+        cpu_stat = os.open(root / "sys/fs/cgroup/hyper/3f/cpu.stat", os.O_WRONLY | os.O_TRUNC)
+        for used in range(20_000_000, 80_000_000, 100_000):
+            os.pwrite(cpu_stat, b"usage_usec %d\n" % used, 0)  # never seen half written
+            await asyncio.sleep(0.05)
             text = await process.metrics()
             late = ("microvm_overhead_cpu_ratio", "container_relay_dropped_total", "container_probe_failures_total")
             if all(f"\n{name}{{" in text for name in late):
                 break
+    os.close(cpu_stat)
     await deep.stop()
     found = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     assert found - set(CATALOGUE) == set()

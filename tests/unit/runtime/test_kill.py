@@ -30,8 +30,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 @pytest.mark.parametrize(
     ("configured", "sent", "stops"),
     [
-        (None, "TERM", True), (None, "INT", True), (None, "HUP", False), ("SIGRTMIN+3", "37", True), ("QUIT", "QUIT", True),
-        ("QUIT", "HUP", False), ("QUIT", "TERM", False),
+        (None, "TERM", True), (None, "INT", True), (None, "HUP", False), ("SIGRTMIN+3", "37", True),
+        ("QUIT", "QUIT", True), ("QUIT", "HUP", False), ("QUIT", "TERM", False),
     ],
 )  # fmt: skip
 async def test_the_stop_signal_counts_as_a_stop_and_without_one_those_of_a_terminal(
