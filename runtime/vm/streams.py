@@ -229,7 +229,11 @@ class Streams:
                 held = await self._synchronise(reader)
         except (OSError, EOFError, ValueError) as err:
             self._lose()
-            raise GuestFailed("the guest does not answer on its streams port") from err
+            if isinstance(err, TimeoutError):
+                raise GuestFailed(f"the guest did not answer on its streams port within {_SYNC_TIMEOUT_S:g} s") from err
+            if isinstance(err, ValueError):
+                raise GuestFailed("the guest sends something else than frames on its streams port") from err
+            raise GuestFailed("the guest's streams port is closed: its VM has ended") from err
         self._strays_bytes = _STRAY_BYTES
         self._reading = asyncio.create_task(self._read(reader, held))
 
