@@ -174,6 +174,14 @@ static void make_devices(void)
     close(open(READY "/dev/console", O_WRONLY | O_CREAT | O_CLOEXEC, 0600)); /* where a terminal is bound to */
 }
 
+/* What stays mounted below the container's root counts as seen there, though no path leads to it: a user namespace may
+ * mount what it can see in full, so /proc without our masks (mount_too_revealing() in fs/namespace.c). */
+static void leave(const char *path)
+{
+    if (umount2(path, MNT_DETACH) != 0)
+        child_fail(report, GENERIC, "cannot unmount %s: %s", path, strerror(errno));
+}
+
 static const char *const kernel_places[] = {"/proc", "/sys", "/dev"};
 static int kernel_trees[3];
 
@@ -210,6 +218,9 @@ void rootfs_prepare(int to)
         snprintf(path, sizeof path, READY "%s", kernel_places[i]);
         kernel_trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, path, O_CLOEXEC);
     }
+    own_memory(); /* the last that reads /proc */
+    leave("/proc");
+    leave("/sys");
 }
 
 /* Options as `mount -t tmpfs -o` takes them: flags are ours to translate, the rest is tmpfs's own. */
@@ -275,6 +286,7 @@ void rootfs_enter(const struct start_request *start)
         trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC);
     }
     /* The initramfs cannot be pivoted away: the new root is moved over it. */
+    int initramfs = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (chdir(ROOT) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0)
         child_fail(report, GENERIC, "cannot enter the root: %s", strerror(errno));
     for (int i = 0; i < 3; i++) {
@@ -283,6 +295,13 @@ void rootfs_enter(const struct start_request *start)
             child_fail(report, GENERIC, "cannot mount %s: %s", kernel_places[i], strerror(errno));
         close(kernel_trees[i]);
     }
+    if (fchdir(initramfs) != 0)
+        child_fail(report, GENERIC, "cannot look below the root: %s", strerror(errno));
+    leave("dev");
+    leave("run");
+    close(initramfs);
+    if (chdir("/") != 0)
+        child_fail(report, GENERIC, "cannot enter the root: %s", strerror(errno));
     must_mkdir("/etc");
     for (int i = 0; i < 4; i++) {
         char path[64];

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from runtime.vm import initrd
+from tests.fakeguest import build_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,6 +121,8 @@ def assets() -> Assets:
     for name in listed:
         if name != "busybox":
             (root / "bin" / name).symlink_to("busybox")
+    for name in ("nest", "hunt"):
+        build_program(name, root / "bin")
     (root / "etc/passwd").write_text(PASSWD)
     (root / "etc/group").write_text(GROUP)
     (root / "etc/machine-id").touch()

@@ -234,6 +234,10 @@ def test_the_container_is_boxed_in(vm: agent_vm.GuestVm) -> None:
     assert vm.run("cat", "/sys/fs/cgroup/memory.max")[1] == b"%d\n" % (20 << 20)
     assert vm.run("cat", "/sys/fs/cgroup/pids.max")[1] == b"80\n"
     assert vm.run("cat", "/sys/fs/cgroup/cpu.max")[1] == b"90000 100000\n"
+    nested = dict(line.split(": ") for line in vm.run("nest")[1].decode().splitlines())
+    if nested != {"namespaces": "Invalid argument"}:  # a kernel may have no user namespaces
+        refused = dict.fromkeys(("proc", "sysfs", "memory.max"), "Operation not permitted")
+        assert nested == {**refused, "tmpfs": "works", "cgroup2": "works"}
     bounding = re.search(rb"CapBnd:\s+(\w+)", vm.run("cat", "/proc/self/status")[1])
     assert bounding
     assert int(bounding[1], 16) & (1 << 27 | 1 << 21 | 1 << 16 | 1 << 12) == 0  # MKNOD SYS_ADMIN SYS_MODULE NET_ADMIN
