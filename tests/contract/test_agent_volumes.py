@@ -244,6 +244,28 @@ def test_changes_and_layer_are_those_of_the_writable_layer(tmp_path: Path) -> No
         assert vm.control.call("hyper-status")["state"] == "running"
 
 
+def test_what_is_left_out_is_that_of_the_request_and_not_of_the_next_one(tmp_path: Path) -> None:
+    count, tail = 2500, "n" * 200
+    script = f"""mkdir /w; cd /w; i=0
+        while [ $i -lt {count} ]; do i=$((i+1)); >in-$i; >out-$i-{tail}; done; sleep 1000"""
+    exclude = [f"w/in-{i}" for i in range(1, count + 1)]
+    with booted(tmp_path / "disk") as vm:
+        vm.start("sh", "-c", script)
+        wait_for(lambda: vm.run("ls", f"/w/out-{count}-{tail}")[0] == 0, "the files", timeout_s=60)
+        vm.streams.stingy = True
+        vm._next_session += 1
+        session = vm._next_session
+        vm.control.call("hyper-archive", session=session, kind="changes", path="/", exclude=exclude)
+        while len(vm.streams.sessions.setdefault(session, agent_vm.Session()).out[1]) < agent_vm.CREDIT_BYTES:
+            vm.streams.step()
+        assert vm.control.call("guest-sync", id=1, unused="x" * 100_000) == 1
+        vm.streams.stingy = False
+        vm.streams.send(session, agent_vm.CREDIT, 1, (1 << 20).to_bytes(4, "little"))
+        told = vm.streams.finish(session).out[1].decode().split("\0")
+        assert len(told) > count
+        assert not [one for one in told if "/w/in-" in one]
+
+
 def test_an_idle_container_serves_files(tmp_path: Path) -> None:
     with booted(tmp_path / "disk") as vm:
         vm.start("idle", idle=True)
