@@ -196,7 +196,6 @@ bool container_signal(int signal, bool all, struct fault *fault);
 void container_exited(pid_t pid, int status); /* any child of PID 1 */
 /* After events: answers from children, OOM, the way to the end. Returns how long the loop may sleep (-1: no limit). */
 int container_step(void);
-void container_reports(void); /* what a child on its way to exec has said */
 bool container_stop(void);    /* kill it, if it runs; true: its end will be the VM's */
 void machine_end(void) __attribute__((noreturn)); /* flush, sync and end the VM */
 

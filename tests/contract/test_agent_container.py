@@ -224,6 +224,23 @@ def test_stdin_of_the_container_survives_a_new_connection() -> None:
         assert vm.output() == b"before the start\nfirst\n" + data
 
 
+def test_stdin_that_nobody_read_through_several_resets_is_not_closed() -> None:
+    window = bytes(agent_vm.CREDIT_BYTES)
+    with agent_vm.GuestVm() as vm:
+        script = "until [ -e /tmp/go ]; do sleep 0.1; done; head -c 300000 > /dev/null; echo room; tail -c 6"
+        vm.start("sh", "-c", script, stdin=True)
+        for _ in range(4):  # more than the pipe and the guest hold
+            vm.streams.write(0, window)
+            vm.streams.reset()
+            vm.streams.sessions.clear()  # credit begins anew
+        assert vm.run("touch", "/tmp/go")[0] == 0
+        wait_for(lambda: vm.output() == b"room\n", "it is read")
+        vm.streams.write(0, b"later\n")
+        vm.streams.send(0, agent_vm.EOF)
+        assert vm.wait() == 0
+        assert vm.output() == b"room\nlater\n"
+
+
 def test_a_container_with_a_terminal() -> None:
     script = "tty; test -c /dev/console && echo console; read x; stty size; echo got $x"
     with agent_vm.GuestVm() as vm:
