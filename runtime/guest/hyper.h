@@ -256,7 +256,7 @@ void mount_device(const char *device, const char *type, const char *target, unsi
                   const char *remount);
 void make_parents(const char *path);
 void volumes_open(const struct start_request *start, const char *root, int *trees, int report); /* volumes.c */
-void volumes_attach(const struct start_request *start, const int *trees);
+void volume_attach(const struct mount_request *mount, int tree); /* closes it */
 void archive_run(const struct spawn *spawn) __attribute__((noreturn)); /* archive.c */
 void unarchive_run(int directory) __attribute__((noreturn));           /* unarchive.c */
 struct user { /* user.c */
