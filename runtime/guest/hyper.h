@@ -259,9 +259,10 @@ void volumes_open(const struct start_request *start, const char *root, int *tree
 void volume_attach(const struct mount_request *mount, int tree); /* closes it */
 void archive_run(const struct spawn *spawn) __attribute__((noreturn)); /* archive.c */
 void unarchive_run(int directory) __attribute__((noreturn));           /* unarchive.c */
+#define MAX_GROUPS 64
 struct user { /* user.c */
     uid_t uid;
-    gid_t gid, groups[64];
+    gid_t gid, groups[MAX_GROUPS];
     int groups_count;
     char home[256];
 };

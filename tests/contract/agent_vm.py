@@ -42,7 +42,7 @@ PASSWD = """root:x:0:0:root:/root:/bin/sh
 alice:x:1000:1001:Alice:/home/alice:/bin/sh
 """
 GROUP = """root:x:0:
-alice:x:1001:
+alice:x:1001:alice
 audio:x:29:bob,alice
 video:x:44:alicex
 """

@@ -72,10 +72,12 @@ def test_environment_and_directory(vm: agent_vm.GuestVm) -> None:
     ],
 )
 def test_users_are_those_of_the_image(vm: agent_vm.GuestVm, user: str, expected: tuple[int, int, set[int]]) -> None:
-    code, out, err = vm.run("sh", "-c", "id -u; id -g; id -G; echo to-stdout > /dev/stdout", user=user)
-    uid, gid, groups, written = out.decode().splitlines()
+    script = "id -u; id -g; id -G; grep ^Groups: /proc/self/status; echo to-stdout > /dev/stdout"
+    code, out, err = vm.run("sh", "-c", script, user=user)
+    uid, gid, groups, supplementary, written = out.decode().splitlines()
     assert (code, err) == (0, b"")
     assert (int(uid), int(gid), set(map(int, groups.split()))) == expected
+    assert sorted(map(int, supplementary.split()[1:])) == sorted(expected[2]), "the primary group too, and each once"
     assert written == "to-stdout"  # the pipe belongs to the user
 
 
