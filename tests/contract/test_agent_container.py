@@ -127,6 +127,19 @@ def test_with_an_init_the_program_is_its_child_and_orphans_are_waited_for() -> N
         assert vm.events()[-1] == exited(137)
 
 
+def test_an_init_passes_on_each_signal() -> None:
+    script = "trap 'echo first' 34; trap 'echo last' 64; echo ready; while :; do sleep 0.1; done"
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", script, init=True)
+        wait_for(lambda: vm.output() == b"ready\n", "the traps")
+        for signal, said in ((34, b"ready\nfirst\n"), (64, b"ready\nfirst\nlast\n")):
+            vm.control.call("hyper-signal", signal=signal)
+            wait_for(lambda: vm.output() == said, "the trap")  # noqa: B023 -- at once
+        vm.control.call("hyper-signal", signal=32)
+        assert vm.wait() == 0
+        assert vm.events()[-1] == exited(160)
+
+
 def test_an_init_has_nothing_of_pid_1_and_is_out_of_the_reach_of_root() -> None:
     with agent_vm.GuestVm() as vm:
         pid = vm.start("sleep", "1000", init=True, stdin=True)["pid"]
