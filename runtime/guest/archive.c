@@ -32,6 +32,8 @@ struct header {
 _Static_assert(sizeof(struct header) == BLOCK, "a tar header is one block");
 
 static const struct spawn *spawned;
+static char *excludes[MAX_ARGS]; /* the request's, copied: its memory is that of the next one */
+static int excludes_count;
 
 static void stop(const char *what, const char *path) __attribute__((noreturn));
 static void stop(const char *what, const char *path)
@@ -159,9 +161,8 @@ static void put_content(int fd, int64_t size)
 
 static bool excluded(const char *name, const struct stat *status)
 {
-    const char *const *list = spawned->process->args + 1;
-    for (int i = 0; i + 1 < spawned->process->args_count; i++)
-        if (strcmp(list[i], name) == 0)
+    for (int i = 0; i < excludes_count; i++)
+        if (strcmp(excludes[i], name) == 0)
             return S_ISDIR(status->st_mode) || (S_ISREG(status->st_mode) && status->st_size == 0);
     return false;
 }
@@ -346,6 +347,20 @@ static int open_disks(int *lower)
     return upper;
 }
 
+static void keep_excludes(void)
+{
+    for (int i = 1; i < spawned->process->args_count; i++)
+        if (!(excludes[excludes_count++] = strdup(spawned->process->args[i])))
+            child_fail(spawned->report, GENERIC, "no memory for what is to be left out");
+}
+
+/* It works: the session has begun, and the control port has its next request, over this one. */
+static void begun(void)
+{
+    close(spawned->report);
+    shared_forget();
+}
+
 void archive_run(const struct spawn *spawn)
 {
     const char *path = spawn->process->args[0];
@@ -355,15 +370,16 @@ void archive_run(const struct spawn *spawn)
     spawned = spawn;
     close_others(spawn->report);
     if (spawn->process->builtin == BUILTIN_IDLE) {
-        close(spawn->report);
-        shared_forget();
+        begun();
         for (;;)
             pause();
     }
     if (spawn->process->builtin == BUILTIN_CHANGES || spawn->process->builtin == BUILTIN_LAYER) {
         int upper = open_disks(&lower);
-        close(spawn->report); /* it works: the session has begun */
-        if (spawn->process->builtin == BUILTIN_CHANGES) {
+        bool changes = spawn->process->builtin == BUILTIN_CHANGES;
+        keep_excludes();
+        begun();
+        if (changes) {
             changed_below(upper, lower, "");
             _exit(0);
         }
@@ -374,8 +390,7 @@ void archive_run(const struct spawn *spawn)
         int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (directory < 0)
             child_fail(spawn->report, NOT_FOUND, "%s: %s", path, strerror(errno));
-        close(spawn->report);
-        shared_forget();
+        begun();
         unarchive_run(directory);
     }
     /* The parent may be reached over symbolic links; what is asked for itself is taken as it is. */
@@ -389,7 +404,7 @@ void archive_run(const struct spawn *spawn)
     int parent = open(whole ? path : copy[0] ? copy : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (parent < 0 || (!whole && fstatat(parent, base, &status, AT_SYMLINK_NOFOLLOW) != 0))
         child_fail(spawn->report, NOT_FOUND, "%s: %s", path, strerror(errno));
-    close(spawn->report);
+    begun();
     get(parent, whole ? "." : base, whole ? "." : base, false);
     get_end();
 }

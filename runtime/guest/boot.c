@@ -73,7 +73,8 @@ void boot_mounts(void)
     mount_on("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     mount_on("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     mount_on("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");
-    mount_on("cgroup2", CGROUP_ROOT, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    /* nsdelegate: a namespace of the container's may not lift the limits of the group that it begins with. */
+    mount_on("cgroup2", CGROUP_ROOT, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, "nsdelegate");
     mount_on("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=4m");
     mkdir(RUN_DIR, 0755);
     mkdir(ETC_DIR, 0755);

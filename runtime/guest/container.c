@@ -16,6 +16,8 @@
 #define TICK_MS 5                       /* how often the way to the end is looked at */
 #define KILL_DEADLINE_NS 5000000000LL   /* for the cgroup to become empty */
 #define STREAMS_DEADLINE_NS 1000000000LL /* for the last words of sessions */
+#define SESSION_DEADLINE_NS 10000000000LL /* for a session to begin: as long as the host waits for the answer */
+#define STRANGERS 16
 
 struct container container;
 
@@ -26,8 +28,11 @@ static struct {
     bool layer; /* what is ready, which has more to do than wait */
     struct port *port;
     struct source report;
-    pid_t pid;
+    pid_t pid, helper; /* pid 0: not known yet; the helper of a session makes its process, and tells */
     int status;
+    int64_t deadline_ns; /* 0: none */
+    struct { pid_t pid; int status; } strangers[STRANGERS]; /* ended while the session's pid was not known */
+    unsigned strangers_count;
     uint32_t session;
     bool want_stdin;
     int ours[3]; /* PID 1's ends of the standard streams, or the terminal in the first */
@@ -128,6 +133,9 @@ static void expect(struct port *port, pid_t pid, int report, const struct proces
     pending.exited = false;
     pending.port = port;
     pending.pid = pid;
+    pending.helper = 0;
+    pending.deadline_ns = 0;
+    pending.strangers_count = 0;
     pending.want_stdin = process->want_stdin;
     pending.fault = (struct fault){0};
     source_open(&pending.report, report);
@@ -221,11 +229,14 @@ bool container_exec(struct port *port, const struct exec_request *request, struc
     if (!process.user[0])
         process.user = kept.user;
     int report;
-    if (!make_child(process.tty ? 3 : !process.want_stdin, &report, pending.ours, &spawn, fault))
+    pid_t helper = make_child(process.tty ? 3 : !process.want_stdin, &report, pending.ours, &spawn, fault);
+    if (!helper)
         return false;
     pending.start = pending.layer = false;
     pending.session = request->session;
     expect(port, 0, report, &process);
+    pending.helper = helper;
+    pending.deadline_ns = now_ns(CLOCK_MONOTONIC) + SESSION_DEADLINE_NS;
     return true;
 }
 
@@ -269,6 +280,11 @@ static void container_ended(int status)
 
 void container_exited(pid_t pid, int status)
 {
+    if (pending.active && pending.helper && !pending.pid) {
+        unsigned at = pending.strangers_count++ % STRANGERS;
+        pending.strangers[at].pid = pid;
+        pending.strangers[at].status = status;
+    }
     if (ready.pid && pid == ready.pid) { /* what it had to say of that comes with the next start, which makes another */
         forget_ready();
     } else if (pending.active && pid == pending.pid) { /* before PID 1 has heard of its exec */
@@ -351,6 +367,43 @@ static void launched(void)
         container_exited(pending.pid, pending.status);
 }
 
+static const int *stranger(pid_t pid)
+{
+    for (unsigned i = 0; i < STRANGERS && i < pending.strangers_count; i++)
+        if (pending.strangers[i].pid == pid)
+            return &pending.strangers[i].status;
+    return NULL;
+}
+
+/* The process may have ended before it was told of, or before that was heard. */
+static void session_pid(pid_t pid)
+{
+    const int *status = stranger(pid);
+    pending.pid = pid;
+    pending.exited = status != NULL;
+    pending.status = status ? *status : 0;
+}
+
+/* The control port waits for a session to begin, but not for ever: its process can be stopped by the container's, or be
+ * held up by a file system. Returns how long there is left (-1: no limit). */
+static int session_step(void)
+{
+    if (!pending.active || !pending.deadline_ns)
+        return -1;
+    int64_t left_ns = pending.deadline_ns - now_ns(CLOCK_MONOTONIC);
+    if (left_ns > 0)
+        return (int)(left_ns / 1000000) + 1;
+    if (pending.pid && !pending.exited)
+        kill(pending.pid, SIGKILL);
+    else if (!pending.pid && !stranger(pending.helper))
+        kill(pending.helper, SIGKILL);
+    if (!pending.fault.class)
+        refuse(&pending.fault, GENERIC, "the process could not be begun within %d s",
+               (int)(SESSION_DEADLINE_NS / 1000000000));
+    launched();
+    return -1;
+}
+
 static void layered(void)
 {
     port_answer(pending.port, "{}", NULL);
@@ -358,7 +411,8 @@ static void layered(void)
     ready.report = source_release(&pending.report);
 }
 
-void container_reports(void)
+/* What a child on its way to exec has said. */
+static void take_reports(void)
 {
     while (pending.active && pending.report.readable) {
         struct child_report message;
@@ -376,7 +430,7 @@ void container_reports(void)
         } else if (message.kind == CHILD_LAYER) {
             layered();
         } else if (message.kind == CHILD_PID) {
-            pending.pid = message.pid;
+            session_pid(message.pid);
         } else if (message.kind == CHILD_TTY) {
             const struct cmsghdr *rights = CMSG_FIRSTHDR(&head);
             if (rights && rights->cmsg_type == SCM_RIGHTS)
@@ -449,12 +503,13 @@ static void finish(void)
 
 int container_step(void)
 {
-    container_reports();
+    take_reports();
+    int limit_ms = session_step();
     volumes_step();
     if (oom.fd >= 0 && (oom.readable || container.state == EXITED))
         look_for_oom();
     if (container.state != EXITED)
-        return -1;
+        return limit_ms;
     int64_t now = now_ns(CLOCK_MONOTONIC);
     if (!empty && (!cgroup_populated() || now - killed_ns > KILL_DEADLINE_NS)) {
         empty = true;

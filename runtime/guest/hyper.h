@@ -196,7 +196,6 @@ bool container_signal(int signal, bool all, struct fault *fault);
 void container_exited(pid_t pid, int status); /* any child of PID 1 */
 /* After events: answers from children, OOM, the way to the end. Returns how long the loop may sleep (-1: no limit). */
 int container_step(void);
-void container_reports(void); /* what a child on its way to exec has said */
 bool container_stop(void);    /* kill it, if it runs; true: its end will be the VM's */
 void machine_end(void) __attribute__((noreturn)); /* flush, sync and end the VM */
 
@@ -257,12 +256,13 @@ void mount_device(const char *device, const char *type, const char *target, unsi
                   const char *remount);
 void make_parents(const char *path);
 void volumes_open(const struct start_request *start, const char *root, int *trees, int report); /* volumes.c */
-void volumes_attach(const struct start_request *start, const int *trees);
+void volume_attach(const struct mount_request *mount, int tree); /* closes it */
 void archive_run(const struct spawn *spawn) __attribute__((noreturn)); /* archive.c */
 void unarchive_run(int directory) __attribute__((noreturn));           /* unarchive.c */
+#define MAX_GROUPS 64
 struct user { /* user.c */
     uid_t uid;
-    gid_t gid, groups[64];
+    gid_t gid, groups[MAX_GROUPS];
     int groups_count;
     char home[256];
 };

@@ -71,7 +71,6 @@ static void reap(void)
     while (read(children.fd, ignored, sizeof ignored) > 0)
         ;
     children.readable = false;
-    container_reports(); /* the pid of a session is known before its end is */
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -174,6 +176,14 @@ static void make_devices(void)
     close(open(READY "/dev/console", O_WRONLY | O_CREAT | O_CLOEXEC, 0600)); /* where a terminal is bound to */
 }
 
+/* What stays mounted below the container's root counts as seen there, though no path leads to it: a user namespace may
+ * mount what it can see in full, so /proc without our masks (mount_too_revealing() in fs/namespace.c). */
+static void leave(const char *path)
+{
+    if (umount2(path, MNT_DETACH) != 0)
+        child_fail(report, GENERIC, "cannot unmount %s: %s", path, strerror(errno));
+}
+
 static const char *const kernel_places[] = {"/proc", "/sys", "/dev"};
 static int kernel_trees[3];
 
@@ -210,6 +220,9 @@ void rootfs_prepare(int to)
         snprintf(path, sizeof path, READY "%s", kernel_places[i]);
         kernel_trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, path, O_CLOEXEC);
     }
+    own_memory(); /* the last that reads /proc */
+    leave("/proc");
+    leave("/sys");
 }
 
 /* Options as `mount -t tmpfs -o` takes them: flags are ours to translate, the rest is tmpfs's own. */
@@ -246,35 +259,86 @@ static bool attach(int tree, const char *path)
     return syscall(SYS_move_mount, tree, "", AT_FDCWD, path, flags) == 0;
 }
 
-/* A file of ours over one of the image's. `tree` is a detached mount, taken while our own root could be seen. The
- * file is only opened where it has to be made: opening one of the image's to write would copy it. */
+/* A file of ours over one of /etc. `tree` is a detached mount, taken while our own root could be seen. The file is only
+ * opened where it has to be made: opening one of the image's to write would copy it. What is in a volume there is not the
+ * image's: nothing of it is removed, and if it takes no file, as one that is read-only, the container goes without. */
 static void bind_file(int tree, const char *path)
 {
     if (!attach(tree, path)) {
+        struct statfs etc;
+        bool image = statfs("/etc", &etc) == 0 && etc.f_type == OVERLAYFS_SUPER_MAGIC;
         int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
-        if (fd < 0 && unlink(path) == 0) /* a symlink to nowhere */
+        if (fd < 0 && image && unlink(path) == 0) /* a symlink to nowhere */
             fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
         if (fd >= 0)
             close(fd);
-        if (!attach(tree, path))
+        if (!attach(tree, path) && image)
             child_fail(report, GENERIC, "cannot bind %s: %s", path, strerror(errno));
     }
     close(tree);
 }
 
+static const char *const files[] = {"hostname", "hosts", "resolv.conf", "machine-id"};
+#define FILES 4
+#define MACHINE_ID 3
+
+struct place {
+    enum { OF_FILE, OF_VOLUME, OF_TMPFS } kind;
+    int index, parts;
+};
+
+static void add_place(struct place *places, int *count, struct place one, const char *path)
+{
+    int at = (*count)++;
+    for (one.parts = 0; path[strspn(path, "/")]; one.parts++) {
+        path += strspn(path, "/");
+        path += strcspn(path, "/");
+    }
+    for (; at > 0 && places[at - 1].parts > one.parts; at--)
+        places[at] = places[at - 1];
+    places[at] = one;
+}
+
+/* What the container has over its root, by the number of parts of its path, as Docker has it: what is deeper comes later,
+ * so that nothing is hidden by what it lies in. */
+static void attach_all(const struct start_request *start, const int *trees, const int *volumes)
+{
+    struct place places[FILES + MAX_MOUNTS + MAX_TMPFS];
+    struct stat status;
+    int count = 0;
+    for (int i = 0; i < FILES; i++)
+        add_place(places, &count, (struct place){.kind = OF_FILE, .index = i}, "/etc/file");
+    for (int i = 0; i < start->mounts_count; i++)
+        add_place(places, &count, (struct place){.kind = OF_VOLUME, .index = i}, start->mounts[i].path);
+    for (int i = 0; i < start->tmpfs_count; i++)
+        add_place(places, &count, (struct place){.kind = OF_TMPFS, .index = i}, start->tmpfs[i].path);
+    for (int at = 0; at < count; at++) {
+        int i = places[at].index;
+        char path[64];
+        if (places[at].kind == OF_VOLUME) {
+            volume_attach(&start->mounts[i], volumes[i]);
+        } else if (places[at].kind == OF_TMPFS) {
+            mount_tmpfs(start->tmpfs[i].path, start->tmpfs[i].options);
+        } else if (trees[i] >= 0) {
+            snprintf(path, sizeof path, "/etc/%s", files[i]);
+            if (i != MACHINE_ID || lstat(path, &status) == 0)
+                bind_file(trees[i], path);
+        }
+    }
+}
+
 void rootfs_enter(const struct start_request *start)
 {
-    static const char *const files[] = {"hostname", "hosts", "resolv.conf", "machine-id"};
-    int trees[4], volumes[MAX_MOUNTS];
-    struct stat status;
+    int trees[FILES], volumes[MAX_MOUNTS];
     mount_root(start);
     volumes_open(start, ROOT, volumes, report);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < FILES; i++) {
         char path[64];
         snprintf(path, sizeof path, ETC_DIR "/%s", files[i]); /* -1: no identity was given */
         trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC);
     }
     /* The initramfs cannot be pivoted away: the new root is moved over it. */
+    int initramfs = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (chdir(ROOT) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0)
         child_fail(report, GENERIC, "cannot enter the root: %s", strerror(errno));
     for (int i = 0; i < 3; i++) {
@@ -283,16 +347,15 @@ void rootfs_enter(const struct start_request *start)
             child_fail(report, GENERIC, "cannot mount %s: %s", kernel_places[i], strerror(errno));
         close(kernel_trees[i]);
     }
+    if (fchdir(initramfs) != 0)
+        child_fail(report, GENERIC, "cannot look below the root: %s", strerror(errno));
+    leave("dev");
+    leave("run");
+    close(initramfs);
+    if (chdir("/") != 0)
+        child_fail(report, GENERIC, "cannot enter the root: %s", strerror(errno));
     must_mkdir("/etc");
-    for (int i = 0; i < 4; i++) {
-        char path[64];
-        snprintf(path, sizeof path, "/etc/%s", files[i]);
-        if (trees[i] >= 0 && (i < 3 || lstat(path, &status) == 0))
-            bind_file(trees[i], path);
-    }
-    volumes_attach(start, volumes);
-    for (int i = 0; i < start->tmpfs_count; i++)
-        mount_tmpfs(start->tmpfs[i].path, start->tmpfs[i].options);
+    attach_all(start, trees, volumes);
     if (start->process.cwd[0])
         make_parents(start->process.cwd); /* as Docker does; before the root may become read-only */
     if (start->read_only)

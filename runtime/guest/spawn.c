@@ -147,7 +147,6 @@ static void child_main(struct spawn *spawn)
     setsid();
     if (spawn->start) {
         rootfs_prepare(spawn->report);
-        own_memory();
         wait_for_request(spawn);
         rootfs_enter(spawn->start);
     }
@@ -174,7 +173,7 @@ static void session_main(struct spawn *spawn)
     }
     int told[2], cgroup = open_cgroup(); /* while it can be seen */
     int target = (int)syscall(SYS_pidfd_open, spawn->container, 0);
-    if (target < 0 || setns(target, NAMESPACES | CLONE_NEWCGROUP) != 0)
+    if (target < 0 || setns(target, NAMESPACES) != 0)
         child_fail(spawn->report, BAD_STATE, "cannot enter the container: %s", strerror(errno));
     if (pipe2(told, O_CLOEXEC) != 0)
         child_fail(spawn->report, GENERIC, "cannot make a pipe: %s", strerror(errno));
@@ -186,6 +185,9 @@ static void session_main(struct spawn *spawn)
         close(told[1]);
         (void)!read(told[0], &nothing, 1); /* PID 1 must know the pid before this process can end */
         close(told[0]);
+        /* Not before: whoever cannot see its own group may have no child born into another (nsdelegate). */
+        if (setns(target, CLONE_NEWCGROUP) != 0)
+            child_fail(spawn->report, BAD_STATE, "cannot enter the container: %s", strerror(errno));
         child_main(spawn);
     }
     child_send(spawn->report, &(struct child_report){.kind = CHILD_PID, .pid = pid}, -1);

@@ -20,6 +20,7 @@ enum { RESET, DATA, END, CREDIT, EXIT, CLOSE };
 #define SESSIONS 128 /* slot 0 is the container */
 #define ATTACHED 64
 #define CREDIT_MAX (1 << 30)
+#define GIVEN_UP 64 /* how many are kept in mind */
 
 struct session {
     bool used, attached, exited, tty;
@@ -41,6 +42,10 @@ static size_t in_length, out_length, out_sent;
 static bool lost, reset_due;
 static unsigned char nonce[8];
 static int turn;
+/* Sessions that the host has closed before they were there: it did not wait for the answer to its request. */
+static uint32_t given_up[GIVEN_UP];
+static unsigned given_up_count;
+static unsigned resets, resets_before; /* in all, and when the session that is about to start was asked for */
 
 void streams_open(int fd)
 {
@@ -95,6 +100,7 @@ bool streams_can_start(uint32_t id, struct fault *fault)
         attached += sessions[i].used && sessions[i].attached;
     if (attached >= ATTACHED || !free_slot())
         return refuse(fault, BAD_STATE, "session: %d sessions are open, and that is the limit", attached);
+    resets_before = resets;
     return true;
 }
 
@@ -117,6 +123,20 @@ void streams_container(int input, int tty)
         say("no memory for the container's stdin");
 }
 
+static void detach(struct session *s)
+{
+    s->attached = false;
+    s->input_ended = true;
+}
+
+static bool is_given_up(uint32_t id)
+{
+    for (int i = 0; i < GIVEN_UP; i++)
+        if (given_up[i] == id)
+            return true;
+    return resets != resets_before;
+}
+
 bool streams_start(uint32_t id, pid_t pid, int input, int output, int err, struct fault *fault)
 {
     struct session *s = free_slot();
@@ -127,6 +147,8 @@ bool streams_start(uint32_t id, pid_t pid, int input, int output, int err, struc
     s->in.fd = -1;
     source_open(&s->out[0], output);
     source_open(&s->out[1], err);
+    if (is_given_up(id))
+        detach(s);
     return open_ring(s, input) || refuse(fault, GENERIC, "no memory for stdin");
 }
 
@@ -149,19 +171,15 @@ bool streams_resize(uint32_t id, int rows, int columns, struct fault *fault)
     return ioctl(s->out[0].fd, TIOCSWINSZ, &size) == 0 || refuse(fault, GENERIC, "cannot resize: %s", strerror(errno));
 }
 
-static void detach(struct session *s)
-{
-    s->attached = false;
-    s->input_ended = true;
-}
-
 static void take_data(struct session *s, const unsigned char *data, size_t length)
 {
-    if ((int64_t)length > s->window || length > RING - s->held) {
+    if ((int64_t)length > s->window || (length > RING - s->held && s != sessions)) {
         detach(s); /* beyond the credit: not one byte of it is to be trusted */
         return;
     }
     s->window -= (int64_t)length;
+    if (length > RING - s->held) /* unread through several RESETs, each with credit anew: what does not fit is lost */
+        length = RING - s->held;
     bool early = s == sessions && container.state < RUNNING; /* stdin may come before the container */
     if (early && !s->ring)
         s->ring = malloc(RING);
@@ -181,13 +199,15 @@ static void take_frame(uint32_t id, int type, int stream, const unsigned char *d
         memcpy(nonce, data, sizeof nonce);
         reset_due = true;
         out_length = out_sent = 0; /* the host skips what it has of it */
+        resets++;
         for (int i = 1; i < SESSIONS; i++)
             if (sessions[i].used)
                 detach(&sessions[i]);
         sessions[0].window = WINDOW;
         sessions[0].attached = true;
-    } else if (!s) {
-        return; /* it has ended meanwhile */
+    } else if (!s) { /* it has ended meanwhile, or is yet to start */
+        if (type == CLOSE)
+            given_up[given_up_count++ % GIVEN_UP] = id;
     } else if (type == DATA && stream == 0) {
         take_data(s, data, length);
     } else if (type == END && stream == 0) {

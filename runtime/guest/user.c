@@ -80,7 +80,7 @@ static void find_group(const char *wanted, const char *member, struct user *user
         if (!to_id(fields[2], &id))
             continue;
         if (!wanted[0]) {
-            if (member[0] && lists(fields[3], member) && user->groups_count < 64)
+            if (member[0] && id != user->gid && lists(fields[3], member) && user->groups_count < MAX_GROUPS)
                 user->groups[user->groups_count++] = id;
         } else if (!found && (strcmp(fields[0], wanted) == 0 || (numeric && id == number))) {
             user->gid = id;
@@ -103,7 +103,7 @@ void user_find(const char *text, struct user *user, int report)
     if (group)
         *group++ = '\0';
     const char *wanted = name[0] ? name : "0";
-    *user = (struct user){.home = "/"};
+    *user = (struct user){.home = "/", .groups_count = 1}; /* the first is the primary one, as Docker has it */
     unsigned id, number, group_id;
     bool numeric = to_id(wanted, &number), found = false;
     char *passwd = load("/etc/passwd"), *rest = passwd, *fields[FIELDS];
@@ -126,4 +126,5 @@ void user_find(const char *text, struct user *user, int report)
         user->uid = number;
     }
     find_group(group ? group : "", member, user, report);
+    user->groups[0] = user->gid;
 }

@@ -217,19 +217,16 @@ void volumes_open(const struct start_request *start, const char *root, int *tree
     }
 }
 
-void volumes_attach(const struct start_request *start, const int *trees)
+void volume_attach(const struct mount_request *mount_, int tree)
 {
-    for (int i = 0; i < start->mounts_count; i++) {
-        const struct mount_request *mount_ = &start->mounts[i];
-        make_place(trees[i], mount_->path);
-        if (syscall(SYS_move_mount, trees[i], "", AT_FDCWD, mount_->path,
-                    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS) != 0)
-            fail("mount a volume on", mount_->path);
-        if (mount_->read_only &&
-            mount("none", mount_->path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NODEV, NULL) != 0)
-            fail("make read-only:", mount_->path);
-        close(trees[i]);
-    }
+    make_place(tree, mount_->path);
+    if (syscall(SYS_move_mount, tree, "", AT_FDCWD, mount_->path,
+                MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS) != 0)
+        fail("mount a volume on", mount_->path);
+    if (mount_->read_only &&
+        mount("none", mount_->path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NODEV, NULL) != 0)
+        fail("make read-only:", mount_->path);
+    close(tree);
 }
 
 void close_others(int kept)

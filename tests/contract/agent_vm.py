@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from runtime.vm import initrd
+from tests.fakeguest import build_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ PASSWD = """root:x:0:0:root:/root:/bin/sh
 alice:x:1000:1001:Alice:/home/alice:/bin/sh
 """
 GROUP = """root:x:0:
-alice:x:1001:
+alice:x:1001:alice
 audio:x:29:bob,alice
 video:x:44:alicex
 """
@@ -120,6 +121,8 @@ def assets() -> Assets:
     for name in listed:
         if name != "busybox":
             (root / "bin" / name).symlink_to("busybox")
+    for name in ("nest", "hunt"):
+        build_program(name, root / "bin")
     (root / "etc/passwd").write_text(PASSWD)
     (root / "etc/group").write_text(GROUP)
     (root / "etc/machine-id").touch()

@@ -127,6 +127,19 @@ def test_with_an_init_the_program_is_its_child_and_orphans_are_waited_for() -> N
         assert vm.events()[-1] == exited(137)
 
 
+def test_an_init_passes_on_each_signal() -> None:
+    script = "trap 'echo first' 34; trap 'echo last' 64; echo ready; while :; do sleep 0.1; done"
+    with agent_vm.GuestVm() as vm:
+        vm.start("sh", "-c", script, init=True)
+        wait_for(lambda: vm.output() == b"ready\n", "the traps")
+        for signal, said in ((34, b"ready\nfirst\n"), (64, b"ready\nfirst\nlast\n")):
+            vm.control.call("hyper-signal", signal=signal)
+            wait_for(lambda: vm.output() == said, "the trap")  # noqa: B023 -- at once
+        vm.control.call("hyper-signal", signal=32)
+        assert vm.wait() == 0
+        assert vm.events()[-1] == exited(160)
+
+
 def test_an_init_has_nothing_of_pid_1_and_is_out_of_the_reach_of_root() -> None:
     with agent_vm.GuestVm() as vm:
         pid = vm.start("sleep", "1000", init=True, stdin=True)["pid"]
@@ -222,6 +235,23 @@ def test_stdin_of_the_container_survives_a_new_connection() -> None:
         vm.streams.send(0, agent_vm.EOF)
         assert vm.wait() == 0
         assert vm.output() == b"before the start\nfirst\n" + data
+
+
+def test_stdin_that_nobody_read_through_several_resets_is_not_closed() -> None:
+    window = bytes(agent_vm.CREDIT_BYTES)
+    with agent_vm.GuestVm() as vm:
+        script = "until [ -e /tmp/go ]; do sleep 0.1; done; head -c 300000 > /dev/null; echo room; tail -c 6"
+        vm.start("sh", "-c", script, stdin=True)
+        for _ in range(4):  # more than the pipe and the guest hold
+            vm.streams.write(0, window)
+            vm.streams.reset()
+            vm.streams.sessions.clear()  # credit begins anew
+        assert vm.run("touch", "/tmp/go")[0] == 0
+        wait_for(lambda: vm.output() == b"room\n", "it is read")
+        vm.streams.write(0, b"later\n")
+        vm.streams.send(0, agent_vm.EOF)
+        assert vm.wait() == 0
+        assert vm.output() == b"room\nlater\n"
 
 
 def test_a_container_with_a_terminal() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import struct
@@ -77,10 +78,12 @@ def test_environment_and_directory(vm: agent_vm.GuestVm) -> None:
     ],
 )
 def test_users_are_those_of_the_image(vm: agent_vm.GuestVm, user: str, expected: tuple[int, int, set[int]]) -> None:
-    code, out, err = vm.run("sh", "-c", "id -u; id -g; id -G; echo to-stdout > /dev/stdout", user=user)
-    uid, gid, groups, written = out.decode().splitlines()
+    script = "id -u; id -g; id -G; grep ^Groups: /proc/self/status; echo to-stdout > /dev/stdout"
+    code, out, err = vm.run("sh", "-c", script, user=user)
+    uid, gid, groups, supplementary, written = out.decode().splitlines()
     assert (code, err) == (0, b"")
     assert (int(uid), int(gid), set(map(int, groups.split()))) == expected
+    assert sorted(map(int, supplementary.split()[1:])) == sorted(expected[2]), "the primary group too, and each once"
     assert written == "to-stdout"  # the pipe belongs to the user
 
 
@@ -151,6 +154,63 @@ def test_close_throws_output_away_and_ends_input(vm: agent_vm.GuestVm) -> None:
     vm.streams.send(session, agent_vm.CLOSE)
     wait_for(lambda: vm.run("cat", "/tmp/closed")[1] == b"done\n", "the process to go on to its end")
     assert vm.streams.sessions.get(session, agent_vm.Session()).exit is None
+
+
+def test_a_session_that_was_given_up_before_it_was_there_starts_detached(vm: agent_vm.GuestVm) -> None:
+    vm.streams.send(9500, agent_vm.CLOSE)
+    assert vm.run("true")[0] == 0  # the frame was taken before
+    vm.streams.stingy = True
+    try:
+        script = "head -c 1000000 /dev/zero; cat; echo done > /tmp/given-up"
+        vm.control.call("hyper-exec", session=9500, args=["sh", "-c", script], env=[], stdin=True)
+        wait_for(lambda: vm.run("cat", "/tmp/given-up")[1] == b"done\n", "the process to go on to its end")
+    finally:
+        vm.streams.stingy = False
+    assert 9500 not in vm.streams.sessions
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_session_that_is_given_up_while_it_begins_starts_detached(how: str) -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("hunt", "19", "18", stdin=True)
+        wait_for(lambda: vm.output() == b"ready\n", "the hunter")
+        arguments = {"session": 7, "args": ["yes"], "env": ["PATH=" + "/x:" * 4_000 + "/bin"]}
+        vm.control.send(json.dumps({"execute": "hyper-exec", "arguments": arguments}).encode() + b"\n")
+        wait_for(lambda: b"caught" in vm.output(), "it is stopped on its way")
+        if how == "close":
+            vm.streams.send(7, agent_vm.CLOSE)
+        else:
+            vm.streams.reset()
+        vm.streams.write(0, b"x")  # it goes on
+        assert "return" in vm.control.answer()
+        vm.streams.write(0, b"x")
+        assert vm.run("true")[0] == 0
+        assert 7 not in vm.streams.sessions
+
+
+def test_each_session_has_an_end_whenever_it_is_killed() -> None:
+    with agent_vm.GuestVm(extra=["-smp", "2"]) as vm:
+        vm.start("hunt", "9")
+        wait_for(lambda: vm.output() == b"ready\n", "the hunter")
+        ends = []
+        for session in range(1, 41):
+            answer = vm.control.ask("hyper-exec", session=session, args=["sleep", "1000"], env=[])
+            if "return" in answer:
+                ends.append(vm.streams.finish(session).exit)
+            else:
+                assert "ended before" in answer["error"]["desc"], answer
+        assert all(end == {"exit_code": 137, "signal": 9} for end in ends), ends
+
+
+def test_a_session_that_does_not_begin_costs_the_control_port_no_more_than_its_time() -> None:
+    with agent_vm.GuestVm() as vm:
+        vm.start("hunt", "19")
+        wait_for(lambda: vm.output() == b"ready\n", "the hunter")
+        path = "PATH=" + "/x:" * 30_000 + "/bin"
+        refused = vm.control.refusal("hyper-exec", session=1, args=["true"], env=[path])
+        assert refused == ("GenericError", "the process could not be begun within 10 s")
+        assert vm.control.call("hyper-signal", signal=9) == {}
+        assert vm.wait() == 0
 
 
 def test_a_new_connection_starts_clean(vm: agent_vm.GuestVm) -> None:
@@ -242,6 +302,10 @@ def test_the_container_is_boxed_in(vm: agent_vm.GuestVm) -> None:
     assert vm.run("cat", "/sys/fs/cgroup/memory.max")[1] == b"%d\n" % (20 << 20)
     assert vm.run("cat", "/sys/fs/cgroup/pids.max")[1] == b"80\n"
     assert vm.run("cat", "/sys/fs/cgroup/cpu.max")[1] == b"90000 100000\n"
+    nested = dict(line.split(": ") for line in vm.run("nest")[1].decode().splitlines())
+    if nested != {"namespaces": "Invalid argument"}:  # a kernel may have no user namespaces
+        refused = dict.fromkeys(("proc", "sysfs", "memory.max"), "Operation not permitted")
+        assert nested == {**refused, "tmpfs": "works", "cgroup2": "works"}
     bounding = re.search(rb"CapBnd:\s+(\w+)", vm.run("cat", "/proc/self/status")[1])
     assert bounding
     assert int(bounding[1], 16) & (1 << 27 | 1 << 21 | 1 << 16 | 1 << 12) == 0  # MKNOD SYS_ADMIN SYS_MODULE NET_ADMIN

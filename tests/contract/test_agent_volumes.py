@@ -105,6 +105,44 @@ def test_a_volume_is_filled_once_kept_and_can_be_read_only(tmp_path: Path) -> No
         assert b"Read-only" in vm.output(2)
 
 
+def test_what_lies_deeper_is_mounted_later(tmp_path: Path) -> None:
+    script = """stat -f -c %T /a /a/b /a/b/c; touch /a/b/kept; cat /etc/hostname /etc/resolv.conf; touch /run/x
+        grep -c ' /a' /proc/mounts"""
+    tmpfs = [{"path": one, "options": ""} for one in ("/a/b/c", "//a/", "/run")]
+    with booted(tmp_path / "disk") as vm:
+        vm.control.call("hyper-identity", hostname="web-1", dns=["10.97.0.1"], search=[], hosts=[])
+        vm.start("sh", "-c", script, mounts=[mount("/a/b")], tmpfs=tmpfs)
+        assert vm.wait() == 0
+        lines = vm.output().decode().splitlines()
+        assert lines == ["tmpfs", "ext2/ext3", "tmpfs", "web-1", "nameserver 10.97.0.1", "3"]
+    read = ["debugfs", "-R", "ls -p data", str(tmp_path / "disk")]
+    assert b"/kept/" in subprocess.run(read, capture_output=True, check=True).stdout
+
+
+def test_a_volume_for_etc_has_the_files_of_the_guest_over_its_own(tmp_path: Path) -> None:
+    script = "cat /etc/hostname; grep -c db /etc/hosts; readlink /etc/resolv.conf; echo mine > /etc/hostname; ls /etc"
+    known = {"hostname": "web-1", "dns": ["10.97.0.1"], "search": [], "hosts": [["10.97.0.9", "db"]]}
+    with booted(tmp_path / "disk") as vm:
+        vm.control.call("hyper-identity", **known)
+        vm.start("sh", "-c", script, mounts=[mount("/etc")])
+        assert vm.wait() == 0
+        # Of a link to nowhere that is the volume's own nothing is removed.
+        assert vm.output().decode().splitlines()[:3] == ["web-1", "1", "../run/nowhere/resolv.conf"]
+        assert b"passwd" in vm.output()
+    read = ["debugfs", "-R", "cat data/hostname", str(tmp_path / "disk")]
+    assert subprocess.run(read, capture_output=True, check=True).stdout == b""
+    (tmp_path / "content" / "data").mkdir(parents=True)
+    (tmp_path / "content" / "data" / "hosts").touch()
+    make = ["mke2fs", "-q", "-t", "ext4", "-J", "size=4", "-d", tmp_path / "content", tmp_path / "read-only", "64M"]
+    subprocess.run(make, check=True, capture_output=True)
+    with booted(tmp_path / "read-only") as vm:
+        vm.control.call("hyper-identity", **known)
+        script = "ls /etc; grep -c db /etc/hosts"
+        vm.start("sh", "-c", script, mounts=[mount("/etc", read_only=True, device_read_only=True)])
+        assert vm.wait() == 0
+        assert vm.output() == b"hosts\n1\n", "what has no place there is left out"
+
+
 def test_what_cannot_be_mounted_is_refused(tmp_path: Path) -> None:
     with booted(tmp_path / "disk") as vm:
         for wrong in (mount("relative"), mount("/a", directory="../x"), mount("/a", device="../vdc")):
@@ -242,6 +280,28 @@ def test_changes_and_layer_are_those_of_the_writable_layer(tmp_path: Path) -> No
         assert not {"v", "proc", "dev", "etc/hosts"} & set(found)
         assert found["new/a/g"].islnk() != found["new/a/f"].islnk()
         assert vm.control.call("hyper-status")["state"] == "running"
+
+
+def test_what_is_left_out_is_that_of_the_request_and_not_of_the_next_one(tmp_path: Path) -> None:
+    count, tail = 2500, "n" * 200
+    script = f"""mkdir /w; cd /w; i=0
+        while [ $i -lt {count} ]; do i=$((i+1)); >in-$i; >out-$i-{tail}; done; sleep 1000"""
+    exclude = [f"w/in-{i}" for i in range(1, count + 1)]
+    with booted(tmp_path / "disk") as vm:
+        vm.start("sh", "-c", script)
+        wait_for(lambda: vm.run("ls", f"/w/out-{count}-{tail}")[0] == 0, "the files", timeout_s=60)
+        vm.streams.stingy = True
+        vm._next_session += 1
+        session = vm._next_session
+        vm.control.call("hyper-archive", session=session, kind="changes", path="/", exclude=exclude)
+        while len(vm.streams.sessions.setdefault(session, agent_vm.Session()).out[1]) < agent_vm.CREDIT_BYTES:
+            vm.streams.step()
+        assert vm.control.call("guest-sync", id=1, unused="x" * 100_000) == 1
+        vm.streams.stingy = False
+        vm.streams.send(session, agent_vm.CREDIT, 1, (1 << 20).to_bytes(4, "little"))
+        told = vm.streams.finish(session).out[1].decode().split("\0")
+        assert len(told) > count
+        assert not [one for one in told if "/w/in-" in one]
 
 
 def test_an_idle_container_serves_files(tmp_path: Path) -> None:
