@@ -51,7 +51,7 @@ _META = "meta.json"
 _LAYER = "layer"  # the file that the guest had mounted, as it was when the guest was stopped
 _OURS = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}\.\d+")  # directories of templates, and of one in the making
 _ASKED = 256  # images that were asked for once
-_LET_GO_S = 60.0  # a clone that is being started may still need a template that is given up
+_LET_GO_S = 15.0  # a clone that is being started may still need a template that is given up
 
 
 @dataclass(frozen=True, slots=True)
