@@ -260,7 +260,7 @@ def test_what_is_wrong_with_a_read_is_named(port: agent_vm.JsonPort, arguments: 
     [
         ({"args": []}, "args"),
         ({"args": [""]}, "args"),
-        ({"env": ["NOVALUE"]}, "env"),
+        ({"env": ["=1"]}, "env"),
         ({"cwd": "relative"}, "cwd"),
         ({"tty": 1}, "tty"),
         ({"root": None}, "root"),
