@@ -46,6 +46,7 @@ LONGEST_RETURN_S = 0.5
 WHOLE = 0.1  # so many times a whole process is started; the others are forked, with all imported
 FIRST_DONE_S = 60.0
 SETTLE_S = 60.0
+KILLED = 137  # exit code
 
 
 @pytest.fixture
@@ -117,7 +118,8 @@ def test_every_invariant_holds_after_kill_9(stormy: Host, images: Images, tmp_pa
             if promise.copied:
                 assert stormy.hyper("exec", name, "sh", "-c", "cat /copied").stdout == promise.copied
             if promise.running:
-                stormy.hyper("exec", name, "sh", "-c", "> /end")
+                # The container may be gone, and this with it, before it is said how this ended.
+                assert stormy.hyper("exec", name, "sh", "-c", "> /end", check=False).returncode in {0, KILLED}
             assert stormy.hyper("wait", name).stdout.strip() == str(promise.code)
     for what in ("done", "cut", "refused"):
         print(f"{what}: {dict(sum((getattr(load, what) for load in loads), Counter()))}")
