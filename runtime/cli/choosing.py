@@ -11,7 +11,7 @@ from runtime.client import ClientError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 KEYS = (
@@ -35,11 +35,19 @@ def choose(
         ClientError: a container to compare with is not there.
     """
     known = found if everything is None else everything
-    for key, sign in (("before", -1), ("since", 1)):
-        times = [sign * _created(known, ref, key) for ref in wanted.get(key, ())]
-        if times:
-            found = [one for one in found if sign * one["created_at"] > min(times)]
+    found = between(found, wanted, lambda ref, key: _created(known, ref, key))
     return [one for one in found if all(_passes(one, key, values) for key, values in wanted.items())]
+
+
+def between(
+    found: Sequence[Mapping[str, Any]], wanted: Mapping[str, Sequence[str]], created: Callable[[str, str], float]
+) -> list[Any]:
+    """Those made before any of `before`, and since any of `since`; `created` says when one was made, by its name."""
+    for key, sign in (("before", -1), ("since", 1)):
+        times = [sign * created(ref, key) for ref in wanted.get(key, ())]
+        if times:
+            found = [one for one in found if one["created_at"] is not None and sign * one["created_at"] > min(times)]
+    return list(found)
 
 
 def _created(known: Sequence[Mapping[str, Any]], ref: str, key: str) -> float:
@@ -88,11 +96,12 @@ def _check(key: str, value: str) -> None:
 
 def _passes(one: Mapping[str, Any], key: str, values: Sequence[str]) -> bool:
     if key == "label":
-        return all(_has_label(one.get("labels") or {}, value) for value in values)
+        return all(has_label(one.get("labels") or {}, value) for value in values)
     return key in {"before", "since"} or any(_PASSES[key](one, value) for value in values)
 
 
-def _has_label(labels: Mapping[str, str], text: str) -> bool:
+def has_label(labels: Mapping[str, str], text: str) -> bool:
+    """Whether there is the label `NAME`, or `NAME=VALUE`."""
     name, equals, value = text.partition("=")
     return name in labels and (not equals or labels[name] == value)
 

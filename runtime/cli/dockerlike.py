@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 
-from runtime.cli import imagelist
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -199,6 +197,8 @@ def _bindings(published: Any) -> dict[str, list[dict[str, str]]]:
 
 
 def _image(one: Mapping[str, Any]) -> dict[str, Any]:
+    from runtime.cli import imagelist  # here: containers need none of it
+
     references = one.get("references") or []
     names = [(*imagelist.split(name), name.partition("@")[2] or one.get("digest")) for name in references]
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import sys
 
-from runtime.cli import output
+from runtime.cli import choosing, output
 from runtime.cli.prune import print_removed
 from runtime.client import ApiError, ClientError
 
@@ -120,23 +120,15 @@ def _chosen(
     Raises:
         ClientError: an image that a filter names is not there.
     """
-    everything = found
-    for key, sign in (("before", -1), ("since", 1)):
-        times = [sign * _created(everything, name, key) for name in filters.get(key, [])]
-        if times:
-            found = [one for one in found if one["created_at"] is not None and sign * one["created_at"] > min(times)]
-    for label in filters.get("label", []):
-        name, equals, value = label.partition("=")
-        found = [
-            one for one in found
-            if name in _labels(one) and (not equals or _labels(one)[name] == value)
-        ]  # fmt: skip
+    chosen = choosing.between(found, filters, lambda name, key: _created(found, name, key))
+    labels = filters.get("label", [])
+    chosen = [one for one in chosen if all(choosing.has_label(_labels(one), label) for label in labels)]
     if dangling := filters.get("dangling"):
-        found = [one for one in found if ("false" if one["references"] else "true") in dangling]
+        chosen = [one for one in chosen if ("false" if one["references"] else "true") in dangling]
     patterns = [*filters.get("reference", []), *([pattern] if pattern else [])]
     return [
         (one, reference)
-        for one in found
+        for one in chosen
         for reference in one["references"] or [""]
         if not patterns or any(_fits(reference, one) for one in patterns)
     ]

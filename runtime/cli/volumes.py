@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from runtime.cli.arguments import Parser, label, option, size, template
+from runtime.cli.choosing import has_label
 from runtime.cli.lifecycle import each
 from runtime.cli.output import ago, binary_size, clean, moment, print_json, table, terminal_width
 from runtime.cli.prune import add_force, confirm, failed, pruned, system_prune, system_prune_arguments
@@ -262,8 +263,7 @@ def _passes(one: dict[str, Any], key: str, value: str) -> bool:
     if key == "dangling":
         return (not one["containers"]) == (value in ("true", "1"))
     if key == "label":
-        name, equals, wanted = value.partition("=")
-        return name in one["labels"] and (not equals or one["labels"][name] == wanted)
+        return has_label(one["labels"], value)
     return value in one["name"] if key == "name" else value == "local"
 
 

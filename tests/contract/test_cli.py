@@ -304,7 +304,8 @@ def test_a_start_that_fails(hyper: Any, daemon: Daemon, tmp_path: Path, code: st
     assert not (tmp_path / "id").exists(), "no container, no file"
 
 
-def test_a_start_attached_sends_stdin_where_there_is_one(hyper: Any, daemon: Daemon) -> None:
+def ends_when_sent(daemon: Daemon) -> threading.Event:
+    """A container that says `out` and ends with 4 once the event is set."""
     sent = threading.Event()
 
     def give(_body: Any) -> Iterator[bytes]:
@@ -313,6 +314,11 @@ def test_a_start_attached_sends_stdin_where_there_is_one(hyper: Any, daemon: Dae
 
     runnable(daemon, [], 4)
     daemon.answers[f"GET /v1/containers/{ID}/attach"] = give
+    return sent
+
+
+def test_a_start_attached_sends_stdin_where_there_is_one(hyper: Any, daemon: Daemon) -> None:
+    sent = ends_when_sent(daemon)
     daemon.answers[f"POST /v1/containers/{ID}/input?end=false"] = None
     daemon.answers[f"POST /v1/containers/{ID}/input?end=true"] = lambda _body: sent.set()
     for stdin in (True, False):  # without, nothing is to be waited for: it was sent before
@@ -324,14 +330,7 @@ def test_a_start_attached_sends_stdin_where_there_is_one(hyper: Any, daemon: Dae
 
 
 def test_a_start_attached_of_one_that_runs_stands_for_it(hyper: Any, daemon: Daemon) -> None:
-    sent = threading.Event()
-
-    def give(_body: Any) -> Iterator[bytes]:
-        assert sent.wait(20)
-        yield record(1, b"out\n") + exited(4)
-
-    runnable(daemon, [], 4)
-    daemon.answers[f"GET /v1/containers/{ID}/attach"] = give
+    sent = ends_when_sent(daemon)
     daemon.answers[f"POST /v1/containers/{ID}/input?end=false"] = lambda _body: sent.set()
     daemon.answers["GET /v1/containers/web"] = {**CONTAINER, "spec": {"tty": False, "stdin": True}}
     for options in ("-ai", "-a"):  # without -i nothing is to be waited for: it was sent before
