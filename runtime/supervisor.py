@@ -352,9 +352,10 @@ class Supervisor:
         lifecycle = container.record.lifecycle
         follows: dict[str, Any] = {}  # of an end that was asked for
         if with_host or not stopping:
-            signaled = lifecycle.stop_epoch == lifecycle.epoch
-            ended = self._ending(container, words.exit_code, now, with_host=with_host)
-            follows = {"desired": "stopped"} if signaled else ended
+            if lifecycle.stop_epoch == lifecycle.epoch:
+                follows = {"desired": "stopped"}
+            else:
+                follows = self._ending(container, words.exit_code, now, with_host=with_host)
         self._lives.change(
             container,
             "exited",
