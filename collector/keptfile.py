@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAYBE_MORE: Final = 2048
+_PIECE: Final = 65536
+"""As many bytes are allocated for each read, however few there are: more would scatter the heap."""
 _ABSENT: Final = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP}
 """EOPNOTSUPP: a kernel before 6.1 that was started without PSI has the files, and reads nothing out of them."""
 _GONE: Final = {errno.ESRCH, errno.ENODEV}
@@ -36,9 +38,11 @@ class KeptFile:
         try:
             if self._fd < 0:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            text = os.pread(self._fd, max_bytes + 1, 0)
+            text = os.pread(self._fd, min(max_bytes + 1, _PIECE), 0)
             # The kernel may hand out a table a page at a time, and no more rows than fit the page as a whole.
-            while len(text) > _MAYBE_MORE and (more := os.pread(self._fd, max_bytes + 1 - len(text), len(text))):
+            while len(text) > _MAYBE_MORE and (
+                more := os.pread(self._fd, min(max_bytes + 1 - len(text), _PIECE), len(text))
+            ):
                 text += more
         except OSError as err:
             if err.errno in _ABSENT:

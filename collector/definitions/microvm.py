@@ -44,7 +44,7 @@ HOST_CPU_SECONDS_TOTAL = Metric(
 HOST_MEMORY_BYTES = Metric(
     "microvm_host_memory_bytes", "gauge", "bytes",
     "Memory of the host that the VM takes: its own RAM, RAM shared with a template, QEMU itself (PSS), page cache.",
-    "microvm_host", "host: /proc/<pid>/smaps, at most once a minute; cgroup memory.stat", labels=("part",),
+    "microvm_host", "host: /proc/<pid>/smaps, once a minute; cgroup memory.stat", labels=("part",),
 )  # fmt: skip
 HOST_MEMORY_LIMIT_BYTES = Metric(
     "microvm_host_memory_limit_bytes", "gauge", "bytes", "Memory that the host allows the VM, QEMU included.",

@@ -151,7 +151,7 @@ class ProcessReader:
         self._threads: dict[int, KeptFile] = {}
         self._memory: VmMemory | None = None
         self._memory_at = float("-inf")
-        self._memory_paired = False
+        self._memory_paired: bool | None = None
 
     def read(self, threads: ThreadIds | None, *, paired: bool = False, deep: bool = False) -> ProcessSample:
         """One sample; `threads` is None as long as QMP has not told them.
@@ -210,7 +210,8 @@ class ProcessReader:
         finally:
             file.close()
         self._memory = parse_smaps(text, self._vm.ram_bytes) if text is not None else None
-        self._memory_at = now
+        # Those after the first are spread over the minute: together, the walks of all VMs would hold up a round.
+        self._memory_at = now - (self._vm.pid % SMAPS_INTERVAL_S if paired is not self._memory_paired else 0.0)
         self._memory_paired = paired
         return True
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,9 @@ from collector.sources.process import ProcessSample, ThreadTime, VmMemory
 from collector.summary import LoadMeter
 from collector.views import STARVED_RATIO, Pair, Shares, Views, overhead_cpu, pair, residual_seconds, shares
 from tests.fakevm.scenario import base_record, guest_files, read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MIB = 1 << 20
 START = Pair(
@@ -173,22 +176,46 @@ def test_memory_that_is_not_known_has_no_overhead(memory: VmMemory | None) -> No
     assert microvm.OVERHEAD_MEMORY_BYTES.name not in points(Views(192 * MIB, 1), *samples(memory))
 
 
-def test_smaps_is_read_again_for_the_first_sample_that_it_can_be_compared_with(tmp_path: Any) -> None:
-    (tmp_path / "4711").mkdir()
-    stat = b"4711 (q) S " + b" ".join(b"1" for _ in range(18)) + b" 77 0 0"
-    (tmp_path / "4711/stat").write_bytes(stat)
-    (tmp_path / "4711/smaps").write_bytes(b"")
+def reader_of(pid: int, proc: Path, now: list[float]) -> process.ProcessReader:
+    """Of a process that has no mappings, by a clock of the test's own."""
+    (proc / str(pid)).mkdir()
+    stat = str(pid).encode() + b" (q) S " + b" ".join(b"1" for _ in range(18)) + b" 77 0 0"
+    (proc / str(pid) / "stat").write_bytes(stat)
+    (proc / str(pid) / "smaps").write_bytes(b"")
     vm = base_record().vm
     assert vm is not None
-    vm = replace(vm, pid=4711, pid_start_ticks=int(stat.rpartition(b")")[2].split()[19]))
+    vm = replace(vm, pid=pid, pid_start_ticks=int(stat.rpartition(b")")[2].split()[19]))
+    return process.ProcessReader(vm, proc, lambda: now[0])
+
+
+def test_smaps_is_read_again_for_the_first_sample_that_it_can_be_compared_with(tmp_path: Path) -> None:
     now = [0.0]
-    reader = process.ProcessReader(vm, tmp_path, lambda: now[0])
+    reader = reader_of(4711, tmp_path, now)
     assert [reader.read(None, paired=paired).memory_is_new for paired in (False, False, True, True)] == [
         True, False, True, False,
     ]  # fmt: skip
     now[0] = process.SMAPS_INTERVAL_S
     assert reader.read(None, paired=True).memory_is_new
     reader.close()
+
+
+def test_smaps_of_many_vms_are_not_read_again_in_the_same_round(tmp_path: Path) -> None:
+    now = [0.0]
+    pids = range(600, 660)
+    readers = [reader_of(pid, tmp_path, now) for pid in pids]
+
+    def read_in_this_round() -> int:
+        return sum(reader.read(None, paired=True).memory_is_new for reader in readers)
+
+    assert read_in_this_round() == len(readers)
+    for minute in (0, 60):
+        reads = []
+        for second in range(10, 61, 10):
+            now[0] = minute + second
+            reads.append(read_in_this_round())
+        assert reads == [10] * 6
+    for reader in readers:
+        reader.close()
 
 
 def test_load_forgets() -> None:
