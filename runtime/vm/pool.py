@@ -50,7 +50,8 @@ REHEARSALS = 2  # the second one still finds code that the first did not reach
 _REHEARSAL_TIMEOUT_S = 30.0
 _POLL_S = 0.01
 _QUIET_S = 0.2  # after a start; the next one often follows
-_PUT_OFF_S = 60.0
+_PUT_OFF_S = 5.0  # a size of which none could be made; twice as long each time, up to
+_PUT_OFF_MOST_S = 60.0
 _LOOK_S = 15.0  # members get too old, and too many, while nothing happens
 _USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUPS = "root:x:0:\nnogroup:x:65534:\n"
@@ -125,7 +126,7 @@ class Pool:
         self._waiting: dict[Kind, deque[Member]] = {}
         self._roots: dict[Path, Root] = {}  # by image, what was started of it last
         self._demand = Demand(depth)
-        self._put_off: dict[Kind, float] = {}  # sizes of which none could be made: until when
+        self._put_off: dict[Kind, tuple[float, float]] = {}  # sizes of which none could be made: until when, how long
         self._largest_bytes = 0  # of the members so far: what the next one may take
         self._starting = 0
         self._changed = asyncio.Event()
@@ -271,10 +272,13 @@ class Pool:
                 if kind.image:
                     self._demand.forget(kind)
                 else:
-                    self._put_off[kind] = time.monotonic() + _PUT_OFF_S
+                    _, before_s = self._put_off.get(kind, (0.0, 0.0))
+                    pause_s = min(2 * before_s, _PUT_OFF_MOST_S) or _PUT_OFF_S
+                    self._put_off[kind] = time.monotonic() + pause_s, pause_s
                 what = kind.image.name if kind.image else f"{kind.shape.ram_bytes >> 20} MiB"
                 keeping.tell(f"the pool's member for {what}", err)
             else:
+                self._put_off.pop(kind, None)
                 self._waiting.setdefault(kind, deque()).append(member)
 
     def _next(self) -> Kind | None:
@@ -294,7 +298,7 @@ class Pool:
                 asyncio.ensure_future(self._discard(dead))  # noqa: RUF006 -- as in `take`
             while waiting and (len(waiting) > depth or now - waiting[0].made_at > self._max_age_s):
                 asyncio.ensure_future(self._discard(waiting.popleft()))  # noqa: RUF006 -- as in `take`
-            if depth > len(waiting) and self._put_off.get(kind, 0.0) <= now:
+            if depth > len(waiting) and self._put_off.get(kind, (0.0, 0.0))[0] <= now:
                 lacking[kind] = depth - len(waiting)
             elif not depth:
                 del self._waiting[kind]

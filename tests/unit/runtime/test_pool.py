@@ -148,3 +148,36 @@ async def test_a_size_of_which_none_can_be_made_keeps_no_other_from_having_its_o
             await asyncio.sleep(0.01)
     assert pool.take(SHAPE, launch.Root(tmp_path / "a", "sh", ""))[0] is not None
     await asyncio.wait_for(pool.close(), 5)
+
+
+async def test_a_size_that_fails_again_is_put_off_for_longer_until_it_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses_s: list[float] = []
+
+    class Failing(Pool):
+        async def _rehearsal_image(self) -> Path:
+            return tmp_path
+
+        async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
+            pauses_s.append(self._put_off.get(pools.Kind(SHAPE), (0.0, 0.0))[1])
+            if len(pauses_s) < 5:
+                raise GuestFailed("template failed")
+            process = SimpleNamespace(alive=lambda: True)
+            member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1, process=process)
+            return member
+
+        async def _discard(self, member: Member) -> None:
+            pass
+
+    monkeypatch.setattr(pools, "_PUT_OFF_S", 0.01)
+    monkeypatch.setattr(pools, "_PUT_OFF_MOST_S", 0.04)
+    monkeypatch.setattr(pools, "_LOOK_S", 0.01)
+    pool = a_pool(tmp_path, kind=Failing)
+    pool.open(SHAPE)
+    async with asyncio.timeout(10):
+        while not pool.waiting:  # noqa: ASYNC110 -- nothing there could wake us
+            await asyncio.sleep(0.01)
+    assert pauses_s[:5] == [0.0, 0.01, 0.02, 0.04, 0.04]
+    assert not pool._put_off
+    await asyncio.wait_for(pool.close(), 5)
