@@ -56,8 +56,12 @@ def test_clones(kernel_host: Host, images: Images) -> None:
     kernel_host.run("--name", "clone", images.busybox, "sh", "-c", "echo out; echo err >&2; exec sleep 600")
     told = kernel_host.inspect("clone")["vm"]
     assert told["start_path"] in {"template", "pool"}, told["start_path_reason"]
-    wait_for(lambda: kernel_host.hyper("logs", "clone").stdout == "out\n", "its output is kept")
-    assert kernel_host.hyper("logs", "clone").stderr == "err\n"
+
+    def kept() -> tuple[str, str]:
+        logs = kernel_host.hyper("logs", "clone")
+        return logs.stdout, logs.stderr
+
+    wait_for(lambda: kept() == ("out\n", "err\n"), "its output is kept")
     assert kernel_host.hyper("exec", "clone", "sh", "-c", "exit 5", check=False).returncode == 5
     for command, code in ((("sh", "-c", "exit 77"), 77), (("nosuch",), 127), (("/etc/passwd",), 126)):
         assert kernel_host.hyper("run", "--rm", images.busybox, *command, check=False).returncode == code
