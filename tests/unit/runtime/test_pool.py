@@ -50,6 +50,29 @@ def a_pool(path: Path, first_uid: int = 0, kind: type[Pool] = Pool) -> Pool:
     )  # fmt: skip
 
 
+class Filled(Pool):
+    """Its members are made of nothing."""
+
+    async def _rehearsal_image(self) -> Path:
+        return self._data
+
+    async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
+        del template, rehearsal, root
+        process = SimpleNamespace(alive=lambda: True)
+        member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1, process=process)
+        return member
+
+    async def _discard(self, member: Member) -> None:
+        pass
+
+
+async def has_one(pool: Pool) -> None:
+    """Return as soon as a member waits."""
+    async with asyncio.timeout(10):
+        while not pool.waiting:  # noqa: ASYNC110 -- nothing there could wake us
+            await asyncio.sleep(0.01)
+
+
 async def uid_of_the_next(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> int:
     uids: list[int] = []
 
@@ -88,18 +111,12 @@ async def test_it_is_filled_whatever_has_hindered_it_before(
         OSError("no room for the rehearsal's image"), None, IndexError("pop from an empty deque"), None, None,
     ]  # fmt: skip
 
-    class Hindered(Pool):
+    class Hindered(Filled):
         async def _rehearsal_image(self) -> Path:
-            return self._unhindered(tmp_path)
+            return self._unhindered(await super()._rehearsal_image())
 
         async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
-            del template, rehearsal, root
-            process = SimpleNamespace(alive=lambda: True)
-            member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1, process=process)
-            return self._unhindered(member)
-
-        async def _discard(self, member: Member) -> None:
-            pass
+            return self._unhindered(await super()._make(template, rehearsal, root))
 
         def _unhindered(self, made: Any) -> Any:
             if error := hindrances.pop(0):
@@ -111,9 +128,7 @@ async def test_it_is_filled_whatever_has_hindered_it_before(
     monkeypatch.setattr(pools, "_LOOK_S", 0.01)
     pool = a_pool(tmp_path, kind=Hindered)
     pool.open(SHAPE)
-    async with asyncio.timeout(10):
-        while not pool.waiting:  # noqa: ASYNC110 -- nothing there could wake us
-            await asyncio.sleep(0.01)
+    await has_one(pool)
     assert caplog.messages == ["the pool: no room for the rehearsal's image", "the pool's member for 1 MiB: a defect"]
     await asyncio.wait_for(pool.close(), 5)
     assert pool._task is not None
@@ -123,19 +138,11 @@ async def test_it_is_filled_whatever_has_hindered_it_before(
 async def test_a_size_of_which_none_can_be_made_keeps_no_other_from_having_its_own(tmp_path: Path) -> None:
     large = machine.Shape(2 << 20, 1, "tcg")
 
-    class Some(Pool):
-        async def _rehearsal_image(self) -> Path:
-            return tmp_path
-
+    class Some(Filled):
         async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
             if template.shape == large:
                 raise GuestFailed("template failed")
-            process = SimpleNamespace(alive=lambda: True)
-            member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1, process=process)
-            return member
-
-        async def _discard(self, member: Member) -> None:
-            pass
+            return await super()._make(template, rehearsal, root)
 
     pool = a_pool(tmp_path, kind=Some)
     for image in ("a", "b", "c"):
@@ -143,9 +150,7 @@ async def test_a_size_of_which_none_can_be_made_keeps_no_other_from_having_its_o
         # More of it are wanted than of the other.
         assert pool.take(large, launch.Root(tmp_path / image, "sh", "")) == (None, "the pool is empty")
     pool.open(SHAPE)
-    async with asyncio.timeout(10):
-        while not pool.waiting:  # noqa: ASYNC110 -- nothing there could wake us
-            await asyncio.sleep(0.01)
+    await has_one(pool)
     assert pool.take(SHAPE, launch.Root(tmp_path / "a", "sh", ""))[0] is not None
     await asyncio.wait_for(pool.close(), 5)
 
@@ -155,29 +160,19 @@ async def test_a_size_that_fails_again_is_put_off_for_longer_until_it_succeeds(
 ) -> None:
     pauses_s: list[float] = []
 
-    class Failing(Pool):
-        async def _rehearsal_image(self) -> Path:
-            return tmp_path
-
+    class Failing(Filled):
         async def _make(self, template: Template, rehearsal: Path, root: Root | None) -> Member:
             pauses_s.append(self._put_off.get(pools.Kind(SHAPE), (0.0, 0.0))[1])
             if len(pauses_s) < 5:
                 raise GuestFailed("template failed")
-            process = SimpleNamespace(alive=lambda: True)
-            member: Any = SimpleNamespace(made_at=time.monotonic(), memory_bytes=1, process=process)
-            return member
-
-        async def _discard(self, member: Member) -> None:
-            pass
+            return await super()._make(template, rehearsal, root)
 
     monkeypatch.setattr(pools, "_PUT_OFF_S", 0.01)
     monkeypatch.setattr(pools, "_PUT_OFF_MOST_S", 0.04)
     monkeypatch.setattr(pools, "_LOOK_S", 0.01)
     pool = a_pool(tmp_path, kind=Failing)
     pool.open(SHAPE)
-    async with asyncio.timeout(10):
-        while not pool.waiting:  # noqa: ASYNC110 -- nothing there could wake us
-            await asyncio.sleep(0.01)
+    await has_one(pool)
     assert pauses_s[:5] == [0.0, 0.01, 0.02, 0.04, 0.04]
     assert not pool._put_off
     await asyncio.wait_for(pool.close(), 5)
